@@ -1,0 +1,44 @@
+# One virtual environment from the lock, made once; every target below uses it and nothing else.
+PYTHON ?= python3.11
+CORES ?= $(shell nproc)
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup bench test test-all lint lock clean
+
+help:           ## list the targets
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/.ready  ## make .venv from requirements.lock and install dgd-bench into it
+
+# The stamp is written last: a set-up that was interrupted starts over, a finished one is never repeated.
+.venv/.ready: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: $(PYTHON) is not on the PATH (set PYTHON=...)"; exit 1; }
+	@$(PYTHON) -m venv --clear .venv || { echo "python's venv module is needed (Debian: python3.11-venv)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+bench: setup  ## train the default benchmark (config/quick.yaml) and print its table
+	snakemake --cores $(CORES) --quiet rules
+	@python -m pipeline.show results/quick
+
+test: setup   ## run the tests (the slow ones are left out)
+	python -m pytest -m "not slow"
+
+test-all: setup  ## run all tests, slow ones included
+	python -m pytest
+
+lint: setup   ## ruff, snakefmt, snakemake --lint
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile pipeline/rules
+	snakemake --lint
+
+lock:         ## resolve pyproject.toml again into requirements.lock (needs uv)
+	uv pip compile pyproject.toml --all-extras --generate-hashes --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-header \
+	  --constraint constraints.txt --output-file requirements.lock
+
+clean:        ## remove the environment and caches, keep data and results
+	rm -rf .venv .snakemake build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,140 @@
+"""`dgd-bench`: one thing at a time, without Snakemake."""
+
+import argparse
+import fnmatch
+import sys
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from tabulate import tabulate
+
+
+def _list(args: argparse.Namespace) -> None:
+    from dgd import config, data, grafting, methods, objectives
+
+    if args.config:
+        for cell in config.cells(config.load(args.config)):
+            print(cell["path"])
+        return
+    rows = [
+        [
+            name,
+            " + ".join(m.objective),
+            (m.exchange or {}).get("name", "-"),
+            m.networks,
+            m.teachers,
+        ]
+        for name, m in methods.METHODS.items()
+    ]
+    print(tabulate(rows, headers=["method", "objective", "exchange", "networks", "teachers"]))
+    import timm
+
+    print("\nterms:     ", ", ".join(objectives.TERMS))
+    print("exchanges: ", ", ".join(grafting.EXCHANGES))
+    print("data sets: ", ", ".join(data.NAMES), ", imagefolder:<path>", sep="")
+    print("models:    ", ", ".join(timm.list_models("cifar_*")), "and every other timm name")
+
+
+def _train(args: argparse.Namespace) -> None:
+    """Train the cells of a benchmark that match a pattern, or the one cell of a cell's own config.yaml."""
+    from dgd import config, data, training
+
+    content = yaml.safe_load(Path(args.config).read_text()) if Path(args.config).is_file() else None
+    if isinstance(content, dict) and "path" in content:
+        known = {content["path"]: content}
+        wanted = [content]
+    else:
+        known = {cell["path"]: cell for cell in config.cells(config.load(args.config))}
+        pattern = args.cell or "*"
+        wanted = [cell for path, cell in known.items() if fnmatch.fnmatch(path, pattern) or path.endswith(f"/{pattern}")]
+        if not wanted:
+            raise SystemExit(f"{args.config}: no cell matches {pattern!r}; `dgd-bench list {args.config}` lists them")
+    needed = {path: known[path] for cell in wanted for path in cell["teachers"] if path in known}
+    needed |= {cell["path"]: cell for cell in wanted}
+    for path, cell in needed.items():
+        out = Path(args.results) / path
+        if (out / "metrics.json").is_file() and not args.again:
+            print(f"{out}: already there (--again trains it again)", file=sys.stderr)
+            continue
+        options = dict(cell["data"])
+        prepared = Path(options["dir"]) / "prepared" / cell["benchmark"] / cell["slug"]
+        if not (prepared / "manifest.json").is_file():
+            options["data_dir"] = options.pop("dir")
+            options.pop("workers")
+            data.prepare(cell["dataset"], prepared, **options)
+        metrics = training.train_cell(cell, results=args.results, data=prepared)
+        print(f"{out}: {metrics['networks'][0]['last']['top1']:.2f} % test top-1 at the last epoch")
+
+
+def _filters(args: argparse.Namespace) -> None:
+    """Filter statistics of a cell's networks, or of any safetensors file."""
+    from dgd import checkpoint, filters
+
+    def networks(path: str) -> dict[str, dict]:
+        path = Path(path)
+        state = checkpoint.load_weights(path / "model.safetensors" if path.is_dir() else path)
+        if not path.is_dir():
+            return {"": state}
+        found: dict[str, dict] = {}
+        for key, value in state.items():
+            i, _, name = key.partition(".")
+            found.setdefault(i, {})[name] = value
+        return found
+
+    reference = next(iter(networks(args.baseline).values())) if args.baseline else None
+    rows = []
+    for i, state in networks(args.path).items():
+        norms = filters.l1_norms(state)
+        if not norms:
+            raise SystemExit(f"{args.path}: no convolution filters in it")
+        against = filters.l1_norms(reference) if reference else norms
+        for threshold in filters.THRESHOLDS[:2]:
+            rank = filters.mean_l1(norms, against, threshold, "rank")
+            position = filters.mean_l1(norms, against, threshold, "position")
+            ratio = filters.invalid_ratio(norms, threshold)
+            rows.append([i, len(filters.flatten(norms)), threshold, ratio, *rank, *position])
+    headers = ["network", "filters", "threshold", "invalid ratio"]
+    headers += [f"{kind} ({reading})" for reading in ("rank", "position") for kind in ("valid L1", "invalid L1")]
+    print(tabulate(rows, headers=headers, floatfmt=".4g"))
+
+
+def _table(args: argparse.Namespace) -> None:
+    """The tables of a results folder, finished or not."""
+    from dgd import tables
+
+    cells = tables.collect(args.folder)
+    papers = [yaml.safe_load(Path(path).read_text()) for path in args.papers]
+    for frame in (tables.results_table(cells, papers), tables.filters_table(cells, papers)):
+        print(tables.markdown(frame), end="\n\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="dgd-bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    add = commands.add_parser("list", help="methods, terms, data sets and models; with a config, its cells")
+    add.add_argument("config", nargs="?", help="a benchmark, e.g. config/quick.yaml")
+    add.set_defaults(run=_list)
+    add = commands.add_parser("train", help="train cells of a benchmark, with the teachers they need")
+    add.add_argument("config", help="a benchmark, or the config.yaml of a finished cell")
+    add.add_argument("cell", nargs="?", help="path or pattern of cells, e.g. 'digits/cifar_resnet8/dgd/seed0' or '*/dgd/*'")
+    add.add_argument("--results", default="results", help="root of the results (default: results)")
+    add.add_argument("--again", action="store_true", help="train cells that are already there")
+    add.set_defaults(run=_train)
+    add = commands.add_parser("filters", help="filter statistics of a cell or a safetensors file")
+    add.add_argument("path", help="a cell's folder or a .safetensors file")
+    add.add_argument("--baseline", help="folder or file that says which filters are invalid (default: the network itself)")
+    add.set_defaults(run=_filters)
+    add = commands.add_parser("table", help="tables of results/<benchmark>, whatever of it is there")
+    add.add_argument("folder", help="e.g. results/quick")
+    add.add_argument("--papers", nargs="*", default=[], help="published numbers to set beside, e.g. papers/dgd.yaml")
+    add.set_defaults(run=_table)
+    args = parser.parse_args(argv)
+    pd.set_option("display.width", 200)
+    try:
+        args.run(args)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"dgd-bench: {error}", file=sys.stderr)
+        return 1
+    return 0

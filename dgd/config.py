@@ -1,0 +1,219 @@
+"""From a benchmark's config to its cells.
+
+A benchmark is one YAML file (config/README.md lists the keys); a cell is one training. Nothing here needs torch.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+
+from dgd import methods
+
+RECIPE = {
+    "epochs": 200,
+    "batch_size": 128,
+    "lr": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "schedule": "slr",  # slr | dlr | difflr, see dgd.training.learning_rates
+    "step_epochs": 60,
+    "gamma": 0.1,
+    "precision": "fp32",  # fp32 | bf16
+    "channels_last": False,
+    "compile": False,
+    "deterministic": True,
+    "device": "auto",  # auto | cpu | cuda
+    "threads": 1,
+    "evaluate_every": 1,  # epochs; the last one is always evaluated
+}
+DATA = {
+    "dir": "data",
+    "train_images": None,
+    "validation_images": 0,
+    "image_size": None,
+    "loader": "auto",
+    "workers": 2,
+}
+DEFAULTS = {"papers": ["dgd"], "teacher_seeds": [0], "adapt_stem": False, "protocol": "paper"}
+PROTOCOLS = ("paper", "reference-code")
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the file, the key and what would be right."""
+
+
+def load(path: str | Path) -> dict:
+    """Read a benchmark's YAML and fill in defaults.
+
+    Raises:
+        ConfigError: The file is not there, is no mapping, or fails `check`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    config = yaml.safe_load(path.read_text())
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path}: a benchmark is a mapping of keys, see config/README.md")
+    check(config, str(path))
+    return config
+
+
+def filled(config: dict) -> dict:
+    """The config with every default written out."""
+    config = {**DEFAULTS, **config}
+    config["data"] = {**DATA, **config.get("data", {})}
+    config["recipe"] = {**RECIPE, **config.get("recipe", {})}
+    return config
+
+
+def check(config: dict, source: str) -> None:
+    """Check what a schema cannot: names that exist, teachers that are there, folders that do not collide.
+
+    Args:
+        config: A benchmark.
+        source: Its file, for the message.
+
+    Raises:
+        ConfigError: In one line, what is wrong and what would be right.
+    """
+    for key in ("benchmark", "seeds", "datasets", "pairs", "methods"):
+        if not config.get(key):
+            raise ConfigError(f"{source}: {key} is missing or empty")
+    config = filled(config)
+    if config["protocol"] not in PROTOCOLS:
+        raise ConfigError(f"{source}: protocol is {config['protocol']!r}; it must be one of {', '.join(PROTOCOLS)}")
+    try:
+        rows = [methods.resolve(entry) for entry in config["methods"]]
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{source}: {error}") from None
+    names = [name for name, _ in rows]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{source}: methods: {name!r} is there twice; give one of them another name")
+    for pair in config["pairs"]:
+        for name, row in rows:
+            if row["teachers"] and not pair.get("teacher"):
+                raise ConfigError(
+                    f"{source}: method {name!r} needs a teacher and the pair of {pair['student']} has none; "
+                    f"write `teacher: <model>` beside `student: {pair['student']}`"
+                )
+            if row["teachers"] > len(config["teacher_seeds"]):
+                raise ConfigError(
+                    f"{source}: method {name!r} needs {row['teachers']} teachers and teacher_seeds has "
+                    f"{len(config['teacher_seeds'])}; give it {row['teachers']} seeds"
+                )
+    for name, row in rows:
+        _check_recipe({**config["recipe"], **row["recipe"]}, f"{source}: methods.{name}")
+    _check_recipe(config["recipe"], source)
+    if find_spec("timm"):
+        _check_registries(config, rows, source)
+
+
+def _check_recipe(recipe: dict, source: str) -> None:
+    for key in recipe:
+        if key not in RECIPE:
+            raise ConfigError(f"{source}: recipe.{key}: unknown key; known: {', '.join(RECIPE)}")
+    choices = {
+        "schedule": ("slr", "dlr", "difflr"),
+        "precision": ("fp32", "bf16"),
+        "device": ("auto", "cpu", "cuda"),
+    }
+    for key, allowed in choices.items():
+        if recipe[key] not in allowed:
+            raise ConfigError(f"{source}: recipe.{key} is {recipe[key]!r}; it must be one of {', '.join(allowed)}")
+
+
+def _check_registries(config: dict, rows: list, source: str) -> None:
+    from dgd import data, grafting, models, objectives
+
+    for name in config["datasets"]:
+        if not data.is_known(name):
+            raise ConfigError(
+                f"{source}: datasets: unknown data set {name!r}; known: {', '.join(data.NAMES)}, imagefolder:<path>"
+            )
+    for pair in config["pairs"]:
+        for name in filter(None, (pair["student"], pair.get("teacher"))):
+            if not models.is_known(name):
+                raise ConfigError(f"{source}: pairs: {models.suggest(name)}")
+    for name, row in rows:
+        for term in row["objective"]:
+            if term not in objectives.TERMS:
+                raise ConfigError(f"{source}: methods.{name}: unknown term {term!r}; known: {', '.join(objectives.TERMS)}")
+        exchange = (row["exchange"] or {}).get("name")
+        if exchange and exchange not in grafting.EXCHANGES:
+            raise ConfigError(
+                f"{source}: methods.{name}: unknown exchange {exchange!r}; known: {', '.join(grafting.EXCHANGES)}"
+            )
+
+
+def slug(dataset: str) -> str:
+    """The folder name of a data set: its name, or `imagefolder-<name of the folder>`."""
+    kind, _, path = dataset.partition(":")
+    return f"{kind}-{Path(path).name}" if path else kind
+
+
+def cells(config: dict) -> list[dict]:
+    """Every cell of a benchmark, teachers first, each resolved: all that a training needs to know.
+
+    A teacher is the `baseline` cell of another model; it is listed once however many students it has.
+    """
+    config = filled(config)
+    rows = [methods.resolve(entry) for entry in config["methods"]]
+    teachers_of: dict[str, set] = {}
+    for pair in config["pairs"]:
+        teachers_of.setdefault(pair["student"], set()).add(pair.get("teacher"))
+    baseline = methods.resolve("baseline")
+    found: dict[str, dict] = {}
+
+    def add(dataset, student, teacher, name, row, seed):
+        cell = _cell(config, dataset, student, teacher if row["teachers"] else None, name, row, seed)
+        if row["teachers"] and len(teachers_of.get(student, ())) > 1:
+            cell["model"] = f"{student}-by-{teacher}"
+        cell["path"] = _path(config, dataset, cell["model"], name, seed)
+        found.setdefault(cell["path"], cell)
+
+    for dataset in config["datasets"]:
+        for pair in config["pairs"]:
+            needed = max(row["teachers"] for _, row in rows)
+            for seed in config["teacher_seeds"][:needed]:
+                add(dataset, pair["teacher"], None, *baseline, seed)
+        for pair in config["pairs"]:
+            for name, row in rows:
+                for seed in config["seeds"]:
+                    add(dataset, pair["student"], pair.get("teacher"), name, row, seed)
+    return list(found.values())
+
+
+def _path(config, dataset, model, method, seed) -> str:
+    return f"{config['benchmark']}/{slug(dataset)}/{model}/{method}/seed{seed}"
+
+
+def _cell(config, dataset, student, teacher, name, row, seed) -> dict:
+    exchange = dict(row["exchange"]) if row["exchange"] else None
+    if exchange:
+        exchange.setdefault("protocol", config["protocol"])
+    objective = {
+        term: {"weight": value} if isinstance(value, int | float) else dict(value) for term, value in row["objective"].items()
+    }
+    if "kd" in objective:
+        # With several teachers the paper averages probabilities, the released code adds the losses up.
+        objective["kd"].setdefault("teachers", "mean" if config["protocol"] == "paper" else "sum")
+    return {
+        "benchmark": config["benchmark"],
+        "dataset": dataset,
+        "slug": slug(dataset),
+        "model": student,
+        "student": student,
+        "teacher": teacher,
+        "method": name,
+        "seed": seed,
+        "networks": row["networks"],
+        "teachers": [_path(config, dataset, teacher, "baseline", k) for k in config["teacher_seeds"][: row["teachers"]]],
+        "objective": objective,
+        "exchange": exchange,
+        "protocol": config["protocol"],
+        "adapt_stem": config["adapt_stem"],
+        "data": dict(config["data"]),
+        "recipe": {**config["recipe"], **row["recipe"]},
+    }

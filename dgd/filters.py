@@ -1,0 +1,146 @@
+"""What a filter is in any convolutional network, and how much it holds.
+
+A filter is `weight[j]` of a convolution's weight (filters, channels / groups, height, width): every weight of four dimensions
+counts, depthwise, grouped and shortcut convolutions included. The patch embedding of a vision transformer does not: it maps
+each patch once and slides over nothing.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+THRESHOLDS = (1.0, 0.1, 0.01, 0.001)
+
+
+def conv_weights(model_or_state: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The convolution weights by state-dict key, in the network's own order; empty when there are none."""
+    state = model_or_state.state_dict() if isinstance(model_or_state, nn.Module) else model_or_state
+    return {
+        key: value for key, value in state.items() if key.endswith("weight") and value.ndim == 4 and "patch_embed" not in key
+    }
+
+
+def l1_norms(model_or_state: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """L1 norm of every filter: key -> float tensor (filters,). Source: 2004.12311 section 4.3."""
+    return {key: w.detach().abs().flatten(1).sum(1) for key, w in conv_weights(model_or_state).items()}
+
+
+def entropy(weight: Tensor, bins: int = 10, include_max: bool = True) -> Tensor:
+    """Entropy in nats of a layer's weights over `bins` equal bins between their minimum and maximum.
+
+    Source: 2001.05868 equation 6; the number of bins is in the published code only. The result is at most log(bins). It does
+    not change when the weights are scaled: entropy cannot see a filter's norm.
+
+    Args:
+        weight: Any shape, at least one element.
+        bins: Number of bins.
+        include_max: Count the largest weight in the last bin, so that the shares add up to 1. False drops it, as the strict
+            `<` of the published code does.
+
+    Returns:
+        0-dim float tensor on the weight's device; 0 for a constant tensor.
+    """
+    return _entropy(_shares(weight, bins, include_max)[None])[0].to(weight.device)
+
+
+def layer_entropies(model_or_state: nn.Module | Mapping[str, Tensor], include_max: bool = True) -> dict[str, Tensor]:
+    """Entropy of every convolution layer: key -> 0-dim CPU tensor. One transfer from the device for the whole network."""
+    weights = conv_weights(model_or_state)
+    return entropies(weights, include_max=include_max)
+
+
+def entropies(tensors: Mapping[str, Tensor], bins: int = 10, include_max: bool = True) -> dict[str, Tensor]:
+    """`entropy` of each tensor: key -> 0-dim CPU tensor, with one transfer from the device in all."""
+    if not tensors:
+        return {}
+    shares = torch.stack([_shares(w, bins, include_max) for w in tensors.values()])
+    return dict(zip(tensors, _entropy(shares)))
+
+
+def _shares(weight: Tensor, bins: int, include_max: bool) -> Tensor:
+    """Share of the weights in each bin, float32 (bins,)."""
+    flat = weight.detach().reshape(-1)
+    if not flat.is_floating_point():
+        flat = flat.float()
+    low, high = torch.aminmax(flat)
+    # Edges are rounded as `min + i * scale` in the weights' own precision: the published code compares with exactly these.
+    edges = low + torch.arange(bins + 1, device=flat.device, dtype=flat.dtype) * ((high - low) / bins)
+    above = (flat >= edges[:, None]).sum(1)  # not histc or bincount: both refuse to be deterministic on CUDA
+    if include_max:
+        above[-1] = 0
+    return (above[:-1] - above[1:]).float() / flat.numel()
+
+
+def _entropy(shares: Tensor) -> Tensor:
+    """Minus the sum of p log p over the last dimension, (layers, bins) -> CPU (layers,).
+
+    The terms are subtracted one after the other in float32, as the published loop does it: another order of summation moves
+    the last bit, and blending weights rounded to two decimals can turn on it.
+    """
+    shares = shares.cpu()
+    terms = torch.where(shares > 0, shares * shares.log(), 0.0)
+    start = torch.zeros(len(terms), 1)
+    return torch.from_numpy(np.subtract.reduce(torch.cat([start, terms], 1).numpy(), axis=1))
+
+
+def invalid_ratio(norms: Mapping[str, Tensor] | Tensor, threshold: float) -> float:
+    """Share of filters whose L1 norm is not above the threshold, over the whole network. Source: 2001.05868 figure 1."""
+    return float((flatten(norms) <= threshold).double().mean())
+
+
+def flatten(norms: Mapping[str, Tensor] | Tensor) -> Tensor:
+    """All norms of a network as one tensor (filters,)."""
+    return norms if isinstance(norms, Tensor) else torch.cat([n.flatten() for n in norms.values()])
+
+
+def mean_l1(
+    norms: Mapping[str, Tensor] | Tensor,
+    reference: Mapping[str, Tensor] | Tensor,
+    threshold: float,
+    reading: str = "rank",
+) -> tuple[float, float]:
+    """Mean L1 norm of the valid and of the invalid filters, where a reference network says how many or which are invalid.
+
+    Source: 2004.12311 section 4.3 and Table 7, whose text leaves open which of the two readings is meant; its own figure
+    agrees with `rank` only, so both are reported.
+
+    Args:
+        norms: L1 norms of the network that is measured.
+        reference: L1 norms of the baseline of the same model.
+        threshold: A filter of the reference is invalid when its norm is not above it.
+        reading: 'rank': as many filters as the reference has invalid ones, the smallest of this network, are its invalid set.
+            'position': the filters at the reference's invalid positions are.
+
+    Returns:
+        (mean over the valid set, mean over the invalid set), NaN for an empty set.
+
+    Raises:
+        ValueError: Unknown reading, or networks with different numbers of filters.
+    """
+    norms, reference = flatten(norms).double(), flatten(reference)
+    if norms.shape != reference.shape:
+        raise ValueError(f"the network has {len(norms)} filters and the reference {len(reference)}: not the same model")
+    invalid = reference <= threshold
+    if reading == "rank":
+        norms = norms.sort().values
+        invalid = torch.arange(len(norms)) < invalid.sum().cpu()
+        norms = norms.cpu()
+    elif reading != "position":
+        raise ValueError(f"reading is {reading!r}; it must be 'rank' or 'position'")
+    return float(norms[~invalid].mean()), float(norms[invalid].mean())
+
+
+def summary(model_or_state: nn.Module | Mapping[str, Tensor]) -> dict:
+    """Filter statistics of one network: count, invalid_ratio by threshold, mean_l1, entropy_sum (nats, over layers)."""
+    norms = l1_norms(model_or_state)
+    if not norms:
+        return {"count": 0, "invalid_ratio": {}, "mean_l1": None, "entropy_sum": None}
+    flat = flatten(norms)
+    return {
+        "count": len(flat),
+        "invalid_ratio": {f"{t:g}": invalid_ratio(flat, t) for t in THRESHOLDS},
+        "mean_l1": float(flat.double().mean()),
+        "entropy_sum": float(sum(h.double() for h in layer_entropies(model_or_state).values())),
+    }

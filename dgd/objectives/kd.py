@@ -1,0 +1,39 @@
+"""Knowledge distillation in the form of DGD."""
+
+import torch
+from torch import Tensor, nn
+
+
+class KnowledgeDistillation(nn.Module):
+    """Cross-entropy between the teachers' and the student's softened probabilities, times tau squared.
+
+    Source: 2004.12311 section 3.5: `L_KD = -sum_i tau^2 sum_k p_k log q_k`, p the mean of the teachers' probabilities, tau = 2,
+    taken here as the mean over the batch, as in the authors' code. It differs from the Kullback-Leibler form (Hinton et al.
+    2015, timm.task.LogitDistillationTask) by the teachers' entropy, which has no gradient.
+
+    Args:
+        tau: Temperature.
+        teachers: 'mean' of the teachers' probabilities (the text) or 'sum' of one loss a teacher (the released code). The loss
+            is linear in p, so the second is the number of teachers times the first.
+    """
+
+    def __init__(self, tau: float = 2.0, teachers: str = "mean"):
+        super().__init__()
+        if tau <= 0:
+            raise ValueError(f"kd: tau is {tau}; it must be above 0")
+        if teachers not in ("mean", "sum"):
+            raise ValueError(f"kd: teachers is {teachers!r}; it must be 'mean' or 'sum'")
+        self.tau, self.teachers = tau, teachers
+
+    def forward(self, batch) -> Tensor:
+        """Scalar, in nats times tau squared.
+
+        Raises:
+            ValueError: The batch has no teacher logits.
+        """
+        if not batch.teacher_logits:
+            raise ValueError("kd: the batch has no teacher logits; a method with this term needs at least one teacher")
+        p = torch.stack([(z.float() / self.tau).softmax(1) for z in batch.teacher_logits])
+        p = p.mean(0) if self.teachers == "mean" else p.sum(0)
+        log_q = (batch.logits.float() / self.tau).log_softmax(1)
+        return -(p * log_q).sum(1).mean() * self.tau**2

@@ -1,0 +1,113 @@
+"""What produced a number: code, config, data, teacher, machine, versions, command."""
+
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+# They read finished cells and take no part in training one: an edit there makes no cell stale.
+READERS = ("cli.py", "figures.py", "statistics.py", "tables.py")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn", "safetensors")
+
+
+def source_files() -> list[Path]:
+    """The files of the package that can change what a training computes, sorted."""
+    return sorted(path for path in PACKAGE.rglob("*.py") if str(path.relative_to(PACKAGE)) not in READERS)
+
+
+def code_hash() -> str:
+    """SHA-256 over names and contents of `source_files`."""
+    digest = hashlib.sha256()
+    for path in source_files():
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _run(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def git() -> dict | None:
+    """Commit, whether tracked files differ from it, and a SHA-256 of the difference; None without git or a repository."""
+    commit = _run("git", "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    diff = _run("git", "diff", "HEAD", "--", ".") or ""
+    return {
+        "commit": commit,
+        "dirty": bool(diff),
+        "diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _gpu() -> dict | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    driver = _run("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return {
+        "name": torch.cuda.get_device_name(),
+        "count": torch.cuda.device_count(),
+        "driver": driver.splitlines()[0] if driver else None,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+
+
+def record(**facts) -> dict:
+    """A provenance record: the given facts beside all that can be read off the process.
+
+    The host's name is hashed: it tells two machines apart without naming them.
+    """
+    import torch
+
+    return {
+        **facts,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "code_sha256": code_hash(),
+        "git": git(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "machine": {
+            "host": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+            "system": f"{platform.system()} {platform.release()}",
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+            "gpu": _gpu(),
+        },
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

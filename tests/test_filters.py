@@ -1,0 +1,93 @@
+"""Filters: what counts as one, entropy against plain loops and closed forms, valid and invalid sets by both readings."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from dgd import filters
+
+
+def plain_entropy(x, bins, include_max):
+    """One Python loop over bins, in the order of the published formula."""
+    x = x.reshape(-1)
+    width = (x.max() - x.min()) / bins
+    total = 0.0
+    for i in range(bins):
+        inside = (x >= x.min() + i * width) & (x < x.min() + (i + 1) * width)
+        if include_max and i == bins - 1:
+            inside = x >= x.min() + i * width
+        p = inside.float().sum() / len(x)
+        if p != 0:
+            total -= p * torch.log(p)
+    return float(total)
+
+
+@pytest.mark.parametrize("include_max", [True, False])
+@pytest.mark.parametrize("seed", range(40))
+def test_entropy_is_the_plain_loop_to_the_bit(seed, include_max):
+    g = torch.Generator().manual_seed(seed)
+    shape = [(16, 3, 3, 3), (64, 64, 3, 3), (32, 1, 3, 3), (7,)][seed % 4]
+    x = torch.randn(shape, generator=g) * 10 ** (seed % 5 - 3)
+    assert float(filters.entropy(x, include_max=include_max)) == plain_entropy(x, 10, include_max)
+
+
+def test_entropy_of_equal_bins_is_the_log_of_their_number():
+    x = torch.arange(10).float().repeat(7)
+    assert float(filters.entropy(x)) == pytest.approx(math.log(10), abs=1e-6)
+
+
+def test_the_strict_bound_drops_the_maximum():
+    x = torch.tensor([0.0, 1.0])  # one weight at each end: with the maximum both bins hold a half, without it only one does
+    assert float(filters.entropy(x)) == pytest.approx(math.log(2))
+    assert float(filters.entropy(x, include_max=False)) == pytest.approx(0.5 * math.log(2))
+
+
+@pytest.mark.parametrize("include_max", [True, False])
+def test_a_constant_layer_holds_nothing(include_max):
+    assert float(filters.entropy(torch.full((4, 3, 3, 3), 0.5), include_max=include_max)) == 0
+
+
+def test_entropy_does_not_see_scale():
+    x = torch.randn(64, 16, 3, 3)
+    assert float(filters.entropy(x)) == pytest.approx(float(filters.entropy(x * 4)), abs=1e-6)
+
+
+def test_entropy_runs_under_deterministic_algorithms():
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert filters.entropy(torch.randn(8, 3, 3, 3)).ndim == 0
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_every_convolution_counts_and_nothing_else():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    norms = filters.l1_norms(net)
+    assert {key: len(n) for key, n in norms.items()} == {"0.weight": 8, "2.weight": 8, "3.weight": 4}
+    assert torch.allclose(norms["0.weight"][3], net[0].weight[3].abs().sum())
+    assert filters.l1_norms(net.state_dict()).keys() == norms.keys()
+    assert filters.summary(net)["count"] == 20
+
+
+def test_readings_differ_where_the_invalid_filters_move():
+    reference = torch.tensor([0.0, 0.05, 2.0, 3.0])
+    norms = torch.tensor([5.0, 0.0, 0.0, 4.0])
+    assert filters.mean_l1(norms, reference, 0.1, "rank") == (4.5, 0.0)
+    assert filters.mean_l1(norms, reference, 0.1, "position") == (2.0, 2.5)
+    assert filters.invalid_ratio(norms, 0.1) == 0.5
+    assert math.isnan(filters.mean_l1(norms, reference + 1, 0.1)[1])  # nothing is invalid in the reference
+
+
+def test_a_norm_at_the_threshold_is_invalid():
+    assert filters.invalid_ratio(torch.tensor([1.0, 1.1]), 1.0) == 0.5
+
+
+def test_bad_readings_and_models_are_named():
+    with pytest.raises(ValueError, match="'rank' or 'position'"):
+        filters.mean_l1(torch.ones(3), torch.ones(3), 0.1, "both")
+    with pytest.raises(ValueError, match="3 filters and the reference 4"):
+        filters.mean_l1(torch.ones(3), torch.ones(4), 0.1)

@@ -1,0 +1,92 @@
+"""Terms against hand-computed values, timm's own task, and gradients."""
+
+import math
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.task import LogitDistillationTask
+from torch import nn
+
+import dgd  # noqa: F401  registers cifar_* with timm
+from dgd.objectives import TERMS, Batch, Objective
+
+
+def batch(student, teachers=(), labels=(0,)):
+    student = torch.as_tensor(student)
+    labels = torch.as_tensor(labels)
+    return Batch(None, labels, torch.arange(len(labels)), student, [torch.as_tensor(t) for t in teachers])
+
+
+def test_kd_golden_value():
+    # tau 2: teacher (2 ln 3, 0) / 2 -> p = (3/4, 1/4); student (0, 0) -> q = (1/2, 1/2); 4 * ln 2.
+    b = batch([[0.0, 0.0]], [[[2 * math.log(3), 0.0]]])
+    assert float(TERMS["kd"](tau=2)(b)) == pytest.approx(4 * math.log(2), rel=1e-6)
+    # student (2 ln 3, 0): 4 * -(3/4 ln 3/4 + 1/4 ln 1/4)
+    b = batch([[2 * math.log(3), 0.0]], [[[2 * math.log(3), 0.0]]])
+    assert float(TERMS["kd"](tau=2)(b)) == pytest.approx(-4 * (0.75 * math.log(0.75) + 0.25 * math.log(0.25)), rel=1e-6)
+
+
+def test_two_teachers_average_probabilities_or_add_losses():
+    one, two = [[2 * math.log(3), 0.0]], [[-2 * math.log(3), 0.0]]  # p = (3/4, 1/4) and (1/4, 3/4): the mean is even
+    b = batch([[2 * math.log(3), 0.0]], [one, two])
+    mean = -4 * 0.5 * (math.log(0.75) + math.log(0.25))
+    assert float(TERMS["kd"](tau=2)(b)) == pytest.approx(mean, rel=1e-6)
+    assert float(TERMS["kd"](tau=2, teachers="sum")(b)) == pytest.approx(2 * mean, rel=1e-6)
+
+
+@pytest.mark.parametrize("tau", [1.0, 2.0, 4.0])
+def test_kd_is_timm_logit_distillation_but_for_the_teachers_entropy(tau):
+    torch.manual_seed(0)
+    images, labels = torch.randn(6, 3, 16, 16), torch.randint(4, (6,))
+    student, teacher = (timm.create_model("cifar_resnet8", num_classes=4).eval() for _ in range(2))
+    task = LogitDistillationTask(
+        student_model=student,
+        teacher_model=teacher,
+        criterion=nn.CrossEntropyLoss(),
+        distill_loss_weight=1.0,
+        task_loss_weight=1.0,
+        temperature=tau,
+        verbose=False,
+    )
+    theirs = task(images, labels)["loss"]
+    logits = teacher(images).detach()
+    objective = Objective({"ce": {}, "kd": {"tau": tau}})
+    ours, parts = objective(Batch(images, labels, torch.arange(6), student(images), [logits]))
+    p = (logits / tau).softmax(1)
+    entropy = -(p * p.log()).sum(1).mean() * tau**2
+    assert float(ours - entropy) == pytest.approx(float(theirs), rel=1e-5)
+    assert parts.keys() == {"ce", "kd"}
+    ours_grad = torch.autograd.grad(ours, student.conv1.weight)[0]
+    assert torch.allclose(ours_grad, torch.autograd.grad(theirs, student.conv1.weight)[0], atol=1e-6)
+    assert ours_grad.abs().sum() > 0
+
+
+def test_kd_gradient_is_tau_times_the_difference_of_probabilities():
+    z = torch.randn(3, 5, requires_grad=True)
+    t = torch.randn(3, 5)
+    TERMS["kd"](tau=2)(Batch(None, None, None, z, [t])).backward()
+    assert torch.allclose(z.grad, 2 * ((z / 2).softmax(1) - (t / 2).softmax(1)).detach() / 3, atol=1e-6)
+
+
+def test_ce_is_cross_entropy():
+    z, y = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
+    assert float(TERMS["ce"]()(batch(z, labels=y))) == pytest.approx(float(F.cross_entropy(z, y)))
+
+
+def test_weights_scale_terms():
+    b = batch(torch.randn(2, 3), [torch.randn(2, 3)], labels=[0, 1])
+    total, parts = Objective({"ce": {"weight": 0.1}, "kd": {"weight": 0.9, "tau": 4}})(b)
+    assert float(total) == pytest.approx(0.1 * float(parts["ce"]) + 0.9 * float(parts["kd"]))
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="unknown term 'kdd'; known: ce, kd"):
+        Objective({"kdd": {}})
+    with pytest.raises(ValueError, match="term 'kd': .*temperature"):
+        Objective({"kd": {"temperature": 4}})
+    with pytest.raises(ValueError, match="must be above 0"):
+        Objective({"kd": {"tau": 0}})
+    with pytest.raises(ValueError, match="needs at least one teacher"):
+        TERMS["kd"]()(batch([[0.0, 1.0]]))
