@@ -1,0 +1,161 @@
+"""Models by name: the CIFAR networks of the papers, registered with timm, and every other model of timm.
+
+Importing this package registers `cifar_resnet8/20/32/44/56/110` and `cifar_mobilenetv2`. Weights are never downloaded.
+"""
+
+import difflib
+
+import timm
+import torch
+from timm.layers import ClassifierHead
+from timm.models import get_pretrained_cfg
+from timm.models.vgg import VGG
+from torch import nn
+
+from dgd.models.cifar_mobilenetv2 import CifarMobileNetV2
+from dgd.models.cifar_resnet import CifarNet, CifarResNet
+
+__all__ = ["CifarMobileNetV2", "CifarNet", "CifarResNet", "create", "is_known", "suggest"]
+
+# Where timm's models keep what shrinks the image between the stem's convolution and the first stage.
+STEM_POOLS = ("maxpool", "stem.pad", "stem.pool", "features.pool0")
+
+
+def is_known(name: str) -> bool:
+    """Whether `create` knows the name: a model registered with timm, without a tag of pretrained weights."""
+    return name in timm.list_models()
+
+
+def suggest(name: str) -> str:
+    """One line that says why a name is not known and what would be right."""
+    plain = str(name).split(".")[0]
+    if plain != name and is_known(plain):
+        return f"unknown model {name!r}: a tag names pretrained weights, which are never loaded; write {plain!r}"
+    close = difflib.get_close_matches(str(name), timm.list_models(), n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() and `dgd-bench list` give the names"
+    return f"unknown model {name!r}: {hint}"
+
+
+def create(name: str, *, num_classes: int, in_chans: int = 3, image_size: int = 32, adapt_stem: bool = False) -> nn.Module:
+    """Build a model with fresh weights, drawn from torch's global generator alone, and try it on one image.
+
+    Models built for one image size (ViT, Swin, Mixer, ...) are built for `image_size`. With `adapt_stem` the part that
+    ImageNet sizes need goes:
+
+    * a convolutional stem keeps the image's resolution: stride 1, no pooling after it; a kernel that is even (the
+      patches of ConvNeXt) or 7 and larger becomes 3x3 with padding 1. Only the first convolution changes, so a stem
+      with a second strided convolution still halves the image. `feature_info` follows;
+    * a model built for one image size gets patches of about an eighth of it, the nearest size that tiles the image:
+      4 pixels for 32 and 28, 1 for 8;
+    * a VGG loses the two wide layers before its classifier, as is usual for CIFAR. Left in, 120 of vgg11_bn's 129
+      million parameters work on a 7x7 map that timm blows up from a 1x1 one.
+
+    A stem that keeps the resolution already stays as it is.
+
+    Args:
+        name: A name of `timm.list_models()`.
+        num_classes: Width of the classifier.
+        in_chans: Channels of an image.
+        image_size: Height and width of an image in pixels.
+        adapt_stem: Turn an ImageNet stem into one for small images.
+
+    Raises:
+        ValueError: If the name is unknown, the model cannot be built for or run on such images, or its stem cannot be
+            adapted.
+    """
+    if not is_known(name):
+        raise ValueError(suggest(name))
+    cfg = get_pretrained_cfg(name)
+    fixed_size = cfg is not None and cfg.fixed_input_size
+    arguments = {}
+    if fixed_size:
+        arguments["img_size"] = image_size
+        if adapt_stem:
+            arguments["patch_size"] = _patch_size(image_size)
+    elif adapt_stem and name in timm.list_models(module="vgg"):
+        arguments["mlp_ratio"] = 1 / 4096  # one feature instead of 4096: the layer is thrown away below
+    try:
+        model = timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **arguments)
+        if adapt_stem and not fixed_size:
+            _adapt_stem(model)
+        patch = getattr(getattr(model, "patch_embed", None), "patch_size", None) if fixed_size else None
+        if patch and image_size % patch[0]:
+            raise ValueError(f"patches of {patch[0]} pixels would leave some out; adapt_stem takes a size that fits")
+        _try(model, num_classes, in_chans, image_size)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, TypeError) and "'patch_size'" in reason:
+            reason = "its patch size cannot be chosen; leave adapt_stem out"
+        how = f"adapt_stem={adapt_stem}" + (f", patch_size={arguments['patch_size']}" if "patch_size" in arguments else "")
+        raise ValueError(
+            f"model {name!r} does not work on {in_chans}x{image_size}x{image_size} images ({how}): {reason}"
+        ) from error
+    return model
+
+
+def _patch_size(image_size: int) -> int:
+    """The divisor of the image size that is nearest to an eighth of it."""
+    divisors = [size for size in range(1, image_size + 1) if image_size % size == 0]
+    return min(divisors, key=lambda size: abs(size - image_size / 8))
+
+
+def _adapt_stem(model: nn.Module) -> None:
+    """Make the stem keep the image's resolution, in place; see `create`."""
+    removed = 1
+    for conv in _first_convs(model):
+        kernel, stride = conv.kernel_size[0], conv.stride[0]
+        removed = stride
+        conv.stride = (1, 1)
+        if stride > 1 and (kernel >= 7 or kernel % 2 == 0):
+            _make_3x3(conv, patches=kernel == stride)
+    modules = dict(model.named_modules())
+    for path in STEM_POOLS if removed > 1 else ():  # a stem without stride has no pooling of its own (VGG)
+        if path in modules and not isinstance(modules[path], nn.Identity):
+            stride = getattr(modules[path], "stride", 1 if path.endswith("pad") else 2)
+            removed *= stride[0] if isinstance(stride, tuple) else stride
+            model.set_submodule(path, nn.Identity())
+    if isinstance(getattr(model, "feature_info", None), list):
+        for row in model.feature_info:
+            row["reduction"] = max(1, row["reduction"] // removed)
+    if isinstance(model, VGG):
+        model.pre_logits = nn.Identity()
+        model.head = ClassifierHead(model.num_features, model.num_classes, pool_type="avg", drop_rate=model.drop_rate)
+        model.head_hidden_size = model.num_features
+        nn.init.normal_(model.head.fc.weight, std=0.01)  # timm's rule for the layer that this one replaces
+        nn.init.zeros_(model.head.fc.bias)
+
+
+def _first_convs(model: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions that read the image: those timm names (parallel branches are several), else the first one."""
+    names = model.pretrained_cfg.get("first_conv") or ()
+    modules = dict(model.named_modules())
+    named = [modules.get(name) for name in ([names] if isinstance(names, str) else names)]
+    convs = [module for module in named if isinstance(module, nn.Conv2d)]
+    convs = convs or [module for module in modules.values() if isinstance(module, nn.Conv2d)][:1]
+    if not convs:
+        raise ValueError("it has no convolution to adapt; leave adapt_stem out")
+    return convs
+
+
+def _make_3x3(conv: nn.Conv2d, *, patches: bool) -> None:
+    """Turn a convolution into a fresh 3x3 one, in place: ConvNeXt's initialisation for patches, else ResNet's."""
+    if hasattr(conv, "scale"):  # timm's scaled weight standardisation keeps a factor of the old kernel's size
+        raise ValueError(f"its stem is a {type(conv).__name__}, which cannot change its kernel; leave adapt_stem out")
+    conv.kernel_size, conv.padding = (3, 3), (1, 1)
+    conv.weight = nn.Parameter(conv.weight.new_empty(*conv.weight.shape[:2], 3, 3))
+    if patches:
+        nn.init.trunc_normal_(conv.weight, std=0.02)
+    else:
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
+def _try(model: nn.Module, num_classes: int, in_chans: int, image_size: int) -> None:
+    """Run one image; in evaluation mode and apart from the random generator, so that nothing of the model moves."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        logits = model.eval()(torch.zeros(1, in_chans, image_size, image_size))
+    model.train()
+    if tuple(getattr(logits, "shape", ())) != (1, num_classes):
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(f"it answers {found} where (1, {num_classes}) is due")

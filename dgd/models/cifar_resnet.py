@@ -1,0 +1,293 @@
+"""CIFAR ResNets of He et al. 2015 (arXiv 1512.03385, section 4.2), and what CIFAR networks here share."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.layers import create_classifier
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+__all__ = ["CifarNet", "CifarResNet"]
+
+
+def cifar_cfg() -> dict:
+    """timm's description of a CIFAR network: no weights to download, 32x32 images, CIFAR-10 mean and deviation."""
+    return {
+        "url": "",
+        "num_classes": 10,
+        "input_size": (3, 32, 32),
+        "pool_size": None,
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "mean": (0.4914, 0.4822, 0.4465),
+        "std": (0.2470, 0.2435, 0.2616),
+        "first_conv": "conv1",
+        "classifier": "linear",
+        "license": "apache-2.0",
+    }
+
+
+class CifarNet(nn.Module):
+    """timm's model interface over a stem, stages, a tail and a linear classifier.
+
+    A subclass sets `conv1`, `bn1`, `act1`, `feature_info` and `num_features`, defines `stages` and `drop_stages`, then
+    calls `reset_classifier`. Activations are modules and never in place, so a hook on a batch norm or a block's last
+    activation sees the values before the activation. Images may have any size that the strides leave a pixel of.
+
+    Tap 0 of `forward_intermediates` is the stem's output, tap k the output of stage k, both after their activation
+    where they have one.
+    """
+
+    def __init__(self, in_chans: int, drop_rate: float, global_pool: str) -> None:
+        super().__init__()
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.drop = nn.Dropout(drop_rate)
+        self._pool_type = global_pool
+
+    def stages(self) -> Sequence[nn.Module]:
+        """The stages in the order they run, one for each row of `feature_info` after the stem's."""
+        raise NotImplementedError
+
+    def drop_stages(self, keep: int) -> None:
+        """Remove the stages after the first `keep`."""
+        raise NotImplementedError
+
+    def tail(self, x: Tensor) -> Tensor:
+        """What runs between the last stage and the classifier head: nothing, unless a subclass says so."""
+        return x
+
+    def drop_tail(self) -> None:
+        """Remove the tail."""
+
+    def init_layer(self, layer: nn.Module) -> None:
+        """Initialise one layer; PyTorch's own initialisation, unless a subclass says so."""
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Images (n, in_chans, h, w) to the stem's activations."""
+        return self.act1(self.bn1(self.conv1(x)))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (n, in_chans, h, w) to the last feature map (n, num_features, h', w')."""
+        x = self.stem(x)
+        for stage in self.stages():
+            x = stage(x)
+        return self.tail(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The last feature map to logits (n, num_classes), or to pooled features (n, head_hidden_size)."""
+        x = self.drop(self.global_pool(x))
+        return x if pre_logits else self.linear(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (n, in_chans, h, w) to logits (n, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Features and intermediate features in one pass, as timm's models give them.
+
+        Args:
+            x: Images (n, in_chans, h, w).
+            indices: Taps to give: all if None, the last n if an integer, else those listed (negative from the end).
+            norm: Without effect, there is no final norm.
+            stop_early: Stop at the last tap asked for; the features are then that tap.
+            output_fmt: Only "NCHW".
+            intermediates_only: Leave the features out of the answer, and the tail out of the work.
+
+        Raises:
+            ValueError: For another `output_fmt`.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
+        take, last = feature_take_indices(len(self.feature_info), indices)
+        stages = self.stages()
+        stages_run = min(last, len(stages)) if stop_early else len(stages)
+        x = self.stem(x)
+        taps = [x] if 0 in take else []
+        for number, stage in enumerate(stages[:stages_run], start=1):
+            x = stage(x)
+            if number in take:
+                taps.append(x)
+        if intermediates_only:
+            return taps
+        return (self.tail(x) if stages_run == len(self.feature_info) - 1 else x), taps
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove what the taps `indices` do not need; give their numbers counted from the stem."""
+        take, last = feature_take_indices(len(self.feature_info), indices)
+        cut = last < len(self.feature_info) - 1
+        if cut:
+            self.drop_stages(last)
+        if cut or prune_norm:
+            self.drop_tail()
+            self.num_features = self.feature_info[last]["num_chs"]
+        if cut or prune_norm or prune_head:
+            self.reset_classifier(0, "")
+        return take
+
+    def get_classifier(self) -> nn.Module:
+        """The linear classifier."""
+        return self.linear
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new classifier in place, none if `num_classes` is 0; `global_pool` None keeps the pooling."""
+        self._pool_type = self._pool_type if global_pool is None else global_pool
+        self.num_classes = num_classes
+        self.global_pool, linear = create_classifier(self.num_features, num_classes, pool_type=self._pool_type)
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        linear.apply(self.init_layer)
+        self.linear = linear.to(self.conv1.weight)  # the model may have been moved since it was built
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Refused: these networks are small, and a second forward would move batch norm's statistics twice."""
+        if enable:
+            raise NotImplementedError(f"{type(self).__name__} has no gradient checkpointing")
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """timm's rule for layer-wise learning rates: the stem, then the blocks."""
+        return {"stem": r"^(conv1|bn1)\.", "blocks": r"^layer(\d+)" if coarse else r"^layers?(\d*)\.(\d+)"}
+
+
+class PadShortcut(nn.Module):
+    """Option A: every second row and column, and zero channels on both sides; no parameters."""
+
+    def __init__(self, new_channels: int) -> None:
+        super().__init__()
+        self.before = new_channels // 2
+        self.after = new_channels - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) to (n, c + new_channels, ceil(h / 2), ceil(w / 2))."""
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.after))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; the last activation follows the sum."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.act1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut = nn.Identity() if stride == 1 else PadShortcut(channels - in_channels)
+        self.act2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, in_channels, h, w) to (n, channels, ceil(h / stride), ceil(w / stride))."""
+        out = self.act1(self.bn1(self.conv1(x)))
+        return self.act2(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class CifarResNet(CifarNet):
+    """A CIFAR ResNet of depth 6n + 2: a 3x3 stem and three stages of n blocks with 16, 32 and 64 channels.
+
+    Convolutions and the classifier start from `kaiming_normal_` (fan in, gain sqrt 2), as in the reference code of
+    filter grafting (arXiv 2001.05868); the classifier's bias is PyTorch's. Every convolution has 'conv' in its name.
+
+    Args:
+        depth: 6n + 2 with n >= 1.
+        num_classes: Width of the classifier; 0 leaves it out.
+        in_chans: Channels of an image.
+        global_pool: A pooling of timm, "" for none.
+        drop_rate: Dropout before the classifier.
+
+    Raises:
+        ValueError: If `depth` is not 6n + 2.
+    """
+
+    def __init__(
+        self, depth: int, num_classes: int = 10, in_chans: int = 3, global_pool: str = "avg", drop_rate: float = 0.0
+    ) -> None:
+        super().__init__(in_chans, drop_rate, global_pool)
+        blocks, rest = divmod(depth - 2, 6)
+        if rest or blocks < 1:
+            raise ValueError(f"depth of a CIFAR ResNet must be 6n + 2 with n >= 1, not {depth}")
+        self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.act1 = nn.ReLU()
+        self.feature_info = [{"num_chs": 16, "reduction": 1, "module": "act1"}]
+        before = 16
+        for stage, (channels, stride) in enumerate([(16, 1), (32, 2), (64, 2)], start=1):
+            first = BasicBlock(before, channels, stride)
+            rest_of_stage = [BasicBlock(channels, channels, 1) for _ in range(blocks - 1)]
+            setattr(self, f"layer{stage}", nn.Sequential(first, *rest_of_stage))
+            reduction = self.feature_info[-1]["reduction"] * stride
+            self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"layer{stage}"})
+            before = channels
+        self.num_features = before
+        self.apply(self.init_layer)
+        self.reset_classifier(num_classes)
+
+    @torch.no_grad()
+    def init_layer(self, layer: nn.Module) -> None:
+        """`kaiming_normal_` for convolutions and linear layers alike."""
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)
+
+    def stages(self) -> Sequence[nn.Module]:
+        """`layer1`, `layer2`, `layer3`."""
+        return [self.layer1, self.layer2, self.layer3]
+
+    def drop_stages(self, keep: int) -> None:
+        """Empty the stages after the first `keep`."""
+        for stage in range(keep + 1, 4):
+            setattr(self, f"layer{stage}", nn.Sequential())
+
+
+def _create(name: str, pretrained: bool, **kwargs) -> CifarResNet:
+    depth = int(name.removeprefix("cifar_resnet"))
+    features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
+    return build_model_with_cfg(CifarResNet, name, pretrained, depth=depth, feature_cfg=features, **kwargs)
+
+
+default_cfgs = generate_default_cfgs({f"cifar_resnet{depth}": cifar_cfg() for depth in (8, 20, 32, 44, 56, 110)})
+
+
+@register_model
+def cifar_resnet8(pretrained: bool = False, **kwargs) -> CifarResNet:
+    """ResNet-8: one block a stage; for tests and quick runs, not in the paper."""
+    return _create("cifar_resnet8", pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet20(pretrained: bool = False, **kwargs) -> CifarResNet:
+    """ResNet-20, 688 conv filters."""
+    return _create("cifar_resnet20", pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet32(pretrained: bool = False, **kwargs) -> CifarResNet:
+    """ResNet-32, 1136 conv filters."""
+    return _create("cifar_resnet32", pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet44(pretrained: bool = False, **kwargs) -> CifarResNet:
+    """ResNet-44, 1584 conv filters."""
+    return _create("cifar_resnet44", pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet56(pretrained: bool = False, **kwargs) -> CifarResNet:
+    """ResNet-56, 2032 conv filters."""
+    return _create("cifar_resnet56", pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet110(pretrained: bool = False, **kwargs) -> CifarResNet:
+    """ResNet-110, 4048 conv filters."""
+    return _create("cifar_resnet110", pretrained, **kwargs)

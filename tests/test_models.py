@@ -1,0 +1,289 @@
+import difflib
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from dgd import models
+from dgd.models.cifar_resnet import PadShortcut
+
+CIFAR = [f"cifar_resnet{depth}" for depth in (8, 20, 32, 44, 56, 110)] + ["cifar_mobilenetv2"]
+SMALL = ["cifar_resnet8", "cifar_resnet20", "cifar_mobilenetv2"]
+
+
+def convs(model):
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "parameters", "filters"),
+    [
+        ("cifar_resnet8", 10, 75290, 16 + 2 * (16 + 32 + 64)),
+        ("cifar_resnet20", 10, 269722, 688),
+        ("cifar_resnet32", 100, 470004, 1136),
+        ("cifar_resnet44", 10, 658586, 1584),
+        ("cifar_resnet56", 100, 858868, 2032),
+        ("cifar_resnet110", 100, 1733812, 4048),
+        ("cifar_mobilenetv2", 10, 2296922, 17088),
+    ],
+)
+def test_sizes_are_the_reference_codes(name, classes, parameters, filters):
+    model = timm.create_model(name, num_classes=classes)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert sum(value.shape[0] for key, value in model.state_dict().items() if "conv" in key) == filters
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_published_rule_on_names(name):
+    """`'conv' in key` picks conv weights alone, and each is followed by its batch norm."""
+    model = timm.create_model(name)
+    keys = list(model.state_dict())
+    matched = [key for key in keys if "conv" in key]
+    expected = [f"{path}.weight" for path in convs(model) if "shortcut" not in path]
+    assert matched == expected
+    for key in matched:
+        assert keys[keys.index(key) + 1] == key.replace("conv", "bn")
+
+
+def test_mobilenet_convolutions():
+    found = convs(timm.create_model("cifar_mobilenetv2"))
+    shortcuts = [conv for path, conv in found.items() if path.endswith("shortcut.0")]
+    assert (len(found), len(shortcuts), sum(conv.out_channels for conv in shortcuts)) == (57, 4, 456)
+    assert sum(conv.out_channels for path, conv in found.items() if path.endswith("conv3")) == 1504
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_option_a_shortcut(size):
+    x = torch.randn(2, 16, size, size)
+    out = PadShortcut(16)(x)
+    assert out.shape == (2, 32, (size + 1) // 2, (size + 1) // 2)
+    assert torch.equal(out[:, 8:24], x[:, :, ::2, ::2])
+    assert not out[:, :8].any()
+    assert not out[:, 24:].any()
+    assert not list(PadShortcut(16).parameters())
+
+
+def test_block_with_dead_branch_is_its_shortcut():
+    model = timm.create_model("cifar_resnet8").eval()
+    block = model.layer2[0]
+    nn.init.zeros_(block.bn2.weight)
+    x = torch.rand(1, 16, 8, 8)
+    assert torch.equal(block(x), block.shortcut(x))
+
+
+def test_initialisation_is_kaiming_normal():
+    torch.manual_seed(0)
+    model = timm.create_model("cifar_resnet20", num_classes=100)
+    model.reset_classifier(1000)
+    for layer, fan_in in [(model.layer3[1].conv2, 64 * 9), (model.linear, 64)]:
+        assert layer.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.03)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 28), (1, 8)])
+def test_timm_interface(name, channels, size):
+    model = timm.create_model(name, num_classes=7, in_chans=channels).eval()
+    x = torch.randn(2, channels, size, size)
+    with torch.no_grad():
+        logits, features = model(x), model.forward_features(x)
+        pooled = model.forward_head(features, pre_logits=True)
+        final, taps = model.forward_intermediates(x)
+        alone = model.forward_intermediates(x, intermediates_only=True)
+        early, last_asked = model.forward_intermediates(x, indices=[1], stop_early=True)
+    assert logits.shape == (2, 7)
+    assert torch.equal(logits, model.forward_head(features))
+    assert torch.equal(logits, model.get_classifier()(pooled))
+    assert features.shape[1] == model.num_features
+    assert pooled.shape == (2, model.head_hidden_size)
+    assert torch.equal(final, features)
+    assert all(torch.equal(a, b) for a, b in zip(taps, alone, strict=True))
+    assert torch.equal(early, taps[1])
+    assert torch.equal(last_asked[0], taps[1])
+    modules = dict(model.named_modules())
+    for tap, row in zip(taps, model.feature_info, strict=True):
+        side = -(-size // row["reduction"])
+        assert tap.shape == (2, row["num_chs"], side, side)
+        assert row["module"] in modules
+    assert model.in_chans == channels
+    model(x.requires_grad_()).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_feature_modules_can_be_hooked(name):
+    """A hook on the module that `feature_info` names gives the tap, and one before the activation gives negatives."""
+    model = timm.create_model(name).eval()
+    seen, before = {}, []
+    for row in model.feature_info:
+        module = model.get_submodule(row["module"])
+        module.register_forward_hook(lambda _, __, out, key=row["module"]: seen.update({key: out}))
+    last = [module for module in model.modules() if isinstance(module, nn.ReLU)][-1]
+    last.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]))
+    taps = model.forward_intermediates(torch.randn(2, 3, 16, 16))[1]
+    assert all(torch.equal(seen[row["module"]], tap) for row, tap in zip(model.feature_info, taps, strict=True))
+    assert (before[0] < 0).any()
+    assert not any(module.inplace for module in model.modules() if isinstance(module, nn.ReLU))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_reset_classifier(name):
+    model = timm.create_model(name, num_classes=10)
+    x = torch.randn(2, 3, 8, 8)
+    model.reset_classifier(5)
+    assert (model.num_classes, model(x).shape) == (5, (2, 5))
+    model.reset_classifier(5, "catavgmax")
+    assert model(x).shape == (2, 5)
+    assert model.head_hidden_size == 2 * model.num_features
+    model.reset_classifier(0, "avg")
+    assert model(x).shape == (2, model.num_features)
+    model.double().reset_classifier(3)
+    assert model(x.double()).shape == (2, 3)
+    assert timm.create_model(name, drop_rate=0.3).drop.p == 0.3
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_features_only_and_pruning(name):
+    x = torch.randn(2, 3, 8, 8)
+    whole = timm.create_model(name).eval()
+    expected = whole.forward_intermediates(x, indices=[0, 2], intermediates_only=True)
+    net = timm.create_model(name, features_only=True, out_indices=(0, 2)).eval()
+    weights = whole.state_dict()
+    net.model.load_state_dict({key: weights[key] for key in net.model.state_dict()})
+    assert all(torch.equal(a, b) for a, b in zip(net(x), expected, strict=True))
+    assert net.feature_info.channels() == [whole.feature_info[i]["num_chs"] for i in (0, 2)]
+    assert len(timm.create_model(name, features_only=True)(x)) == len(whole.feature_info)
+    whole.prune_intermediate_layers([1])
+    assert whole(x).shape[1] == whole.num_features == whole.feature_info[1]["num_chs"]
+
+
+def test_bad_requests_are_refused():
+    model = timm.create_model("cifar_resnet8")
+    with pytest.raises(ValueError, match="NHWC"):
+        model.forward_intermediates(torch.zeros(1, 3, 8, 8), output_fmt="NHWC")
+    with pytest.raises(NotImplementedError, match="checkpointing"):
+        model.set_grad_checkpointing()
+    with pytest.raises(ValueError, match="6n \\+ 2"):
+        models.CifarResNet(21)
+
+
+def test_registered_once_with_timm():
+    names = timm.list_models("cifar_*")
+    assert set(CIFAR) <= set(names)
+    assert all(models.is_known(name) for name in [*CIFAR, "resnet18"])
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("cifar_resnet31", "did you mean cifar_resnet"),
+        ("resnet18.a1_in1k", "write 'resnet18'"),
+        ("hf-hub:timm/resnet18", "unknown model"),
+        ("???", "dgd-bench list"),
+        (18, "unknown model 18"),
+    ],
+)
+def test_unknown_names(name, hint):
+    assert not models.is_known(name)
+    assert hint in models.suggest(name)
+    assert "\n" not in models.suggest(name)
+    with pytest.raises(ValueError, match="unknown model"):
+        models.create(name, num_classes=10)
+
+
+def test_suggestion_is_the_closest_name():
+    assert difflib.get_close_matches("cifar_resnet33", CIFAR, n=1)[0] in models.suggest("cifar_resnet33")
+
+
+@pytest.mark.parametrize("adapt_stem", [False, True])
+@pytest.mark.parametrize(
+    ("name", "sides", "adapted_sides"),
+    [
+        ("cifar_resnet8", [32, 32, 16, 8], [32, 32, 16, 8]),
+        ("test_resnet", [16, 8, 4, 2, 1], [32, 32, 16, 8, 4]),
+        ("resnet18", [16, 8, 4, 2, 1], [32, 32, 16, 8, 4]),
+        ("mobilenetv2_100", [16, 8, 4, 2, 1], [32, 16, 8, 4, 2]),
+        ("efficientnet_b0", [16, 8, 4, 2, 1], [32, 16, 8, 4, 2]),
+        ("test_efficientnet", [16, 8, 4, 2, 1], [32, 16, 8, 4, 2]),
+        ("convnext_atto", [8, 4, 2, 1], [32, 16, 8, 4]),
+        ("vit_tiny_patch16_224", [2] * 12, [8] * 12),
+    ],
+)
+def test_create_and_adapt_stem(name, sides, adapted_sides, adapt_stem):
+    torch.manual_seed(0)
+    model = models.create(name, num_classes=5, adapt_stem=adapt_stem)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    again = models.create(name, num_classes=5, adapt_stem=adapt_stem)
+    assert torch.equal(after, torch.rand(1))
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert model.training
+    x = torch.randn(2, 3, 32, 32)
+    features, taps = model.forward_intermediates(x)
+    assert [tap.shape[-1] for tap in taps] == (adapted_sides if adapt_stem else sides)
+    assert [row["reduction"] for row in model.feature_info] == [32 // tap.shape[-1] for tap in taps]
+    logits = model.forward_head(features)
+    assert logits.shape == (2, 5)
+    logits.square().sum().backward()
+    assert next(model.parameters()).grad.isfinite().all()
+
+
+@pytest.mark.slow
+def test_vgg_as_timm_has_it():
+    model = models.create("vgg11_bn", num_classes=10)
+    assert sum(p.numel() for p in model.parameters()) == 128812810
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+
+
+def test_adapted_vgg_has_a_linear_head():
+    model = models.create("vgg11_bn", num_classes=10, adapt_stem=True)
+    assert sum(p.numel() for p in model.parameters()) == 9231114
+    assert model.get_classifier().in_features == model.head_hidden_size == 512
+    features, taps = model.forward_intermediates(torch.randn(2, 3, 32, 32))
+    assert [tap.shape[-1] for tap in taps] == [32 // row["reduction"] for row in model.feature_info]
+    model.forward_head(features).sum().backward()
+    model.reset_classifier(3)
+    assert model.forward_head(features).shape == (2, 3)
+
+
+def test_adapted_stems():
+    resnet = models.create("resnet18", num_classes=10, in_chans=1, image_size=28, adapt_stem=True)
+    assert resnet.conv1.weight.shape == (64, 1, 3, 3)
+    assert (resnet.conv1.stride, resnet.conv1.padding) == ((1, 1), (1, 1))
+    assert resnet.conv1.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.1)
+    assert isinstance(resnet.maxpool, nn.Identity)
+    assert models.create("test_convnext", num_classes=10, adapt_stem=True).stem[0].stride == (1, 1)
+    plain = models.create("cifar_resnet8", num_classes=10)
+    same = models.create("cifar_resnet8", num_classes=10, adapt_stem=True)
+    assert str(plain) == str(same)
+
+
+@pytest.mark.parametrize(("size", "patch"), [(32, 4), (28, 4), (8, 1), (64, 8), (4, 1)])
+def test_patches_tile_the_image(size, patch):
+    model = models.create("test_vit", num_classes=3, image_size=size, in_chans=1, adapt_stem=True)
+    assert tuple(model.patch_embed.patch_size) == (patch, patch)
+    assert model(torch.zeros(1, 1, size, size)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "adapt_stem", "reason"),
+    [
+        ("test_vit", 28, False, "patches of 16 pixels"),
+        ("vgg11_bn", 8, True, "too small"),
+        ("mixer_s16_224", 32, True, "patch size cannot be chosen"),
+        ("nf_resnet26", 32, True, "ScaledStdConv2d"),
+    ],
+)
+def test_sizes_a_model_cannot_take(name, size, adapt_stem, reason):
+    with pytest.raises(ValueError, match=reason) as error:
+        models.create(name, num_classes=3, image_size=size, adapt_stem=adapt_stem)
+    assert f"model '{name}' does not work on 3x{size}x{size} images" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_models_compile_into_one_graph(name):
+    model = timm.create_model(name).eval()
+    x = torch.randn(2, 3, 8, 8)
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
