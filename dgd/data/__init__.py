@@ -1,0 +1,12 @@
+"""Real data sets as uint8 tensors with a checksummed manifest, and batches augmented on the device.
+
+`prepare` writes a data set once (images.safetensors, manifest.json), `load` reads it back, and
+`Dataset.loader` gives the batches. `NAMES` are the data sets that go by a bare name; a folder of
+images goes by `imagefolder:<path>`.
+"""
+
+from dgd.data.loader import Dataset, Loader, augment, load
+from dgd.data.preparation import prepare, stratified
+from dgd.data.sources import NAMES, SOURCES, is_known, slug
+
+__all__ = ["NAMES", "SOURCES", "Dataset", "Loader", "augment", "is_known", "load", "prepare", "slug", "stratified"]

@@ -1,0 +1,286 @@
+"""Read a prepared data set and give batches of it, augmented on the device.
+
+All images of a split lie on the device as uint8, zero-padded once; a batch is one gather, one flip and one
+conversion. The law is that of torchvision's RandomCrop(size, padding), RandomHorizontalFlip, ToTensor and
+Normalize, image by image, and the numbers are the same to the last bit.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import pad as zero_pad
+from torchvision.transforms import v2
+
+from dgd.data.preparation import FORMAT, list_sha256, sha256
+from dgd.data.sources import decode, find
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def normalize(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, channels_last: bool = False) -> torch.Tensor:
+    """Return (images / 255 - mean) / std as float32.
+
+    Args:
+        images: uint8 (B, C, H, W).
+        mean: float32 (C, 1, 1) in 0..1, on the images' device; `std` alike.
+        std: see `mean`.
+        channels_last: memory format of the result.
+    """
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    # A tensor, not a number: CUDA multiplies by the rounded inverse of a number, and the last bit would differ.
+    full = torch.full((), 255.0, device=images.device)
+    return images.to(torch.float32, memory_format=layout).div_(full).sub_(mean).div_(std)
+
+
+def augment(
+    padded: torch.Tensor,
+    index: torch.Tensor,
+    shifts: torch.Tensor | None,
+    flips: torch.Tensor | None,
+    pad: int,
+    mean: torch.Tensor,
+    std: torch.Tensor,
+    channels_last: bool = False,
+) -> torch.Tensor:
+    """Crop, flip and normalise some of the images.
+
+    Args:
+        padded: all images with `pad` zeros on each side, uint8 (N, C, H + 2 pad, W + 2 pad).
+        index: which images, int64 (B,).
+        shifts: row and column of each crop's first pixel in the padded image, int64 (2, B) in 0..2 pad; None: the
+            image itself.
+        flips: which images to mirror left to right, bool (B,); None: none.
+        pad: see `padded`.
+        mean: float32 (C, 1, 1); `std` alike.
+        std: see `mean`.
+        channels_last: memory format of the result.
+
+    Returns:
+        float32 (B, C, H, W).
+    """
+    height, width = padded.shape[2] - 2 * pad, padded.shape[3] - 2 * pad
+    if shifts is None:
+        images = padded[:, :, pad : pad + height, pad : pad + width][index]
+    else:
+        crops = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: (N, C, rows, columns, H, W)
+        images = crops[index, :, shifts[0], shifts[1]]
+    if flips is not None:
+        images = torch.where(flips[:, None, None, None], images.flip(3), images)
+    return normalize(images, mean, std, channels_last)
+
+
+class Loader:
+    """Batches of one split that lies in memory.
+
+    Attributes:
+        images: number of images of the split.
+    """
+
+    def __init__(self, dataset: "Dataset", split: str, batch_size: int, device: torch.device, channels_last: bool):
+        self.dataset, self.split, self.batch_size, self.device = dataset, split, batch_size, device
+        self.channels_last = channels_last
+        self.images = dataset.sizes[split]
+        self.mean = torch.tensor(dataset.mean, device=device)[:, None, None]
+        self.std = torch.tensor(dataset.std, device=device)[:, None, None]
+
+    def __len__(self) -> int:
+        """Number of steps of an epoch; for the training split the steps of a training epoch."""
+        return -(-self._used(self.split == "train") // self.batch_size)
+
+    def _used(self, training: bool) -> int:
+        """Number of images in an epoch: a last training batch of one is left out, batch norm cannot train on it."""
+        alone = training and self.images > 1 and self.images % self.batch_size == 1
+        return self.images - alone
+
+    def batches(self, order: torch.Generator | None = None, augment: torch.Generator | None = None) -> Iterator[Batch]:
+        """Return an epoch's batches. All random numbers are drawn here, on the CPU, before the first batch.
+
+        With neither generator every image comes once, in order and as it is. With either, this is a training epoch:
+        the last batch is left out if it holds a single image.
+
+        Args:
+            order: CPU generator of the order of the images; None keeps them in order.
+            augment: CPU generator of the augmentation; None does not augment.
+
+        Returns:
+            Iterator of images float32 (B, C, H, W), labels int64 (B,) and index in the split int64 (B,), all on
+            the device; the last batch may be smaller.
+        """
+        index = torch.arange(self.images) if order is None else torch.randperm(self.images, generator=order)
+        index = index[: self._used(order is not None or augment is not None)]
+        return self._epoch(index, augment)
+
+    def _epoch(self, index: torch.Tensor, generator: torch.Generator | None) -> Iterator[Batch]:
+        pad, flip = self.dataset.manifest["augmentation"]["pad"], self.dataset.manifest["augmentation"]["flip"]
+        shifts = flips = None
+        if generator is not None:
+            shifts = torch.randint(0, 2 * pad + 1, (2, len(index)), generator=generator).to(self.device)
+            flips = (torch.rand(len(index), generator=generator) < 0.5).to(self.device) if flip else None
+        padded, labels = self.dataset.on_device(self.split, self.device)
+        index = index.to(self.device)
+
+        def batch(start: int) -> Batch:
+            of = slice(start, start + self.batch_size)
+            images = augment(
+                padded,
+                index[of],
+                None if shifts is None else shifts[:, of],
+                None if flips is None else flips[of],
+                pad if self.split == "train" else 0,
+                self.mean,
+                self.std,
+                self.channels_last,
+            )
+            return images, labels[index[of]], index[of]
+
+        return map(batch, range(0, len(index), self.batch_size))
+
+
+class _Files(torch.utils.data.Dataset):
+    """Image files as uint8 tensors; the key (index, seed) decides alone what comes out, in whichever worker."""
+
+    def __init__(self, paths: list[str], labels: torch.Tensor, training: torch.nn.Module, testing: torch.nn.Module):
+        self.paths, self.labels, self.training, self.testing = paths, labels, training, testing
+
+    def __getitem__(self, key: tuple[int, int | None]) -> tuple[torch.Tensor, torch.Tensor, int]:
+        index, seed = key
+        image = decode(Path(self.paths[index]))
+        if seed is None:
+            return self.testing(image), self.labels[index], index
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.training(image), self.labels[index], index
+
+
+class StreamLoader(Loader):
+    """Batches of one split that is read from image files anew each epoch, by worker processes."""
+
+    def __init__(self, *args, workers: int):
+        super().__init__(*args)
+        self.workers = workers
+        size, data = self.dataset.image_size, self.dataset
+        root = find(data.name)[1]
+        self.files = _Files(
+            [str(root / file) for file in data.manifest["files"][self.split]],
+            data.tensors[f"{self.split}_labels"],
+            v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.PILToTensor()]),
+            v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), v2.PILToTensor()]),
+        )
+
+    def _epoch(self, index: torch.Tensor, generator: torch.Generator | None) -> Iterator[Batch]:
+        seeds = [None] * len(index)
+        if generator is not None:
+            seeds = torch.randint(0, 2**63 - 1, (len(index),), generator=generator).tolist()
+        loader = torch.utils.data.DataLoader(
+            self.files,
+            batch_size=self.batch_size,
+            sampler=list(zip(index.tolist(), seeds)),
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its own: the global one stays as it is
+        )
+
+        def on_device(batch: Batch) -> Batch:
+            images, labels, index = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+            return normalize(images, self.mean, self.std, self.channels_last), labels, index
+
+        return map(on_device, loader)
+
+
+class Dataset:
+    """A prepared data set.
+
+    Attributes:
+        name: the data set's name.
+        num_classes: number of classes; their names are in the manifest.
+        in_chans: number of channels of an image.
+        image_size: side of an image in pixels.
+        mean: a number a channel in 0..1, over the training split (ImageNet's for a streamed folder).
+        std: alike.
+        sizes: number of images of each split: train, validation, test.
+        manifest: what `prepare` wrote.
+        tensors: the tensors of images.safetensors on the CPU.
+    """
+
+    def __init__(self, manifest: dict, tensors: dict[str, torch.Tensor]):
+        self.manifest, self.tensors = manifest, tensors
+        self.name: str = manifest["name"]
+        self.num_classes: int = manifest["num_classes"]
+        self.in_chans: int = manifest["in_chans"]
+        self.image_size: int = manifest["image_size"]
+        self.mean: list[float] = manifest["mean"]
+        self.std: list[float] = manifest["std"]
+        self.sizes: dict[str, int] = manifest["sizes"]
+        self._on_device = {}
+
+    def on_device(self, split: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a split's images (training images zero-padded) and labels there: one copy for all loaders."""
+        key = split, device
+        if key not in self._on_device:
+            images = self.tensors[f"{split}_images"].to(device)
+            if split == "train":
+                images = zero_pad(images, [self.manifest["augmentation"]["pad"]] * 4)
+            self._on_device[key] = images, self.tensors[f"{split}_labels"].to(device)
+        return self._on_device[key]
+
+    def loader(
+        self,
+        split: str,
+        *,
+        batch_size: int,
+        device: str | torch.device = "cpu",
+        workers: int = 0,
+        channels_last: bool = False,
+    ) -> Loader:
+        """Return the loader of a split.
+
+        Args:
+            split: train, validation or test.
+            batch_size: images a batch.
+            device: where the batches are made and given.
+            workers: processes that read files; only a streamed folder has any.
+            channels_last: memory format of the images.
+
+        Raises:
+            ValueError: no such split, or an empty one.
+        """
+        if not self.sizes.get(split):
+            there = [name for name, size in self.sizes.items() if size]
+            raise ValueError(f"{self.name} has no images in split {split!r}; there are {', '.join(there)}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, and must be at least 1")
+        args = self, split, batch_size, torch.device(device), channels_last
+        return StreamLoader(*args, workers=workers) if self.manifest["loader"] == "stream" else Loader(*args)
+
+
+def load(out: str | Path, *, verify: bool = True) -> Dataset:
+    """Read what `prepare` wrote to the folder `out`.
+
+    Args:
+        out: the folder.
+        verify: hold the files to the checksums of the manifest.
+
+    Raises:
+        FileNotFoundError: not prepared, or not to the end.
+        ValueError: another format, or a checksum that differs; names the file.
+    """
+    manifest_path, images_path = Path(out) / "manifest.json", Path(out) / "images.safetensors"
+    for path in (manifest_path, images_path):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there; prepare the data set first")
+    try:
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{manifest_path} is not JSON ({error}); prepare the data set again") from error
+    if manifest.get("format") != FORMAT:
+        raise ValueError(f"{manifest_path} has format {manifest.get('format')}, not {FORMAT}; prepare it again")
+    if verify:
+        if sha256(images_path) != manifest["images_sha256"]:
+            raise ValueError(f"{images_path} is not the file that {manifest_path} describes; prepare it again")
+        for split, files in manifest.get("files", {}).items():
+            if list_sha256(files) != manifest["files_sha256"][split]:
+                raise ValueError(f"{manifest_path}: the file list of {split} was changed; prepare it again")
+    return Dataset(manifest, load_file(images_path))

@@ -1,0 +1,273 @@
+"""Where images come from: one row of `SOURCES` and one function a data set.
+
+A function takes the folder to look in and returns a `Raw`. Files with published checksums are checked in
+memory, and the bytes that were checked are the bytes that are parsed: nothing is unpickled before its
+checksum is known to be right, and no file of the user is ever overwritten.
+"""
+
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import re
+import tarfile
+import tempfile
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
+from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
+from torchvision.datasets.utils import download_url
+from torchvision.transforms import functional as F
+
+DIGITS_SPLIT_SEED = 0
+FOLDER_LAYOUT = "<path>/train/<class>/*.png|jpg|... and <path>/test/<class>/* (or <path>/val/<class>/*)"
+
+
+class Part(NamedTuple):
+    """One official part (training or test) of a data set.
+
+    `labels` is int64 (n,). Either `images`, uint8 (n, C, H, W), or `files`, n paths relative to the data set's
+    folder, is given.
+    """
+
+    labels: np.ndarray
+    images: np.ndarray | None = None
+    files: list[str] | None = None
+
+
+class Raw(NamedTuple):
+    """A data set as it came: its two parts, the class names, and the SHA-256 of each file that was read."""
+
+    train: Part
+    test: Part
+    classes: list[str]
+    sha256: dict[str, str]
+
+
+class Source(NamedTuple):
+    """A row of the registry: how to read a data set, and how its training images are augmented.
+
+    `pad` is the zero-padding of the random crop in pixels (None: an eighth of the image size), `flip` says
+    whether a mirrored image is still the same thing.
+    """
+
+    read: Callable[[Path], Raw]
+    pad: int | None
+    flip: bool
+
+
+def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Choose `count` of the images so that the classes keep their proportions.
+
+    The largest-remainder rule in whole numbers: a class's count is its proportional share rounded up or down.
+    Which images of a class is drawn by numpy's frozen MT19937 stream, so a choice depends on the arguments only.
+
+    Args:
+        labels: class of each image, int64 (n,).
+        count: how many to choose, 0..n.
+        seed: 0..2**32-1.
+
+    Returns:
+        The chosen positions, ascending, int64 (count,).
+    """
+    if not 0 <= count <= len(labels):
+        raise ValueError(f"{count} images asked for, and there are {len(labels)}")
+    order = np.random.RandomState(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]  # shuffled inside each class
+    totals = np.unique(labels, return_counts=True)[1]
+    quota, remainder = np.divmod(totals * count, max(len(labels), 1))
+    quota[np.argsort(-remainder, kind="stable")[: count - quota.sum()]] += 1
+    place_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(totals) - totals, totals)
+    return np.sort(order[place_in_class < np.repeat(quota, totals)])
+
+
+def _checked(content: bytes, md5: str, path: str | Path) -> bytes:
+    """Return `content` if it has this MD5 checksum, else raise a ValueError that names the file."""
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != md5:
+        raise ValueError(
+            f"{path} is corrupt: its MD5 is {found} and should be {md5}. "
+            "It was left as it is; delete it to have it downloaded again, or put the right file there"
+        )
+    return content
+
+
+def _fetch(path: Path, urls: list[str], md5: str) -> None:
+    """Download to `path` from the first address that answers; the file appears there whole and checked, or not at all.
+
+    Raises:
+        FileNotFoundError: no address gave the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    problems = []
+    for url in urls:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as scratch:
+            try:
+                download_url(url, scratch, filename=path.name, md5=md5)
+                os.replace(Path(scratch) / path.name, path)
+                return
+            except (OSError, RuntimeError) as error:
+                problems.append(f"{url}: {error}")
+    raise FileNotFoundError(f"{path} is not there and could not be downloaded; put it there yourself. {problems}")
+
+
+def _digits(data_dir: Path) -> Raw:
+    """scikit-learn's embedded 8x8 digits, 0..16 scaled to 0..255; a fixed third is the test part (none is official)."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.round(bunch.images * 255 / 16).astype(np.uint8)[:, None]
+    labels = bunch.target.astype(np.int64)
+    test = stratified(labels, len(labels) // 3, DIGITS_SPLIT_SEED)
+    train = np.setdiff1d(np.arange(len(labels)), test)
+    file = resources.files("sklearn.datasets.data") / "digits.csv.gz"
+    return Raw(
+        Part(labels[train], images[train]),
+        Part(labels[test], images[test]),
+        [str(name) for name in bunch.target_names],
+        {"sklearn/datasets/data/digits.csv.gz": hashlib.sha256(file.read_bytes()).hexdigest()},
+    )
+
+
+def _cifar(data_dir: Path, table: type[CIFAR10]) -> Raw:
+    """CIFAR-10 or -100 from the extracted folder if there is one, else from the archive, downloaded if it is missing.
+
+    Names and checksums are torchvision's.
+    """
+    folder, archive = data_dir / table.base_folder, data_dir / table.filename
+    names = [name for name, _ in table.train_list + table.test_list] + [table.meta["filename"]]
+    if folder.is_dir():
+        missing = [str(folder / name) for name in names if not (folder / name).is_file()]
+        if missing:
+            raise FileNotFoundError(f"missing: {', '.join(missing)}; complete {folder}, or delete it and keep {archive}")
+        content = {name: (folder / name).read_bytes() for name in names}
+    else:
+        if not archive.is_file():
+            _fetch(archive, [table.url], table.tgz_md5)
+        with tarfile.open(fileobj=io.BytesIO(_checked(archive.read_bytes(), table.tgz_md5, archive))) as tar:
+            content = {name: tar.extractfile(f"{table.base_folder}/{name}").read() for name in names}
+
+    sha256 = {}
+
+    def entry(name: str, md5: str) -> dict:
+        checked = _checked(content[name], md5, folder / name)
+        sha256[f"{table.base_folder}/{name}"] = hashlib.sha256(checked).hexdigest()
+        return pickle.loads(checked, encoding="latin1")
+
+    def part(files: list[list[str]]) -> Part:
+        entries = [entry(name, md5) for name, md5 in files]
+        labels = [label for e in entries for label in e["labels" if "labels" in e else "fine_labels"]]
+        return Part(np.array(labels, dtype=np.int64), np.concatenate([e["data"] for e in entries]).reshape(-1, 3, 32, 32))
+
+    classes = entry(table.meta["filename"], table.meta["md5"])[table.meta["key"]]
+    return Raw(part(table.train_list), part(table.test_list), list(classes), sha256)
+
+
+def _idx(content: bytes) -> np.ndarray:
+    """Read an IDX file of unsigned bytes: 0, 0, type 8, number of axes, one big-endian int32 an axis, the values."""
+    axes = content[3]
+    shape = np.frombuffer(content, ">i4", axes, offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+
+
+def _fashion_mnist(data_dir: Path) -> Raw:
+    """Fashion-MNIST from the four .gz files in torchvision's place; the extracted files have no published checksums."""
+    folder = Path("FashionMNIST") / "raw"
+    arrays, sha256 = {}, {}
+    for name, md5 in FashionMNIST.resources:
+        path = data_dir / folder / name
+        if not path.is_file():
+            _fetch(path, [mirror + name for mirror in FashionMNIST.mirrors], md5)
+        content = _checked(path.read_bytes(), md5, path)
+        arrays[name.removesuffix("-ubyte.gz")] = _idx(gzip.decompress(content))
+        sha256[f"{folder.as_posix()}/{name}"] = hashlib.sha256(content).hexdigest()
+    train, test = (
+        Part(arrays[f"{part}-labels-idx1"].astype(np.int64), arrays[f"{part}-images-idx3"][:, None])
+        for part in ("train", "t10k")
+    )
+    return Raw(train, test, list(FashionMNIST.classes), sha256)
+
+
+def _image_folder(path: Path) -> Raw:
+    """List a folder of images: `path`/train/<class>/*.png|jpg|..., and `path`/test or `path`/val alike."""
+    test = next((path / name for name in ("test", "val") if (path / name).is_dir()), path / "test")
+    classes = sorted(p.name for p in (path / "train").glob("*") if p.is_dir())
+    if not classes or not test.is_dir():
+        missing = path / "train" / "<class>" if not classes else test
+        raise FileNotFoundError(f"imagefolder: {missing} is not there; wanted is {FOLDER_LAYOUT}")
+    found = sorted(p.name for p in test.glob("*") if p.is_dir())
+    if found != classes:
+        differing = sorted(set(classes) ^ set(found))[:5]
+        raise ValueError(f"imagefolder: the classes of {path / 'train'} and {test} differ, e.g. in {differing}")
+
+    def part(root: Path) -> Part:
+        files, labels = [], []
+        for label, name in enumerate(classes):
+            inside = sorted(p.name for p in os.scandir(root / name) if p.name.lower().endswith(IMG_EXTENSIONS))
+            if not inside:
+                raise FileNotFoundError(f"imagefolder: no images in {root / name}; wanted is {FOLDER_LAYOUT}")
+            files += [f"{root.name}/{name}/{file}" for file in inside]
+            labels += [label] * len(inside)
+        return Part(np.array(labels, dtype=np.int64), files=files)
+
+    return Raw(part(path / "train"), part(test), classes, {})
+
+
+def decode(path: Path):
+    """Read an image file as an RGB PIL image.
+
+    Raises:
+        ValueError: the file cannot be read as an image; names the file.
+    """
+    try:
+        return default_loader(str(path))
+    except Exception as error:  # an image library raises whatever a broken file makes it stumble over
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+
+
+def resized(path: Path, image_size: int) -> np.ndarray:
+    """Read an image file, resize its shorter side to `image_size` and cut out the centre: uint8 (3, size, size)."""
+    image = F.center_crop(F.resize(decode(path), image_size), image_size)
+    return np.array(image).transpose(2, 0, 1)
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Source(_digits, pad=1, flip=False),
+    "cifar10": Source(lambda data_dir: _cifar(data_dir, CIFAR10), pad=4, flip=True),
+    "cifar100": Source(lambda data_dir: _cifar(data_dir, CIFAR100), pad=4, flip=True),
+    "fashion_mnist": Source(_fashion_mnist, pad=4, flip=True),
+    "imagefolder": Source(_image_folder, pad=None, flip=True),
+}
+NAMES = tuple(name for name in SOURCES if name != "imagefolder")
+
+
+def is_known(name: str) -> bool:
+    """Say whether `name` is one of `NAMES` or `imagefolder:<path>`."""
+    return name in NAMES or (name.startswith("imagefolder:") and Path(name.partition(":")[2]).name != "")
+
+
+def find(name: str) -> tuple[Source, Path | None]:
+    """Return the row of `name`, and for `imagefolder:<path>` the path (None otherwise).
+
+    Raises:
+        ValueError: no such data set.
+    """
+    if not is_known(name):
+        raise ValueError(f"no data set {name!r}; there are {', '.join(NAMES)} and imagefolder:<path>")
+    kind, _, path = name.partition(":")
+    return SOURCES[kind], Path(path).expanduser() if path else None
+
+
+def slug(name: str) -> str:
+    """Return the name as it stands in paths: `imagefolder:/some/birds` is `imagefolder-birds`.
+
+    Raises:
+        ValueError: no such data set.
+    """
+    _, path = find(name)
+    return name if path is None else "imagefolder-" + re.sub(r"[^\w.-]", "-", path.name)
