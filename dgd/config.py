@@ -3,6 +3,7 @@
 A benchmark is one YAML file (config/README.md lists the keys); a cell is one training. Nothing here needs torch.
 """
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -150,7 +151,7 @@ def _check_registries(config: dict, rows: list, source: str) -> None:
 def slug(dataset: str) -> str:
     """The folder name of a data set: its name, or `imagefolder-<name of the folder>`."""
     kind, _, path = dataset.partition(":")
-    return f"{kind}-{Path(path).name}" if path else kind
+    return f"{kind}-" + re.sub(r"[^\w.-]", "-", Path(path).name) if path else kind
 
 
 def cells(config: dict) -> list[dict]:

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -71,6 +71,12 @@ def _version(name: str) -> str | None:
         return None
 
 
+def _environment() -> str:
+    """SHA-256 over `name==version` of every installed distribution."""
+    names = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()})
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
 def _gpu() -> dict | None:
     import torch
 
@@ -100,6 +106,7 @@ def record(**facts) -> dict:
         "git": git(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
+        "environment_sha256": _environment(),
         "machine": {
             "host": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
             "system": f"{platform.system()} {platform.release()}",

@@ -112,7 +112,6 @@ class Group:
     def __init__(self, cell: Mapping, dataset, teachers: list[nn.Module], device: torch.device):
         self.cell, self.recipe, self.device = cell, cell["recipe"], device
         recipe = self.recipe
-        self.channels_last = recipe["channels_last"]
         networks = []
         for i in range(cell["networks"]):
             torch.manual_seed(stream(cell["seed"], "init", i))
@@ -135,7 +134,8 @@ class Group:
         self.exchange_options = exchange
 
     def _place(self, net: nn.Module) -> nn.Module:
-        return net.to(self.device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
+        layout = torch.channels_last if self.recipe["channels_last"] else torch.preserve_format
+        return net.to(self.device, memory_format=layout)
 
     def _autocast(self):
         if self.recipe["precision"] == "bf16":
@@ -168,7 +168,7 @@ class Group:
                 sums[i] += self._learn(i, images, labels, index)
             self.optimiser.step()
             seen += len(group[0][1])
-        means = (sums / seen).tolist()
+        means = [[value / seen for value in row] for row in sums.tolist()]
         for i, (row, net) in enumerate(zip(means, self.networks)):
             # The last step's weights show in no loss of this epoch.
             if not math.isfinite(row[0]) or not torch.stack([p.isfinite().all() for p in net.parameters()]).all():
@@ -177,12 +177,10 @@ class Group:
                     f"{self.rates(epoch)[i]:g}; lower recipe.lr or change the seed"
                 )
         rows = [dict(zip(names, row)) for row in means]
-        return [{**row, "train_top1": 100 * row.pop("correct")} for row in rows]
+        return [{"train_top1": 100 * row.pop("correct"), **row} for row in rows]
 
     def _learn(self, i: int, images: Tensor, labels: Tensor, index: Tensor) -> Tensor:
         """Add network i's gradients for one batch; returns sums over the batch: total, terms, correct."""
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
             with torch.no_grad():
                 teacher_logits = [teacher(images) for teacher in self.teachers]
@@ -190,8 +188,8 @@ class Group:
         total, parts = self.objectives[i](Batch(images, labels, index, logits, teacher_logits))
         total.backward()
         with torch.no_grad():
-            correct = (logits.argmax(1) == labels).float().mean()
-            return torch.stack([total.detach(), *(p.detach() for p in parts.values()), correct]) * len(labels)
+            correct = (logits.argmax(1) == labels).float().sum()
+            return torch.stack([*(value.detach() * len(labels) for value in (total, *parts.values())), correct])
 
     @torch.no_grad()
     def evaluate(self, loader) -> tuple[list[float], list[float], Tensor]:
@@ -201,8 +199,6 @@ class Group:
         loss = torch.zeros(len(self.networks), device=self.device)
         predictions = []
         for images, labels, _ in loader.batches():
-            if self.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
             with self._autocast():
                 logits = torch.stack([forward(images) for forward in self.forwards]).float()
             predicted = logits.argmax(2)
@@ -326,7 +322,9 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> dict:
     workers = cell["data"]["workers"]
 
     def loader(split: str, size: int):
-        return dataset.loader(split, batch_size=size, device=group.device, workers=workers)
+        return dataset.loader(
+            split, batch_size=size, device=group.device, workers=workers, channels_last=recipe["channels_last"]
+        )
 
     train = loader("train", recipe["batch_size"])
     test = loader("test", EVALUATION_BATCH)
@@ -354,7 +352,7 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> dict:
             row |= {f"{name}_{i}": value for name, value in means.items()}
             row |= {f"validation_top1_{i}": validated[i], f"test_top1_{i}": top1[i], f"test_loss_{i}": loss[i]}
         history.append(row)
-        bar.set_postfix_str(f"loss {rows[0]['loss']:.3f}" + (f", test {top1[0]:.2f} %" if top1[0] is not None else ""))
+        bar.set_postfix_str(f"loss {rows[0]['loss']:.3f}" + (f", test {top1[0]:.2f} %" if top1[0] is not None else ""), False)
         if not last:
             group.trade()
         spent["seconds"] += time.perf_counter() - start
@@ -366,7 +364,7 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> dict:
 
 def _result(group: Group, dataset, history: list[dict], predictions: Tensor, spent: dict, images: int) -> dict:
     networks, arrays, weights = [], {}, {}
-    labels = torch.cat([labels for _, labels, _ in dataset.loader("test", batch_size=EVALUATION_BATCH).batches()])
+    labels = dataset.tensors["test_labels"]
     small = np.uint8 if dataset.num_classes <= 256 else np.uint16
     for i, net in enumerate(group.networks):
         state = net.state_dict()

@@ -23,6 +23,7 @@ from torchvision import datasets, transforms
 from torchvision.transforms import functional as F
 
 from dgd import data
+from dgd.config import slug
 from dgd.data import sources
 
 preparation = importlib.import_module("dgd.data.preparation")
@@ -596,13 +597,13 @@ def test_a_folder_that_cannot_be_used_says_why(birds, tmp_path):
 
 def test_names(tmp_path):
     assert data.NAMES == ("digits", "cifar10", "cifar100", "fashion_mnist")
-    assert all(data.is_known(name) and data.slug(name) == name for name in data.NAMES)
-    assert data.slug("imagefolder:/some/where/my birds/") == "imagefolder-my-birds"
+    assert all(data.is_known(name) and slug(name) == name for name in data.NAMES)
+    assert slug("imagefolder:/some/where/my birds/") == "imagefolder-my-birds"
     assert data.is_known("imagefolder:birds")
     for name in ("mnist", "imagefolder", "imagefolder:", "imagefolder:/", "", "digits:x"):
         assert not data.is_known(name)
         with pytest.raises(ValueError, match="there are digits, cifar10, cifar100, fashion_mnist and imagefolder:<path>"):
-            data.slug(name)
+            data.sources.find(name)
 
 
 # --- the real thing

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch.nn.functional import pad as zero_pad
 from torchvision.transforms import v2
 
-from dgd.data.preparation import FORMAT, list_sha256, sha256
+from dgd.data.preparation import FORMAT, list_sha256
 from dgd.data.sources import decode, find
+from dgd.provenance import file_hash
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -278,7 +279,7 @@ def load(out: str | Path, *, verify: bool = True) -> Dataset:
     if manifest.get("format") != FORMAT:
         raise ValueError(f"{manifest_path} has format {manifest.get('format')}, not {FORMAT}; prepare it again")
     if verify:
-        if sha256(images_path) != manifest["images_sha256"]:
+        if file_hash(images_path) != manifest["images_sha256"]:
             raise ValueError(f"{images_path} is not the file that {manifest_path} describes; prepare it again")
         for split, files in manifest.get("files", {}).items():
             if list_sha256(files) != manifest["files_sha256"][split]:

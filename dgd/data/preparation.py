@@ -10,16 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from dgd.data.sources import Part, find, resized, stratified
+from dgd.provenance import file_hash
 
 FORMAT = 1
 MEMORY_LIMIT = 2 << 30  # bytes of uint8 up to which a folder of images is held in memory
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def list_sha256(files: list[str]) -> str:
@@ -133,7 +128,7 @@ def prepare(
             images[split] = np.empty((len(paths), 3, image_size, image_size), dtype=np.uint8)
             for i, path in enumerate(paths):
                 images[split][i] = resized(folder / path, image_size)
-        source_sha256 = {path: sha256(folder / path) for paths in files.values() for path in paths}
+        source_sha256 = {path: file_hash(folder / path) for paths in files.values() for path in paths}
     mean, std = moments(images["train"]) if images else (IMAGENET_MEAN, IMAGENET_STD)
     pad = image_size // 8 if source.pad is None else source.pad
 
@@ -166,7 +161,7 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)  # a manifest is there only when what it describes is there
     save_file(tensors, out / "images.safetensors.tmp")
-    manifest["images_sha256"] = sha256(out / "images.safetensors.tmp")
+    manifest["images_sha256"] = file_hash(out / "images.safetensors.tmp")
     os.replace(out / "images.safetensors.tmp", out / "images.safetensors")
     (out / "manifest.json.tmp").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     os.replace(out / "manifest.json.tmp", out / "manifest.json")

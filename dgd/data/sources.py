@@ -10,7 +10,6 @@ import hashlib
 import io
 import os
 import pickle
-import re
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -261,13 +260,3 @@ def find(name: str) -> tuple[Source, Path | None]:
         raise ValueError(f"no data set {name!r}; there are {', '.join(NAMES)} and imagefolder:<path>")
     kind, _, path = name.partition(":")
     return SOURCES[kind], Path(path).expanduser() if path else None
-
-
-def slug(name: str) -> str:
-    """Return the name as it stands in paths: `imagefolder:/some/birds` is `imagefolder-birds`.
-
-    Raises:
-        ValueError: no such data set.
-    """
-    _, path = find(name)
-    return name if path is None else "imagefolder-" + re.sub(r"[^\w.-]", "-", path.name)

@@ -1,0 +1,41 @@
+"""dgd-bench: filter grafting and knowledge distillation, from the data to the table.
+
+    snakemake --cores 2                                        the default benchmark, config/quick.yaml
+    snakemake --cores 8 --configfile config/cifar100.yaml      another one
+    snakemake -n | --rulegraph | --report report.zip           what would run | the DAG | a report on a finished run
+
+prepare -> teacher (a cell) -> train (a cell) -> collect -> tabulate, plot -> report
+"""
+
+from snakemake.utils import min_version
+
+# 9.19 is the first that reads profiles by today's rules and compares small inputs by checksum.
+min_version("9.19")
+
+# Not always loaded: Snakemake would merge --configfile over it, and keys of one benchmark would leak into another.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/quick.yaml"
+
+
+report: "pipeline/report/workflow.rst"
+
+
+include: "pipeline/rules/common.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    input:
+        f"{BENCHMARK}/cells.csv",
+        expand(f"{BENCHMARK}/tables/{{name}}.{{kind}}", name=TABLES, kind=("md", "csv", "tex")),
+        f"{BENCHMARK}/figures",
+        f"{BENCHMARK}/report.html",
+
+
+include: "pipeline/rules/prepare.smk"
+include: "pipeline/rules/train.smk"
+include: "pipeline/rules/tables.smk"

@@ -1,0 +1,699 @@
+"""From cells to tables: collect finished cells into one tidy frame and set it beside published numbers.
+
+Accuracies are top-1 on the test split in percent. The headline is the last epoch of the reported network, which is always
+the first of its group (network 0); the best epoch on the test split stands beside it and never replaces it.
+"""
+
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from tabulate import tabulate
+
+from dgd.config import slug
+from dgd.statistics import difference, holm, mean_interval, prediction_interval, verdict
+
+THRESHOLDS = ("1", "0.1")
+"""L1 thresholds of a valid filter (arXiv 2004.12311, section 4.3), spelled as in metrics.json and column names."""
+
+CELL = ("benchmark", "dataset", "model", "student", "teacher", "method", "seed")
+FILTERS = tuple(
+    f"{name}_{threshold}"
+    for threshold in THRESHOLDS
+    for name in (
+        "invalid_ratio",
+        "baseline_valid",
+        "baseline_invalid",
+        "mean_l1_valid_rank",
+        "mean_l1_invalid_rank",
+        "mean_l1_valid_position",
+        "mean_l1_invalid_position",
+    )
+)
+COLUMNS = (
+    *CELL,
+    "network",
+    "status",
+    "networks",
+    "teachers",
+    "epochs",
+    "protocol",
+    "top1_last",
+    "top1_best_on_test",
+    "epoch_best_on_test",
+    "top1_validation_selected",
+    "epoch_validation_selected",
+    "parameters",
+    "conv_filters",
+    *FILTERS,
+    "mean_l1",
+    "entropy_sum",
+    "seconds",
+    "images_per_second",
+    "peak_memory_mib",
+    "folder",
+)
+"""The columns of cells.csv, in order."""
+
+METHODS = ("baseline", "kd", "grafting", "dgd")
+"""The order of the paper's four methods; others follow as they come."""
+
+PAPER_ROW = {
+    "id": str,
+    "table": str,
+    "dataset": str,
+    "model": str,
+    "teacher": str,
+    "method": str,
+    "networks": int,
+    "teachers": int,
+    "metric": str,
+    "threshold": float,
+    "epoch": int,
+    "value": float,
+    "sd": float,
+    "n": int,
+    "who": str,
+    "source": str,
+    "note": str,
+}
+"""Fields of a published number and their types."""
+
+PAPER_OPTIONAL = ("teacher", "threshold", "epoch", "sd", "n", "who", "note")
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def read_papers(papers: Iterable[str | Path | dict], section: str = "results") -> pd.DataFrame:
+    """Read published numbers, most authoritative first.
+
+    Args:
+        papers: Paths of `papers/*.yaml`, or what was loaded from them; an earlier file wins over a later one.
+        section: "results", or "reruns" for what others published about the paper.
+
+    Returns:
+        One row a number with the fields of `PAPER_ROW` and `paper`, sorted by file, then by the file's `headline` list of
+        tables. Absent fields are None or NaN.
+
+    Raises:
+        ValueError: A file lacks a key, a row has an unknown or missing field or one of the wrong type, or an id is
+            there twice.
+    """
+    rows, seen = [], {}
+    for paper in papers:
+        document = paper if isinstance(paper, dict) else yaml.safe_load(Path(paper).read_text(encoding="utf-8"))
+        path = document.get("paper", "a paper") if document is paper else paper
+        for key in ("paper", "headline", "results"):
+            if key not in (document or {}):
+                raise ValueError(f"{path}: no key {key!r}; see papers/dgd.yaml for the form")
+        order = {table: place for place, table in enumerate(document["headline"])}
+        found = [_paper_row(path, row) | {"paper": document["paper"]} for row in document.get(section) or []]
+        for row in found:
+            if row["id"] in seen:
+                raise ValueError(f"{path}: id {row['id']!r} is already used in {seen[row['id']]}")
+            seen[row["id"]] = path
+        rows += sorted(found, key=lambda row: order.get(row["table"], len(order)))
+    return pd.DataFrame(rows, columns=["paper", *PAPER_ROW])
+
+
+def read_cells(folder: str | Path) -> Iterator[tuple[Path, dict]]:
+    """Yield (cell folder, metrics) of every cell under a benchmark's results, sorted by path.
+
+    Args:
+        folder: `results/<benchmark>`.
+
+    Raises:
+        ValueError: A metrics.json is not JSON, or has no `status` or no complete `cell`.
+    """
+    for path in sorted(Path(folder).glob("*/*/*/seed*/metrics.json")):
+        try:
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON ({error}); delete the cell's folder and train it again") from error
+        missing = [key for key in ("status", "cell") if key not in metrics]
+        missing += [f"cell.{key}" for key in CELL if key not in metrics.get("cell", {})]
+        if missing:
+            raise ValueError(f"{path}: missing {', '.join(missing)}")
+        yield path.parent, metrics
+
+
+def read_filters(path: str | Path) -> dict[int, dict[str, np.ndarray]]:
+    """Read the L1 norms of filters.npz.
+
+    Args:
+        path: The file; its keys are `l1/<network>/<layer>`, each (filters,), in layer order.
+
+    Returns:
+        {network: {layer: L1 norms (filters,)}}, in the order of the file.
+    """
+    norms: dict[int, dict[str, np.ndarray]] = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for key in arrays.files:
+            if key.startswith("l1/"):
+                _, network, layer = key.split("/", 2)
+                norms.setdefault(int(network), {})[layer] = arrays[key]
+    return norms
+
+
+# ------------------------------------------------------------------------------------------------------- collecting
+
+
+def collect(folder: str | Path, expected: Sequence[dict] | None = None) -> pd.DataFrame:
+    """Collect the cells of a benchmark, one row a cell and network; this is cells.csv.
+
+    Reads metrics.json and filters.npz, nothing else. The valid and invalid filters of a network are counted by the
+    baseline cell of the same dataset, student and seed (its network 0); see `filter_sets`. Without such a baseline, or for
+    an empty set, the columns are NaN.
+
+    Args:
+        folder: `results/<benchmark>`.
+        expected: Cells that the benchmark consists of, as from `dgd.config.cells`. The frame then holds exactly
+            these, in this order: a cell without a result has the status "missing", and a result that is not expected (of
+            an older config) is left out. None takes whatever is there.
+
+    Returns:
+        Frame with `COLUMNS`. A cell that did not finish has one row, network 0, with its status and no numbers.
+
+    Raises:
+        ValueError: A file is damaged, a finished cell lacks a number, or a network has other layers than its baseline.
+    """
+    folder = Path(folder)
+    found = {_key(metrics["cell"]): (path, metrics) for path, metrics in read_cells(folder)}
+    if expected is None:
+        wanted = {key: metrics["cell"] for key, (_, metrics) in found.items()}
+    else:
+        wanted = {_key(cell): cell for cell in expected}
+
+    norms = {}
+    for key in wanted:
+        path, metrics = found.get(key, (None, {}))
+        if metrics.get("status") == "finished" and (path / "filters.npz").exists():
+            norms[key] = read_filters(path / "filters.npz")
+
+    rows = []
+    for key, cell in wanted.items():
+        path, metrics = found.get(key, (None, {"status": "missing", "cell": cell}))
+        cell = metrics["cell"]
+        baseline = norms.get((slug(cell["dataset"]), cell["student"], "baseline", cell["seed"]), {}).get(0)
+        for network, row in enumerate(_rows(path, metrics)):
+            row["folder"] = path.relative_to(folder).as_posix() if path else ""
+            own = norms.get(key, {}).get(network)
+            if own is not None and baseline is not None:
+                try:
+                    row |= _filter_columns(own, baseline)
+                except ValueError as error:
+                    raise ValueError(f"{path / 'filters.npz'}: {error}") from error
+            rows.append(row)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def filter_sets(l1: np.ndarray, baseline: np.ndarray, threshold: float) -> dict[str, float]:
+    """Return the mean L1 norm of the filters that the baseline calls valid and invalid, by both readings.
+
+    A filter is valid if its L1 norm is above the threshold. "We identify a filter as valid or invalid by the baseline
+    model ... the number of valid and invalid filters is fixed" (arXiv 2004.12311, section 4.3) can be read by rank (the
+    invalid ones are the k smallest of this network, k being the baseline's count), which fits the published numbers, or by
+    position (they are those at the baseline's own invalid positions).
+
+    Args:
+        l1: L1 norms of all conv filters of a network, (filters,).
+        baseline: The same of its baseline, in the same order.
+        threshold: Norm up to which a filter is invalid.
+
+    Returns:
+        baseline_valid and baseline_invalid (counts), and mean_l1_{valid,invalid}_{rank,position}, NaN for an empty set.
+
+    Raises:
+        ValueError: The two networks do not have the same number of filters.
+    """
+    if l1.shape != baseline.shape or l1.ndim != 1:
+        raise ValueError(f"filters of shape {l1.shape} against {baseline.shape} of the baseline: not the same network")
+    invalid = baseline <= threshold
+    count = int(invalid.sum())
+    ranked = np.sort(l1)
+    return {
+        "baseline_valid": len(l1) - count,
+        "baseline_invalid": count,
+        "mean_l1_valid_rank": _mean(ranked[count:]),
+        "mean_l1_invalid_rank": _mean(ranked[:count]),
+        "mean_l1_valid_position": _mean(l1[~invalid]),
+        "mean_l1_invalid_position": _mean(l1[invalid]),
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- tables
+
+
+def results_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable) -> pd.DataFrame:
+    """Set our accuracies beside the published ones, with gains and verdicts.
+
+    One row a dataset, student, teacher and method, the teachers' own baselines included (`role`). The mean, its 95 %
+    t-interval, `gain` and `verdict` are those of network 0 at the last epoch; `top1_last_mean_of_networks` averages the
+    whole group. `gain` is over the baseline of the same dataset and student, with Welch's interval; `gain_p_holm` is
+    corrected over the rows of the table, the verdicts are not. `paper_gain` is over the baseline of the same published
+    table, or the paper's first one where that table has none (`paper_baseline` says which). `paper_within` says if the
+    published value lies in the 95 % prediction interval of one further run of ours.
+
+    Args:
+        cells: From `collect`.
+        papers: From `read_papers`, or what that takes. A cell's first value is the `paper` column, the others `paper_others`.
+
+    Returns:
+        Frame with numbers as numbers; `write` turns it into text.
+
+    Raises:
+        ValueError: Finished seeds of one row were trained for different numbers of epochs or by different protocols.
+    """
+    rows = []
+    papers = papers if isinstance(papers, pd.DataFrame) else read_papers(papers)
+    cells = cells.assign(teacher=cells["teacher"].fillna(""))
+    teachers = set(cells["teacher"]) - {""}
+    students = set(cells.loc[cells["method"] != "baseline", "student"])
+    for dataset in cells["dataset"].unique():
+        part = cells[cells["dataset"] == dataset]
+        for (student, teacher, method), group in _ordered(part):
+            base = part[(part["student"] == student) & (part["method"] == "baseline")]
+            roles = [name for name, among in (("teacher", teachers), ("student", students)) if student in among]
+            role = " and ".join(roles) if method == "baseline" and roles else "student"
+            rows.append({"dataset": dataset, "student": student, "teacher": teacher, "method": method, "role": role})
+            rows[-1] |= _ours(group, base) | _published(group.iloc[0], papers)
+    table = _typed(pd.DataFrame(rows, columns=list(RESULTS)))
+    inside = (table["predict_low"] <= table["paper_mean"]) & (table["paper_mean"] <= table["predict_high"])
+    table["paper_within"] = inside.map({True: "yes", False: "no"})
+    table.loc[table[["predict_low", "paper_mean"]].isna().any(axis=1), "paper_within"] = ""
+    table["gain_p_holm"] = holm(table["gain_p"])
+    table["verdict"] = [
+        "" if row.method == "baseline" else verdict((row.gain_low, row.gain_high), _or_none(row.paper_gain))
+        for row in table.itertuples()
+    ]
+    return table
+
+
+RESULTS = (
+    *("dataset", "student", "teacher", "method", "role", "networks", "teachers", "epochs", "protocol"),
+    *("paper", "paper_mean", "paper_sd", "paper_n", "paper_source", "paper_others"),
+    *("mean", "sd", "n", "low", "high", "predict_low", "predict_high", "paper_within"),
+    *("gain", "gain_low", "gain_high", "gain_p", "gain_p_holm", "paper_gain", "paper_baseline", "verdict"),
+    *("best_on_test", "validation_selected", "top1_last_mean_of_networks", "status"),
+)
+
+
+TEXT = (
+    *("dataset", "student", "teacher", "method", "role", "protocol", "paper", "paper_source", "paper_others"),
+    *("paper_within", "paper_baseline", "verdict", "status"),
+)
+"""The columns of our tables that hold text; all others hold numbers."""
+
+
+def filters_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable) -> pd.DataFrame:
+    """Set our valid and invalid filters beside the published ones (arXiv 2004.12311, Tables 7 and 9).
+
+    One row a dataset, student, teacher, method and threshold, network 0, means over the finished seeds. `filter_sets`
+    explains the sets. The baseline's rows hold its own sets, for which both readings agree.
+
+    Args:
+        cells: From `collect`.
+        papers: From `read_papers`, or what that takes.
+
+    Returns:
+        Frame with numbers as numbers; `write` turns it into text. The paper's columns are NaN where it has no number.
+    """
+    rows = []
+    papers = papers if isinstance(papers, pd.DataFrame) else read_papers(papers)
+    cells = cells.assign(teacher=cells["teacher"].fillna(""))
+    names = [name.removesuffix("_1") for name in FILTERS if name.endswith("_1")]
+    for dataset in cells["dataset"].unique():
+        for (student, teacher, method), group in _ordered(cells[cells["dataset"] == dataset]):
+            first = _finished(group)
+            for threshold in THRESHOLDS:
+                row = {"dataset": dataset, "student": student, "teacher": teacher, "method": method}
+                row |= {"threshold": float(threshold), "n": len(first), "filters": _mean(first["conv_filters"])}
+                row |= {name: _mean(first[f"{name}_{threshold}"]) for name in names}
+                row["invalid_ratio_sd"] = mean_interval(first[f"invalid_ratio_{threshold}"].dropna()).sd
+                for metric in ("invalid_ratio", "valid_count", "invalid_count", "mean_l1_valid", "mean_l1_invalid"):
+                    match = _matching(group.iloc[0], papers, metric)
+                    match = match[match["threshold"] == float(threshold)]
+                    row[f"paper_{metric}"] = match["value"].iloc[0] if len(match) else math.nan
+                    if len(match) and not row.get("paper_source"):
+                        row["paper_source"] = _source(match.iloc[0])
+                rows.append(row)
+    columns = ["dataset", "student", "teacher", "method", "threshold", "n", "filters", *names[:1], "invalid_ratio_sd"]
+    columns += [*names[1:], "paper_invalid_ratio", "paper_valid_count", "paper_invalid_count"]
+    columns += ["paper_mean_l1_valid", "paper_mean_l1_invalid", "paper_source"]
+    return _typed(pd.DataFrame(rows, columns=columns))
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def write(frame: pd.DataFrame, stem: str | Path) -> list[Path]:
+    """Write a table as CSV (numbers), Markdown and LaTeX (text), each atomically.
+
+    Args:
+        frame: Of `results_table`, `filters_table`, or any other (which is then written as it is).
+        stem: Path without a suffix; the folder is made.
+
+    Returns:
+        The three paths: .csv, .md, .tex. The LaTeX is a booktabs tabular to `\\input`.
+    """
+    text, notes = to_text(frame), _notes(frame)
+    rows, headers = text.astype(str).to_numpy().tolist(), list(text.columns)
+    latex = tabulate(rows, headers, tablefmt="latex_booktabs", disable_numparse=True)
+    for sign, command in {"±": r"$\pm$", "←": r"$\leftarrow$", "–": "--"}.items():
+        latex = latex.replace(sign, command)
+    latex = "".join(f"% {note}\n" for note in notes) + latex + "\n"
+    paths = [Path(f"{stem}.{suffix}") for suffix in ("csv", "md", "tex")]
+    for path, content in zip(paths, (frame.to_csv(index=False, float_format="%.8g"), markdown(frame), latex)):
+        replace_file(path, content.encode())
+    return paths
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Return a table as Markdown, with the notes that it needs under it."""
+    text, notes = to_text(frame), _notes(frame)
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in text.astype(str).to_numpy().tolist()]
+    table = tabulate(rows, list(text.columns), tablefmt="pipe", disable_numparse=True)
+    return table + "\n" + ("\n" + "\n".join(f"- {note}" for note in notes) + "\n" if notes else "")
+
+
+def to_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the readable form of a table: fewer columns, "mean ± sd (n) [interval]" in one."""
+    for mark, form in (("verdict", _results_text), ("threshold", _filters_text)):
+        if mark in frame:
+            return pd.DataFrame([form(row) for row in _typed(frame).itertuples()])
+    return frame.astype(object).where(frame.notna(), "")
+
+
+def replace_file(path: str | Path, content: bytes) -> None:
+    """Write `content` to `path` so that readers see the old file or the new one, never a part; make its folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)  # mkstemp gives 0600
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+# --------------------------------------------------------------------------------------------------------- in detail
+
+
+def _paper_row(path: str | Path, row: dict) -> dict:
+    """Check one published number and return it with all fields of `PAPER_ROW`."""
+    name = f"{path}: row {row.get('id', row)!r}"
+    unknown, missing = set(row) - set(PAPER_ROW), set(PAPER_ROW) - set(PAPER_OPTIONAL) - set(row)
+    if unknown or missing:
+        raise ValueError(f"{name}: unknown fields {sorted(unknown)}, missing fields {sorted(missing)}")
+    for field, kind in PAPER_ROW.items():
+        value = row.get(field)
+        nullable = field in PAPER_OPTIONAL or field == "dataset"
+        fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+        if not fits and not (value is None and nullable):
+            raise ValueError(f"{name}: {field} must be {kind.__name__}, got {value!r}")
+    return {field: row.get(field) for field in PAPER_ROW}
+
+
+def _key(cell: dict) -> tuple:
+    """Return what identifies a cell inside a benchmark."""
+    return slug(cell["dataset"]), cell["model"], cell["method"], cell["seed"]
+
+
+def _rows(path: Path | None, metrics: dict) -> list[dict]:
+    """Return the rows of one cell, a network each, without the baseline-dependent filter columns."""
+    cell = metrics["cell"]
+    row = {name: cell.get(name) for name in (*CELL, "networks", "teachers", "epochs", "protocol")}
+    if isinstance(row["teachers"], list):  # a cell of dgd.config lists them, and has the epochs in its recipe
+        row |= {"teachers": len(row["teachers"]), "epochs": cell["recipe"]["epochs"]}
+    row["teacher"] = row["teacher"] if row["teachers"] else None
+    row |= {"dataset": slug(cell["dataset"]), "status": metrics["status"], "network": 0}
+    if metrics["status"] != "finished":
+        return [row]
+    try:
+        timings = metrics["timings"]
+        row |= {name: timings.get(name) for name in ("seconds", "images_per_second", "peak_memory_mib")}
+        row |= {name: metrics[name] for name in ("parameters", "conv_filters")}
+        rows = []
+        for network, result in enumerate(metrics["networks"]):
+            selected, filters = result["validation_selected"] or {}, result["filters"]
+            rows.append(
+                row
+                | {
+                    "network": network,
+                    "top1_last": result["last"]["top1"],
+                    "top1_best_on_test": result["best_on_test"]["top1"],
+                    "epoch_best_on_test": result["best_on_test"]["epoch"],
+                    "top1_validation_selected": selected.get("top1"),
+                    "epoch_validation_selected": selected.get("epoch"),
+                    "mean_l1": filters["mean_l1"],
+                    "entropy_sum": filters["entropy_sum"],
+                }
+                | {f"invalid_ratio_{key}": filters["invalid_ratio"][key] for key in THRESHOLDS}
+            )
+    except KeyError as error:
+        raise ValueError(f"{path / 'metrics.json'}: finished, but without {error}") from error
+    if not rows or not all(isinstance(r["top1_last"], int | float) and math.isfinite(r["top1_last"]) for r in rows):
+        raise ValueError(f"{path / 'metrics.json'}: finished, but last.top1 is not a number for every network")
+    return rows
+
+
+def _filter_columns(own: dict[str, np.ndarray], baseline: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the baseline-dependent filter columns of one network."""
+    if list(own) != list(baseline):
+        other = sorted(set(own) ^ set(baseline)) or ["in another order"]
+        raise ValueError(f"the conv layers are not those of the baseline cell ({', '.join(other[:3])})")
+    own_l1, baseline_l1 = np.concatenate([*own.values()]), np.concatenate([*baseline.values()])
+    return {
+        f"{name}_{threshold}": value
+        for threshold in THRESHOLDS
+        for name, value in filter_sets(own_l1, baseline_l1, float(threshold)).items()
+    }
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with "" for missing text and NaN for missing numbers, also where it comes from a CSV."""
+    columns = {name: table[name].astype(object).fillna("") if name in TEXT else table[name].astype(float) for name in table}
+    return pd.DataFrame(columns, columns=table.columns)
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Return the mean of the numbers that are there (float64), NaN if none is."""
+    array = np.asarray(values, dtype=float)
+    array = array[~np.isnan(array)]
+    return float(array.mean()) if len(array) else math.nan
+
+
+def _or_none(value: float) -> float | None:
+    """Return None for NaN."""
+    return None if pd.isna(value) else float(value)
+
+
+def _finished(group: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the reported network of the finished cells."""
+    return group[(group["status"] == "finished") & (group["network"] == 0)]
+
+
+def _ordered(part: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
+    """Group the rows of one dataset by (student, teacher, method) as a reader expects them.
+
+    Pairs come as they stand; in a pair first the teacher's baseline, then the student's methods in the order of `METHODS`.
+    """
+    groups = {key: group for key, group in part.groupby(["student", "teacher", "method"], sort=False)}
+    methods = [*METHODS, *(name for name in part["method"].unique() if name not in METHODS)]
+    pupils = list(dict.fromkeys(student for student, _, method in groups if method != "baseline"))
+    order = []
+    for student in [*pupils, *part["student"].unique()]:
+        own = [key for key in groups if key[0] == student]
+        order += [(teacher, "", "baseline") for _, teacher, _ in own if teacher]
+        order += sorted(own, key=lambda key: methods.index(key[2]))
+    return [(key, groups[key]) for key in dict.fromkeys(order) if key in groups]
+
+
+def _ours(group: pd.DataFrame, base: pd.DataFrame) -> dict:
+    """Return our side of a row of the results table."""
+    first, base = _finished(group), _finished(base)
+    name = " ".join(group.iloc[0][["dataset", "model", "method"]])
+    row = {}
+    for column in ("networks", "teachers", "epochs", "protocol"):
+        values = list(dict.fromkeys((first if len(first) else group)[column].dropna()))
+        if len(values) > 1:
+            raise ValueError(f"{name}: seeds differ in {column} ({values}); delete the results of the older config")
+        row[column] = values[0] if values else None
+    last = first["top1_last"].astype(float)
+    row |= mean_interval(last)._asdict()
+    row["predict_low"], row["predict_high"] = prediction_interval(last)
+    if group.iloc[0]["method"] != "baseline":
+        gain = difference(last, base["top1_last"].astype(float))
+        row |= {"gain": gain.difference, "gain_low": gain.low, "gain_high": gain.high, "gain_p": gain.p}
+    row["best_on_test"] = _mean(first["top1_best_on_test"])
+    row["validation_selected"] = _mean(first["top1_validation_selected"])
+    row["top1_last_mean_of_networks"] = _mean(group.loc[group["status"] == "finished", "top1_last"])
+    statuses = group.loc[group["network"] == 0, "status"]
+    others = statuses[statuses != "finished"].value_counts(sort=False)
+    row["status"] = f"{len(first)} of {len(statuses)}"
+    row["status"] += ": " + ", ".join(f"{count} {status}" for status, count in others.items()) if len(others) else ""
+    return row
+
+
+def _published(cell: pd.Series, papers: pd.DataFrame) -> dict:
+    """Return the paper's side of a row of the results table."""
+    found = _matching(cell, papers, "top1")
+    variants = _matching(cell, papers, "top1", variants=True)
+    others = [f"{_value(row)} ({_source(row)})" for _, row in found.iloc[1:].iterrows()]
+    others += [f"{row['method']} {_value(row)} ({_source(row)})" for _, row in variants.iterrows()]
+    row = {"paper": "", "paper_others": "; ".join(others)}
+    if len(found):
+        best = found.iloc[0]
+        row |= {"paper": _value(best), "paper_source": _source(best)}
+        row |= {"paper_mean": best["value"], "paper_sd": best["sd"], "paper_n": best["n"]}
+        baselines = papers[
+            (papers["paper"] == best["paper"])
+            & (papers["dataset"] == best["dataset"])
+            & (papers["model"] == best["model"])
+            & (papers["method"] == "baseline")
+            & (papers["metric"] == "top1")
+        ]
+        same = baselines[baselines["table"] == best["table"]]
+        baselines = same if len(same) else baselines
+        if best["method"] != "baseline" and len(baselines):
+            base = baselines.iloc[0]
+            row |= {"paper_gain": best["value"] - base["value"], "paper_baseline": f"{_value(base)} ({_source(base)})"}
+    return row
+
+
+def _matching(cell: pd.Series, papers: pd.DataFrame, metric: str, variants: bool = False) -> pd.DataFrame:
+    """Return the published numbers of one of our cells, best first.
+
+    Dataset, model, teacher, method and the numbers of networks and teachers must agree. A method's name is compared
+    without its counts ("dgd-1t4s" is dgd). `variants` asks for the same method by another recipe ("grafting-dlr").
+    """
+    dataset = cell["dataset"].removeprefix("imagefolder-").lower()
+    method = _family(cell["method"])
+    families = papers["method"].map(_family)
+    same = families.str.startswith(f"{method}-") if variants else families == method
+    return papers[
+        same
+        & (papers["metric"] == metric)
+        & (papers["dataset"] == dataset)
+        & (papers["model"] == cell["student"])
+        & (papers["teacher"].fillna("") == cell["teacher"])
+        & (papers["networks"] == cell["networks"])
+        & (papers["teachers"] == cell["teachers"])
+    ]
+
+
+def _family(method: str) -> str:
+    """Return a method's name without the numbers of teachers and students: "dgd-1t4s" and "grafting-4" lose their end."""
+    return re.sub(r"-(\d+t\d+s|\d+)$", "", method)
+
+
+def _value(row: pd.Series) -> str:
+    """Return a published value as "mean ± sd (n=5)", as far as given."""
+    text = f"{row['value']:.2f}"
+    text += f" ± {row['sd']:.2f}" if pd.notna(row["sd"]) else ""
+    return text + (f" (n={int(row['n'])})" if pd.notna(row["n"]) else "")
+
+
+def _source(row: pd.Series) -> str:
+    """Return where a published value stands."""
+    return f"{row['paper']}, {row['table']}"
+
+
+def _pair(row: tuple) -> str:
+    """Return "student ← teacher", or the student alone."""
+    return f"{row.student} ← {row.teacher}" if row.teacher else row.student
+
+
+def _results_text(row: tuple) -> dict[str, str]:
+    """Return the readable form of one row of the results table."""
+    ours = "" if not row.n else f"{row.mean:.2f}" + (f" ± {row.sd:.2f}" if row.n > 1 else "") + f" (n={int(row.n)})"
+    ours += f" [{row.low:.1f}, {row.high:.1f}]" if row.n > 1 else ""
+    gain = "" if pd.isna(row.gain) else f"{row.gain:+.2f}"
+    gain += "" if pd.isna(row.gain_low) else f" [{row.gain_low:+.2f}, {row.gain_high:+.2f}]"
+    return {
+        "data set": row.dataset,
+        "student ← teacher": _pair(row) + (" (teacher)" if row.role == "teacher" else ""),
+        "method": row.method,
+        "paper": row.paper,
+        "ours, last epoch": ours,
+        "gain": gain,
+        "paper gain": _number(row.paper_gain, "+.2f"),
+        "p (Holm)": _number(row.gain_p_holm, ".3f"),
+        "verdict": row.verdict,
+        "validation-selected": _number(row.validation_selected),
+        "best on test": _number(row.best_on_test),
+        "seeds": row.status,
+    }
+
+
+def _filters_text(row: tuple) -> dict[str, str]:
+    """Return the readable form of one row of the filters table."""
+
+    def both(valid: float, invalid: float, form: str = ".3f") -> str:
+        return "" if pd.isna(valid) and pd.isna(invalid) else f"{_number(valid, form, '–')} / {_number(invalid, form, '–')}"
+
+    spread = "" if pd.isna(row.invalid_ratio_sd) else f" ± {row.invalid_ratio_sd:.3f}"
+    paper_sets = both(row.paper_mean_l1_valid, row.paper_mean_l1_invalid)
+    if pd.notna(row.paper_valid_count):
+        paper_sets += f" ({int(row.paper_valid_count)} / {int(row.paper_invalid_count)})"
+    return {
+        "data set": row.dataset,
+        "student ← teacher": _pair(row),
+        "method": row.method,
+        "threshold": f"{row.threshold:g}",
+        "invalid ratio": "" if pd.isna(row.invalid_ratio) else _number(row.invalid_ratio, ".3f") + spread,
+        "baseline's valid / invalid": both(row.baseline_valid, row.baseline_invalid, ".1f"),
+        "mean L1 valid / invalid, by rank": both(row.mean_l1_valid_rank, row.mean_l1_invalid_rank),
+        "by position": both(row.mean_l1_valid_position, row.mean_l1_invalid_position),
+        "paper, mean L1 (counts)": paper_sets,
+        "paper, invalid ratio": _number(row.paper_invalid_ratio, ".3f"),
+        "n": str(int(row.n)),
+    }
+
+
+def _number(value: float, form: str = ".2f", empty: str = "") -> str:
+    """Return a number in its form, `empty` for NaN."""
+    return empty if pd.isna(value) else format(value, form)
+
+
+def _notes(frame: pd.DataFrame) -> list[str]:
+    """Return the notes that a reader needs under a table."""
+    if "verdict" in frame:
+        frame = _typed(frame)
+        recipes = frame[["protocol", "epochs"]].dropna().drop_duplicates()
+        notes = [
+            "Top-1 accuracy on the test split in percent, of the first network of the group, at the last epoch: mean ± "
+            "standard deviation over n seeds, and the 95 % t-interval of the mean. Best on test (the maximum over epochs, "
+            "chosen on the test split itself) stands beside it for comparison with code that reports it, never instead.",
+            "Gain: over the baseline of the same student, with Welch's 95 % interval; p: Welch's test, Holm-corrected over "
+            "the rows of this table. Paper gain: over the baseline of the same published table, where there is one.",
+            "Verdict, with [lo, hi] the interval of the gain and g the published gain: reproduced if lo > 0 and hi ≥ g; "
+            "direction only if lo > 0 and hi < g, or if lo > 0 and no gain was published for this cell; not reproduced if "
+            "lo ≤ 0 and hi < g, or if hi < 0; inconclusive otherwise, and always with fewer than two seeds. Verdicts are "
+            "not corrected for their number.",
+            "Ours: " + "; ".join(f"protocol {row.protocol}, {int(row.epochs)} epochs" for row in recipes.itertuples()) + ".",
+        ]
+        others = frame[frame["paper_others"] != ""]
+        return notes + [
+            f"Also published for {row.dataset}, {_pair(row)}, {row.method}: {row.paper_others}." for row in others.itertuples()
+        ]
+    if "threshold" in frame:
+        return [
+            "First network of the group at the last epoch, means over n seeds. A filter is invalid if its L1 norm is not "
+            "above the threshold; the invalid ratio counts the network's own filters.",
+            "Mean L1 norms: how many filters are valid and invalid is fixed by the baseline of the same student and seed. "
+            "By rank: its number of invalid filters, the smallest of this network. By position: the filters at the "
+            "baseline's own invalid positions. A dash is an empty set.",
+        ]
+    return []

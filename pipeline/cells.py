@@ -1,0 +1,51 @@
+"""Write cells.yaml, DVC's names of all cells: `python -m pipeline.cells [config/quick.yaml ...]`, all of config/*.yaml by default."""
+
+import argparse
+import os
+from pathlib import Path
+
+import yaml
+
+from dgd.config import ConfigError, cells
+from pipeline.config import load
+
+HEADER = "# Written by `python -m pipeline.cells` from config/*.yaml; a test holds it to them. Names for `dvc repro 'cell@<name>'`.\n"
+
+
+def names(paths) -> dict[str, dict]:
+    """Name of a cell (benchmark-dataset-model-method-seed) -> its config file and folder.
+
+    Raises:
+        ConfigError: Two configs have a cell of one name.
+    """
+    found = {}
+    for path in paths:
+        config = load(path)
+        for cell in cells(config):
+            *parts, seed = cell["path"].split("/")
+            name = "-".join([*parts, seed.removeprefix("seed")])
+            if name in found:
+                raise ConfigError(f"{path}: cell {name} is in {found[name]['config']} too; rename the benchmark")
+            found[name] = {"config": Path(path).as_posix(), "folder": f"{config['results']}/{cell['path']}"}
+    return found
+
+
+def render(paths) -> str:
+    """The text of cells.yaml."""
+    return HEADER + yaml.safe_dump({"cells": names(paths)}, sort_keys=True)
+
+
+def main(argv=None):
+    """Write cells.yaml from the benchmarks' configs."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("configs", nargs="*", type=Path, help="default: config/*.yaml")
+    parser.add_argument("--out", type=Path, default=Path("cells.yaml"))
+    args = parser.parse_args(argv)
+    text = render(args.configs or sorted(Path("config").glob("*.yaml")))
+    partial = args.out.with_name(args.out.name + ".part")
+    partial.write_text(text)
+    os.replace(partial, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Checks a benchmark's config against the schema and fills in its defaults; needs no torch."""
+
+import difflib
+from copy import deepcopy
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+from dgd import config as semantics
+from dgd.config import ConfigError
+
+SCHEMA = Path(__file__).parent / "schemas" / "config.schema.yaml"
+WORDS = {
+    "string": "a text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping of keys",
+    "null": "null",
+}
+LIMITS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "exclusiveMaximum": "below",
+    "pattern": "a name of letters, digits, `_`, `-`, `.` that matches",
+}
+
+
+def schema() -> dict:
+    """The schema of a benchmark's config."""
+    return yaml.safe_load(SCHEMA.read_text())
+
+
+def resolve(config: dict, source: str) -> dict:
+    """Check a config and write every default out.
+
+    Args:
+        config: A benchmark as read from its YAML.
+        source: The file's name, for the messages.
+
+    Returns:
+        The filled config, a new object.
+
+    Raises:
+        ConfigError: One line for each mistake: the file, the key, and what would be right.
+    """
+    rules = schema()
+    errors = jsonschema.Draft202012Validator(rules).iter_errors(config)
+    lines = [line for error in sorted(errors, key=lambda e: [str(p) for p in e.absolute_path]) for line in _say(error)]
+    if lines:
+        raise ConfigError("\n".join(f"{source}: {line}" for line in lines))
+    semantics.check(config, source)
+    return _fill(config, rules)
+
+
+def load(path: str | Path) -> dict:
+    """Read, check and fill a benchmark's YAML; raises `ConfigError` as `resolve` does."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    config = yaml.safe_load(path.read_text())
+    return resolve(config, str(path))
+
+
+def _fill(config: dict, rules: dict) -> dict:
+    filled = {}
+    for key, rule in rules["properties"].items():
+        if key not in config and "default" not in rule:
+            continue
+        value = deepcopy(config.get(key, rule.get("default")))
+        filled[key] = _fill(value, rule) if "properties" in rule else value
+    return filled
+
+
+def _say(error: jsonschema.ValidationError) -> list[str]:
+    """The mistake in plain words; one line for each unknown or missing key."""
+    where = _name(error.absolute_path)
+    value, wanted, rule = error.instance, error.validator_value, error.validator
+    prefix = f"{where}." if where else ""
+    if rule == "additionalProperties":
+        known = list(error.schema["properties"])
+        return [f"{prefix}{key}: unknown key{_nearest(key, known)}" for key in value if key not in known]
+    if rule == "required":
+        return [f"{prefix}{key} is missing" for key in wanted if key not in value]
+    if rule == "type":
+        words = " or ".join(WORDS[t] for t in ([wanted] if isinstance(wanted, str) else wanted))
+        return [f"{where or 'a benchmark'} is {value!r}; it must be {words}{_number_hint(value, words)}"]
+    if rule == "enum":
+        near = _nearest(str(value), [str(w) for w in wanted])
+        return [f"{where} is {value!r}; it must be one of {', '.join(map(str, wanted))}{near}"]
+    if rule in LIMITS:
+        return [f"{where} is {value!r}; it must be {LIMITS[rule]} {wanted}"]
+    if rule == "minItems":
+        return [f"{where} is empty; it needs at least {wanted}"]
+    if rule == "uniqueItems":
+        return [f"{where} is {value!r}; an item is there twice"]
+    if rule in ("minProperties", "maxProperties"):
+        return [f"{where} is {value!r}; it must be a name or one `name: {{base: ..., ...}}` mapping"]
+    return [f"{where}: {error.message}"]
+
+
+def _name(path) -> str:
+    """`recipe.lr`, `pairs[0].student`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+
+
+def _number_hint(value, words: str) -> str:
+    """YAML reads 5e-4 as a text; say so instead of leaving the reader to wonder."""
+    if isinstance(value, str) and "number" in words:
+        try:
+            float(value)
+        except ValueError:
+            return ""
+        return f" (YAML takes {value} for a text, write {float(value)!r})"
+    return ""

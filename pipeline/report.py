@@ -1,0 +1,104 @@
+"""Write the report: `python -m pipeline.report --config '<resolved config as JSON>' --out results/quick/report.html`."""
+
+import argparse
+import base64
+import html
+import json
+import os
+from itertools import groupby
+from pathlib import Path
+
+import jinja2
+import yaml
+
+from dgd.config import cells
+
+PAGE = Path(__file__).parent / "report" / "page.html"
+
+
+def main(argv=None):
+    """Put tables, figures, config and provenance of a benchmark on one page that needs no other file and no network."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--config", type=json.loads, required=True, help="a resolved config, as JSON")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    folder = args.out.parent
+    rows = [_row(Path(args.config["results"]), cell["path"]) for cell in cells(args.config)]
+    page = jinja2.Template(PAGE.read_text(), autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
+        benchmark=args.config["benchmark"],
+        config=yaml.safe_dump(args.config, sort_keys=False),
+        tables=[(name, to_html((folder / "tables" / f"{name}.md").read_text())) for name in ("results", "filters")],
+        figures=[(path.stem, _data_uri(path)) for path in sorted((folder / "figures").glob("*.svg"))],
+        cells=rows,
+        seconds=sum(row["seconds"] for row in rows),
+        facts=_facts([row["provenance"] for row in rows]),
+    )
+    partial = args.out.with_name(args.out.name + ".part")
+    partial.write_text(page)
+    os.replace(partial, args.out)
+
+
+def to_html(markdown: str) -> jinja2.filters.Markup:
+    """Markdown as our tables use it, headings, pipe tables and paragraphs, as HTML."""
+    parts = []
+    for is_table, group in groupby(markdown.strip().splitlines(), key=lambda line: line.startswith("|")):
+        if is_table:
+            head, _, *body = [[html.escape(c.strip()) for c in line.strip().strip("|").split("|")] for line in group]
+            parts.append("<div class='wide'><table><tr>" + "".join(f"<th>{c}</th>" for c in head) + "</tr>")
+            parts += ["<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in body]
+            parts.append("</table></div>")
+        else:
+            text = "\n".join(group)
+            parts += [_block(block) for block in text.split("\n\n") if block.strip()]
+    return jinja2.filters.Markup("\n".join(parts))
+
+
+def _block(text: str) -> str:
+    text = text.strip()
+    if text.startswith("#"):
+        return f"<h3>{html.escape(text.lstrip('# '))}</h3>"
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _row(results: Path, path: str) -> dict:
+    """A cell's line in the report; its number, and what produced it."""
+    metrics = json.loads((results / path / "metrics.json").read_text())
+    provenance = json.loads((results / path / "provenance.json").read_text())
+    done = metrics["status"] == "finished"
+    return {
+        "path": path,
+        "status": metrics["status"],
+        "error": metrics.get("error", ""),
+        "top1": f"{metrics['networks'][0]['last']['top1']:.2f}" if done else "",
+        "seconds": metrics["timings"]["seconds"] if done else 0.0,
+        "provenance": provenance,
+    }
+
+
+def _facts(records: list[dict]) -> list[tuple[str, str, int]]:
+    """(what, value, number of cells) of everything that should be one and the same in all cells."""
+    found = {}
+    for record in records:
+        machine, git = record["machine"], record["git"] or {}
+        gpu = (machine["gpu"] or {}).get("name", "none")
+        commit = git.get("commit") or "not in a repository"
+        for what, value in {
+            "code (SHA-256)": record["code_sha256"],
+            "commit": commit + (" and uncommitted changes" if git.get("dirty") else ""),
+            "Python": record["python"],
+            "packages": ", ".join(f"{name} {number}" for name, number in record["packages"].items()),
+            "CPU": f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads a cell",
+            "GPU": gpu,
+            "host": machine["host"],
+        }.items():
+            found[what, value] = found.get((what, value), 0) + 1
+    order = list(dict.fromkeys(what for what, _ in found))
+    return [(what, value, n) for (what, value), n in sorted(found.items(), key=lambda item: order.index(item[0][0]))]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""
+This part of the workflow turns a data set into uint8 tensors with a checksummed manifest.
+
+REQUIRED INPUTS:
+
+    <data.dir>/                 archives or extracted files of the data set; nothing for `digits`,
+                                which scikit-learn holds; a download only where nothing is there
+
+OUTPUTS:
+
+    <data.dir>/prepared/<benchmark>/<dataset>/images.safetensors
+    <data.dir>/prepared/<benchmark>/<dataset>/manifest.json
+"""
+
+
+rule prepare:
+    """Preparing a data set: checked, split, written as tensors."""
+    output:
+        images=f"{PREPARED}/{{dataset}}/images.safetensors",
+        manifest=f"{PREPARED}/{{dataset}}/manifest.json",
+    log:
+        f"{BENCHMARK}/logs/prepare-{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARK}/logs/prepare-{{dataset}}.usage.tsv"
+    wildcard_constraints:
+        dataset=one_of(DATASETS),
+    params:
+        dataset=lambda wildcards: DATASETS[wildcards.dataset],
+        data=json.dumps(CONFIG["data"], sort_keys=True),
+        out=lambda wildcards: f"{PREPARED}/{wildcards.dataset}",
+        src=fingerprint("dgd/data", "pipeline/prepare.py"),
+    threads: 1
+    resources:
+        mem_mb=4000,
+    conda:
+        "../../envs/train.yaml"
+    message:
+        "preparing {wildcards.dataset}"
+    shell:
+        "exec &> >(tee {log:q}); "
+        "python -m pipeline.prepare --dataset {params.dataset:q} --data {params.data:q} --out {params.out:q}"

@@ -1,0 +1,142 @@
+"""
+This part of the workflow reads the cells and writes tables, figures and the report. It trains nothing.
+
+REQUIRED INPUTS:
+
+    <results>/<cell>/metrics.json, history.csv, filters.npz    of every cell of the benchmark
+    papers/*.yaml                                              published numbers
+
+OUTPUTS, in <results>/<benchmark>/:
+
+    cells.csv           a row a cell and network
+    tables/             results and filters, as Markdown, CSV and LaTeX
+    figures/            learning curves and filter norms, as SVG and PNG
+    report.html         all of it on one page
+"""
+
+PAPERS = expand("papers/{name}.yaml", name=CONFIG["papers"])
+
+
+rule collect:
+    """Collecting every cell's numbers in one tidy table."""
+    input:
+        expand(f"{RESULTS}/{{cell}}/{{file}}", cell=CELLS, file=("metrics.json", "filters.npz")),
+    output:
+        f"{BENCHMARK}/cells.csv",
+    log:
+        f"{BENCHMARK}/logs/collect.log",
+    params:
+        config=RESOLVED,
+        src=fingerprint("dgd/tables.py", "pipeline/collect.py"),
+    threads: 1
+    resources:
+        mem_mb=1000,
+    conda:
+        "../../envs/tables.yaml"
+    message:
+        "collecting {BENCHMARK}"
+    shell:
+        "python -m pipeline.collect --config {params.config:q} --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule tabulate:
+    """Setting our numbers beside the papers'."""
+    input:
+        cells=rules.collect.output,
+        papers=PAPERS,
+    output:
+        report(
+            f"{BENCHMARK}/tables/results.md",
+            caption="../report/results.rst",
+            category="Tables",
+            labels={"table": "results", "format": "Markdown"},
+        ),
+        report(
+            f"{BENCHMARK}/tables/results.csv",
+            caption="../report/results.rst",
+            category="Tables",
+            labels={"table": "results", "format": "CSV"},
+        ),
+        f"{BENCHMARK}/tables/results.tex",
+        report(
+            f"{BENCHMARK}/tables/filters.md",
+            caption="../report/filters.rst",
+            category="Tables",
+            labels={"table": "filters", "format": "Markdown"},
+        ),
+        report(
+            f"{BENCHMARK}/tables/filters.csv",
+            caption="../report/filters.rst",
+            category="Tables",
+            labels={"table": "filters", "format": "CSV"},
+        ),
+        f"{BENCHMARK}/tables/filters.tex",
+    log:
+        f"{BENCHMARK}/logs/tabulate.log",
+    params:
+        out=f"{BENCHMARK}/tables",
+        src=fingerprint("dgd/tables.py", "dgd/statistics.py", "pipeline/tabulate.py"),
+    threads: 1
+    resources:
+        mem_mb=1000,
+    conda:
+        "../../envs/tables.yaml"
+    message:
+        "tabulating {BENCHMARK}"
+    shell:
+        "python -m pipeline.tabulate --cells {input.cells:q} --papers {input.papers:q} --out {params.out:q} "
+        "2>&1 | tee {log:q}"
+
+
+rule plot:
+    """Plotting learning curves and filter norms."""
+    input:
+        cells=rules.collect.output,
+        histories=expand(f"{RESULTS}/{{cell}}/history.csv", cell=CELLS),
+        filters=expand(f"{RESULTS}/{{cell}}/filters.npz", cell=CELLS),
+    output:
+        report(
+            directory(f"{BENCHMARK}/figures"),
+            patterns=["{figure}.svg"],
+            caption="../report/figures.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+    log:
+        f"{BENCHMARK}/logs/plot.log",
+    params:
+        folder=BENCHMARK,
+        src=fingerprint("dgd/figures.py", "dgd/tables.py", "pipeline/plot.py"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+    conda:
+        "../../envs/tables.yaml"
+    message:
+        "plotting {BENCHMARK}"
+    shell:
+        "python -m pipeline.plot --folder {params.folder:q} --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule report:
+    """Putting tables, figures, config and provenance on one page."""
+    input:
+        tables=rules.tabulate.output,
+        figures=rules.plot.output,
+        provenance=expand(f"{RESULTS}/{{cell}}/provenance.json", cell=CELLS),
+    output:
+        report(f"{BENCHMARK}/report.html", caption="../report/report.rst", category="Report"),
+    log:
+        f"{BENCHMARK}/logs/report.log",
+    params:
+        config=RESOLVED,
+        src=fingerprint("pipeline/report.py", "pipeline/report/page.html"),
+    threads: 1
+    resources:
+        mem_mb=1000,
+    conda:
+        "../../envs/tables.yaml"
+    message:
+        "writing {output}"
+    shell:
+        "python -m pipeline.report --config {params.config:q} --out {output:q} 2>&1 | tee {log:q}"

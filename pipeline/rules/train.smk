@@ -1,0 +1,76 @@
+"""
+This part of the workflow trains cells. A teacher is a `baseline` cell of another model: the same rule, run earlier.
+
+REQUIRED INPUTS:
+
+    <data.dir>/prepared/<benchmark>/<dataset>/     the prepared data set
+    <results>/<teacher's cell>/model.safetensors   for methods with teachers
+
+OUTPUTS, in <results>/<benchmark>/<dataset>/<model>/<method>/seed<k>/:
+
+    metrics.json        accuracies, filter statistics, timings
+    history.csv         an epoch a row
+    config.yaml         the resolved cell
+    provenance.json     code, environment, data and command
+    predictions.npz     predictions on the test set
+    filters.npz         norms and entropies of the filters
+    model.safetensors   weights of every network of the group
+"""
+
+
+def teachers_of(wildcards):
+    """Weights of the cells that this cell learns from."""
+    return [f"{RESULTS}/{path}/model.safetensors" for path in CELLS[wildcards.cell]["teachers"]]
+
+
+def data_of(wildcards):
+    """Folder of the prepared data set that this cell trains on."""
+    return f"{PREPARED}/{CELLS[wildcards.cell]['slug']}"
+
+
+rule train:
+    """Training a cell: one method, one student, one seed."""
+    input:
+        images=lambda wildcards: f"{data_of(wildcards)}/images.safetensors",
+        manifest=lambda wildcards: f"{data_of(wildcards)}/manifest.json",
+        teachers=teachers_of,
+    output:
+        metrics=f"{RESULTS}/{{cell}}/metrics.json",
+        history=f"{RESULTS}/{{cell}}/history.csv",
+        config=f"{RESULTS}/{{cell}}/config.yaml",
+        provenance=f"{RESULTS}/{{cell}}/provenance.json",
+        predictions=f"{RESULTS}/{{cell}}/predictions.npz",
+        filters=f"{RESULTS}/{{cell}}/filters.npz",
+        model=f"{RESULTS}/{{cell}}/model.safetensors",
+    log:
+        f"{RESULTS}/{{cell}}/train.log",
+    benchmark:
+        f"{RESULTS}/{{cell}}/usage.tsv"
+    wildcard_constraints:
+        cell=one_of(path for path in CELLS if path not in TEACHERS),
+    params:
+        cell=lambda wildcards: json.dumps(CELLS[wildcards.cell], sort_keys=True),
+        data=data_of,
+        results=RESULTS,
+        src=provenance.code_hash() + fingerprint("pipeline/train.py"),
+    threads: CONFIG["recipe"]["threads"]
+    resources:
+        gpu=gpus(),
+        mem_mb=4000,
+    conda:
+        "../../envs/train.yaml"
+    message:
+        "training {wildcards.cell}"
+    shell:
+        # The progress bars go to the log; the line at the end goes to the terminal too.
+        "OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} "
+        "python -m pipeline.train --cell {params.cell:q} --data {params.data:q} --results {params.results:q} "
+        "2> {log:q} | tee -a {log:q}"
+
+
+use rule train as teacher with:
+    wildcard_constraints:
+        cell=one_of(TEACHERS),
+    message:
+        "training the teacher {wildcards.cell}"
+    priority: 1

@@ -1,0 +1,255 @@
+"""The published numbers in papers/: shape, plausibility, and golden rows typed a second time."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dgd.tables import PAPER_ROW, read_papers
+
+PAPERS = Path(__file__).parent.parent / "papers"
+FILES = sorted(PAPERS.glob("*.yaml"))
+COUNTS = {
+    "dgd": {
+        "Table 7": 38,  # 2 data sets x 2 thresholds x (2 counts + 3 methods x 2 means) + 6 accuracies
+        "Table 8": 12,
+        "Table 9": 20,
+        "Table 10": 5,
+        "Figure accuracy curve": 32,
+        "Figure filter L1": 8,
+    },
+    "filter-grafting": {
+        "scion source": 8,
+        "L1 against entropy": 24,
+        "README dlr": 8,
+        "comparison with other methods": 28,
+        "number of networks": 14,
+        "ImageNet": 12,
+        "re-identification": 24,
+        "README invalid filters": 10,
+        "Figure l1_threshold": 8,
+        "Figure entropy_compare": 6,
+        "README A and c": 24,
+        "README leaky ReLU": 12,
+        "README VGG": 6,
+    },
+}
+# Range of each metric: (lowest, highest).
+METRICS = {
+    "top1": (40, 100),
+    "top1_at_epoch": (5, 100),
+    "top1_max": (40, 100),
+    "top5": (80, 100),
+    "map": (40, 100),
+    "rank1": (40, 100),
+    "mean_l1": (0, 50),
+    "median_l1": (0, 50),
+    "max_l1": (0, 100),
+    "mean_l1_valid": (1, 50),
+    "mean_l1_invalid": (0, 5),
+    "valid_count": (1, 17088),
+    "invalid_count": (1, 17088),
+    "filters": (100, 20000),
+    "invalid_ratio": (0, 1),
+    "near_zero_weights_ratio": (0, 1),
+    "entropy_sum": (0, 53 * 2.303),  # 53 layers of at most ln 10
+}
+R32, R56, R110, MBV2 = "cifar_resnet32", "cifar_resnet56", "cifar_resnet110", "cifar_mobilenetv2"
+
+
+@pytest.fixture(scope="module", params=FILES, ids=lambda path: path.stem)
+def document(request):
+    return yaml.safe_load(request.param.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def published():
+    return read_papers([PAPERS / "dgd.yaml", PAPERS / "filter-grafting.yaml"])
+
+
+def lookup(published, **wanted):
+    """Return the one row that fits, as a dict."""
+    rows = published
+    for field, value in wanted.items():
+        rows = rows[rows[field].isna() if value is None else rows[field] == value]
+    assert len(rows) == 1, f"{len(rows)} rows fit {wanted}"
+    return rows.iloc[0]
+
+
+def test_both_papers_are_there():
+    assert [path.stem for path in FILES] == ["dgd", "filter-grafting"]
+
+
+def test_headers(document):
+    assert re.fullmatch(r"\d{4}\.\d{5}", document["arxiv"])
+    for key in ("paper", "title", "authors", "version", "citation", "headline", "results", "reruns"):
+        assert key in document
+    assert len(document["authors"]) == 7
+    assert document["arxiv"] in document["citation"]
+    assert "http" not in document["citation"]
+
+
+def test_ids_are_unique_and_plain(document):
+    ids = [row["id"] for row in document["results"] + document["reruns"]]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[a-z0-9._-]+", name) for name in ids)
+
+
+def test_rows_are_typed_and_plausible(document):
+    for row in document["results"] + document["reruns"]:
+        low, high = METRICS[row["metric"]]
+        assert low <= row["value"] <= high, row
+        assert 0 < row.get("sd", 0.1) < 1, row
+        assert row.get("n", 5) == 5, row
+        assert row.get("threshold", 1) in (1, 0.1, 0.01, 0.001), row
+        assert 0 <= row.get("epoch", 0) < 200, row
+        assert (row.get("teacher") is not None) == (row["teachers"] > 0), row
+        assert row["networks"] >= 1, row
+        assert row["networks"] == 1 or row["method"] not in ("baseline", "kd"), row
+        assert row["dataset"] in ("cifar10", "cifar100", "imagenet", "market1501", "dukemtmc", None), row
+        ending = re.search(r"-(?:(\d+)t)?(\d+)s?$", row["method"])  # counts in a name are those of the row
+        if ending and "-c" not in row["method"]:
+            assert int(ending[2]) == row["networks"], row
+            assert int(ending[1] or 0) == row["teachers"], row
+
+
+def test_counts_by_table(document):
+    found = {}
+    for row in document["results"]:
+        found[row["table"]] = found.get(row["table"], 0) + 1
+    assert found == COUNTS[document["paper"]]
+    assert set(found) == set(document["headline"])
+    assert len(document["reruns"]) == {"dgd": 0, "filter-grafting": 33}[document["paper"]]
+    assert all("who" in row for row in document["reruns"])
+
+
+@pytest.mark.parametrize(
+    ("model", "teacher", "method", "value", "sd"),
+    [
+        (R32, None, "baseline", 69.87, 0.42),
+        (R32, None, "grafting", 70.76, 0.33),
+        (R32, R56, "kd", 72.31, 0.23),
+        (R32, R56, "dgd", 72.69, 0.26),
+        (R56, None, "baseline", 71.87, 0.42),
+        (R56, None, "grafting", 72.00, 0.03),
+        (R56, R110, "kd", 73.42, 0.29),
+        (R56, R110, "dgd", 74.28, 0.19),
+        (MBV2, None, "baseline", 72.40, 0.32),
+        (MBV2, None, "grafting", 73.79, 0.18),
+        (MBV2, R110, "kd", 74.98, 0.14),
+        (MBV2, R110, "dgd", 75.55, 0.03),
+    ],
+)
+def test_table_8(published, model, teacher, method, value, sd):
+    row = lookup(published, table="Table 8", dataset="cifar100", model=model, teacher=teacher, method=method)
+    assert (row["value"], row["sd"], row["n"]) == (value, sd, 5)
+
+
+@pytest.mark.parametrize(
+    ("table", "dataset", "threshold", "method", "valid", "invalid"),
+    [
+        ("Table 7", "cifar10", 0.1, "baseline", 6.982, 0.003),
+        ("Table 7", "cifar10", 0.1, "kd", 13.648, 0.000),
+        ("Table 7", "cifar10", 0.1, "grafting", 6.427, 1.633),
+        ("Table 7", "cifar10", 1, "grafting", 6.460, 1.757),
+        ("Table 7", "cifar100", 0.1, "kd", 26.914, 0.000),
+        ("Table 7", "cifar100", 1, "baseline", 12.126, 0.075),
+        ("Table 7", "cifar100", 1, "grafting", 10.830, 1.879),
+        ("Table 9", "cifar10", 0.1, "dgd", 12.117, 1.385),
+        ("Table 9", "cifar10", 1, "dgd", 12.191, 1.635),
+        ("Table 9", "cifar100", 0.1, "dgd", 18.064, 0.654),
+        ("Table 9", "cifar100", 1, "dgd", 18.119, 0.842),
+    ],
+)
+def test_tables_7_and_9(published, table, dataset, threshold, method, valid, invalid):
+    where = {"table": table, "dataset": dataset, "model": R56, "threshold": threshold, "method": method}
+    assert lookup(published, metric="mean_l1_valid", **where)["value"] == valid
+    assert lookup(published, metric="mean_l1_invalid", **where)["value"] == invalid
+
+
+@pytest.mark.parametrize(
+    ("wanted", "value"),
+    [
+        ({"id": "dgd-t7-c10-r56-valid-count-0.1"}, 1936),
+        ({"id": "dgd-t7-c10-r56-invalid-count-1"}, 112),
+        ({"id": "dgd-t7-c100-r56-invalid-count-0.1"}, 64),
+        ({"table": "Table 7", "dataset": "cifar100", "method": "grafting", "metric": "top1"}, 72.60),
+        ({"table": "Table 9", "dataset": "cifar100", "method": "dgd", "metric": "top1"}, 73.37),
+        ({"table": "Table 10", "networks": 6}, 76.85),
+        ({"table": "Table 10", "teachers": 3}, 76.44),
+        ({"table": "Figure accuracy curve", "method": "dgd", "metric": "top1"}, 75.24),
+        ({"table": "Figure accuracy curve", "method": "kd", "epoch": 0}, 9.5),
+        ({"table": "Figure filter L1", "method": "baseline", "metric": "invalid_count"}, 104),
+        ({"table": "L1 against entropy", "dataset": "cifar10", "model": R32, "method": "grafting"}, 93.33),
+        ({"table": "L1 against entropy", "dataset": "cifar100", "model": R56, "method": "grafting-l1"}, 72.73),
+        ({"table": "README dlr", "dataset": "cifar100", "model": R110}, 75.27),
+        ({"table": "scion source", "dataset": "cifar100", "method": "noise"}, 72.34),
+        ({"table": "comparison with other methods", "dataset": "cifar100", "model": R110, "method": "repr"}, 73.60),
+        ({"table": "comparison with other methods", "dataset": "cifar10", "model": "wrn_28_10", "method": "dml"}, 95.66),
+        ({"table": "number of networks", "dataset": "cifar100", "method": "grafting-dlr-6"}, 78.32),
+        ({"table": "ImageNet", "model": "resnet50", "method": "grafting-dlr", "metric": "top1"}, 76.76),
+        ({"id": "fg-reid-duke-resnet50-2-map"}, 60.8),
+        ({"id": "fg-invalid-mbv2-grafting-0.01"}, 8492),
+        ({"table": "Figure l1_threshold", "method": "grafting", "threshold": 0.1}, 0.091),
+        ({"table": "Figure entropy_compare", "networks": 8}, 77.34),
+        ({"dataset": "cifar100", "method": "grafting-a0.4-c500"}, 72.38),
+        ({"dataset": "cifar10", "method": "grafting-a0-c100"}, 93.40),
+        ({"table": "README leaky ReLU", "id": "fg-leaky-c100-cifar_resnet110_leaky_relu-grafting"}, 73.82),
+        ({"table": "README VGG", "dataset": "cifar10", "method": "grafting-filter"}, 94.26),
+    ],
+)
+def test_golden_rows(published, wanted, value):
+    assert lookup(published, **wanted)["value"] == value
+
+
+def test_golden_reruns():
+    reruns = read_papers([PAPERS / "filter-grafting.yaml"], "reruns")
+    assert lookup(reruns, id="fg-rerun-17-mbv2-single-lr0.05")["value"] == 94.35
+    assert lookup(reruns, id="fg-rerun-17-mbv2-author-lr0.02")["value"] == 94.03
+    assert lookup(reruns, id="fg-rerun-5-r32-author")["value"] == 71.05
+    assert lookup(reruns, source="issue 7", method="grafting")["value"] == 72.80
+
+
+def test_headline_orders_the_tables(published):
+    cell = (published["dataset"] == "cifar100") & (published["model"] == R56) & (published["metric"] == "top1")
+    rows = published[cell & (published["method"] == "grafting")]
+    assert rows["value"].tolist() == [72.00, 72.60, 73.09]  # Table 8, Table 7, the other paper
+
+
+ROW = dict(id="a", table="t", dataset="cifar10", model="m", method="kd", networks=1, teachers=0, metric="top1", value=90.0)
+ROW |= {"source": "t"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"value": "90"}, "value must be float, got '90'"),
+        ({"networks": 1.5}, "networks must be int"),
+        ({"networks": True}, "networks must be int"),
+        ({"model": None}, "model must be str"),
+        ({"colour": 1}, "unknown fields \\['colour'\\]"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, change, message):
+    path = tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump({"paper": "p", "headline": ["t"], "results": [ROW | change]}))
+    with pytest.raises(ValueError, match=f"p.yaml: row 'a': .*{message}"):
+        read_papers([path])
+
+
+def test_double_ids_missing_fields_and_missing_keys_are_named(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump({"paper": "p", "headline": ["t"], "results": [ROW, ROW]}))
+    with pytest.raises(ValueError, match="id 'a' is already used"):
+        read_papers([path])
+    path.write_text(yaml.safe_dump({"paper": "p", "headline": ["t"], "results": [{"id": "a"}]}))
+    with pytest.raises(ValueError, match=r"missing fields .*'value'"):
+        read_papers([path])
+    path.write_text("paper: p\n")
+    with pytest.raises(ValueError, match="no key 'headline'"):
+        read_papers([path])
+
+
+def test_every_field_has_a_type(document):
+    assert {field for row in document["results"] for field in row} <= set(PAPER_ROW)

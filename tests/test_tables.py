@@ -1,0 +1,431 @@
+"""Collecting cells and setting them beside published numbers. Every number of the fixtures is made up."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dgd import statistics
+from dgd.tables import (
+    COLUMNS,
+    collect,
+    filter_sets,
+    filters_table,
+    markdown,
+    read_papers,
+    replace_file,
+    results_table,
+    write,
+)
+
+PAPERS = [Path(__file__).parent.parent / "papers" / f"{name}.yaml" for name in ("dgd", "filter-grafting")]
+R56, R110 = "cifar_resnet56", "cifar_resnet110"
+NETWORKS = {"grafting": (2, 0), "kd": (1, 1), "dgd": (2, 1), "dgd-1t4s": (4, 1)}
+
+
+def cell_of(method="baseline", seed=0, student=R56, teacher=None, dataset="cifar100", model=None):
+    """Return the `cell` entry of metrics.json."""
+    networks, teachers = NETWORKS.get(method, (1, 0))
+    return {
+        "benchmark": "fake",
+        "dataset": dataset,
+        "model": model or student,
+        "method": method,
+        "seed": seed,
+        "student": student,
+        "teacher": teacher,
+        "teachers": teachers,
+        "networks": networks,
+        "epochs": 3,
+        "protocol": "paper",
+    }
+
+
+def fake_cell(folder, cell, top1=(72.0, 60.0), norms=None, status="finished", validation=True):
+    """Write a made-up cell: `top1` by network at the last epoch, `norms` the L1 norms of two layers by network."""
+    path = Path(folder) / cell["dataset"].replace(":/data/", "-") / cell["model"] / cell["method"] / f"seed{cell['seed']}"
+    path.mkdir(parents=True)
+    metrics = {"status": status, "cell": cell}
+    if status != "finished":
+        metrics["error"] = "loss is not finite at epoch 1"
+    else:
+        networks, arrays = [], {}
+        for i in range(cell["networks"]):
+            l1 = np.asarray((norms or {}).get(i, [0.05, 0.5, 2.0, 3.0]), dtype=np.float32)
+            arrays |= {f"l1/{i}/conv1.weight": l1[:1], f"l1/{i}/conv2.weight": l1[1:], f"entropy/{i}": np.ones(2)}
+            accuracy = top1[min(i, len(top1) - 1)]
+            networks.append(
+                {
+                    "last": {"top1": accuracy, "validation_top1": accuracy - 1, "loss": 1.0, "epoch": 2},
+                    "best_on_test": {"top1": accuracy + 0.5, "epoch": 1},
+                    "validation_selected": {"top1": accuracy - 0.25, "epoch": 0} if validation else None,
+                    "filters": {
+                        "count": len(l1),
+                        "invalid_ratio": {t: float((l1 <= float(t)).mean()) for t in ("1", "0.1", "0.01", "0.001")},
+                        "mean_l1": float(l1.mean()),
+                        "entropy_sum": 2.0,
+                    },
+                }
+            )
+        timings = {"seconds": 9.0, "images_per_second": 100.0, "peak_memory_mib": 50.0, "epochs_run": 3}
+        metrics |= {"parameters": 858868, "conv_filters": 4, "networks": networks, "timings": timings}
+        np.savez(path / "filters.npz", **arrays)
+    (path / "metrics.json").write_text(json.dumps(metrics))
+    return path
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    """Three seeds of the paper's four methods for ResNet-56 <- ResNet-110, and the teacher; one dgd cell diverged."""
+    folder = tmp_path / "fake"
+    fake_cell(folder, cell_of(student=R110), [74.0])
+    for seed in range(3):
+        fake_cell(folder, cell_of("baseline", seed), [70.0 + 0.1 * seed])
+        fake_cell(folder, cell_of("kd", seed, teacher=R110), [72.0 + 0.1 * seed])
+        fake_cell(folder, cell_of("grafting", seed), [70.0 - 0.1 * seed, 50.0])
+        status = "diverged" if seed == 2 else "finished"
+        fake_cell(folder, cell_of("dgd", seed, teacher=R110), [72.5 + 0.1 * seed, 60.0], status=status)
+    return folder
+
+
+def row_of(frame, **wanted):
+    for field, value in wanted.items():
+        frame = frame[frame[field] == value]
+    assert len(frame) == 1, f"{len(frame)} rows fit {wanted}"
+    return frame.iloc[0]
+
+
+# ------------------------------------------------------------------------------------------------------- collecting
+
+
+def test_collect_is_tidy(benchmark):
+    cells = collect(benchmark)
+    assert tuple(cells.columns) == COLUMNS
+    # 1 teacher, 3 baseline, 3 kd, 3 x 2 grafting, 2 x 2 dgd and one row for the diverged one
+    assert len(cells) == 1 + 3 + 3 + 6 + 4 + 1
+    row = row_of(cells, method="grafting", seed=1, network=1)
+    assert (row["top1_last"], row["top1_best_on_test"], row["epoch_best_on_test"]) == (50.0, 50.5, 1)
+    assert (row["top1_validation_selected"], row["epoch_validation_selected"]) == (49.75, 0)
+    assert (row["parameters"], row["conv_filters"], row["seconds"]) == (858868, 4, 9.0)
+    assert row["folder"] == "cifar100/cifar_resnet56/grafting/seed1"
+    assert (row["networks"], row["teachers"], row["epochs"], row["protocol"]) == (2, 0, 3, "paper")
+
+
+def test_collect_carries_what_did_not_finish(benchmark):
+    row = row_of(collect(benchmark), method="dgd", seed=2)
+    assert (row["status"], row["network"]) == ("diverged", 0)
+    assert math.isnan(row["top1_last"])
+
+
+def test_collect_knows_holes_and_leaves_out_strangers(benchmark):
+    expected = [cell_of(seed=seed) for seed in (0, 7)] + [cell_of("kd", 0, teacher=R110)]
+    cells = collect(benchmark, expected)
+    assert cells["status"].tolist() == ["finished", "missing", "finished"]
+    assert cells["seed"].tolist() == [0, 7, 0]
+    assert cells["folder"].tolist()[1] == ""
+    assert pd.isna(cells["top1_last"][1])
+
+
+def test_collect_takes_the_cells_of_a_config(tmp_path):
+    from dgd.config import cells, load
+
+    config = load(Path(__file__).parent.parent / "config" / "quick.yaml")
+    frame = collect(tmp_path, cells(config))
+    assert len(frame) == len(cells(config))
+    assert set(frame["status"]) == {"missing"}
+    assert frame["epochs"].notna().all()
+    table = results_table(frame, PAPERS)
+    assert (table["n"] == 0).all()
+    assert table["status"].str.match(r"0 of \d+: \d+ missing").all()
+    markdown(table)
+    markdown(filters_table(frame, PAPERS))
+
+
+def test_collect_of_nothing(tmp_path):
+    assert collect(tmp_path).empty
+    assert results_table(collect(tmp_path), PAPERS).empty
+    assert filters_table(collect(tmp_path), PAPERS).empty
+
+
+def test_an_image_folder_is_named_without_its_path(tmp_path):
+    fake_cell(tmp_path, cell_of(dataset="imagefolder:/data/imagenet", student="resnet18"), [69.0])
+    cells = collect(tmp_path, [cell_of(dataset="imagefolder:/data/imagenet", student="resnet18")])
+    assert cells["dataset"].tolist() == ["imagefolder-imagenet"]
+    assert results_table(cells, PAPERS)["paper_mean"].tolist() == [69.15]
+
+
+def test_damage_is_named(tmp_path):
+    path = fake_cell(tmp_path, cell_of()) / "metrics.json"
+    whole = path.read_text()
+    path.write_text(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"seed0/metrics\.json is not JSON"):
+        collect(tmp_path)
+    metrics = json.loads(whole)
+    del metrics["cell"]["student"]
+    path.write_text(json.dumps(metrics))
+    with pytest.raises(ValueError, match=r"metrics\.json: missing cell\.student"):
+        collect(tmp_path)
+    metrics = json.loads(whole)
+    del metrics["networks"][0]["best_on_test"]
+    path.write_text(json.dumps(metrics))
+    with pytest.raises(ValueError, match="finished, but without 'best_on_test'"):
+        collect(tmp_path)
+    path.write_text(whole.replace('"top1": 72.0', '"top1": NaN'))
+    with pytest.raises(ValueError, match=r"last\.top1 is not a number"):
+        collect(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------- filters
+
+
+def test_rank_and_position_by_hand():
+    l1 = np.array([5.0, 0.0, 4.0, 3.0, 1.0])
+    baseline = np.array([0.1, 2.0, 0.05, 2.0, 2.0])  # at or below 0.1: positions 0 and 2
+    found = filter_sets(l1, baseline, 0.1)
+    assert found == {
+        "baseline_valid": 3,
+        "baseline_invalid": 2,
+        "mean_l1_valid_rank": 4.0,  # 3, 4, 5
+        "mean_l1_invalid_rank": 0.5,  # 0, 1
+        "mean_l1_valid_position": pytest.approx(4 / 3),  # 0, 3, 1
+        "mean_l1_invalid_position": 4.5,  # 5, 4
+    }
+
+
+def test_empty_sets_are_nan():
+    none = filter_sets(np.ones(3), np.ones(3), 0.1)
+    assert none["baseline_invalid"] == 0
+    assert math.isnan(none["mean_l1_invalid_rank"])
+    assert math.isnan(none["mean_l1_invalid_position"])
+    everything = filter_sets(np.ones(3), np.ones(3), 2)
+    assert everything["baseline_valid"] == 0
+    assert math.isnan(everything["mean_l1_valid_rank"])
+    with pytest.raises(ValueError, match="not the same network"):
+        filter_sets(np.ones(3), np.ones(4), 1)
+
+
+def test_the_baseline_of_the_same_seed_counts(tmp_path):
+    fake_cell(tmp_path, cell_of(seed=0), norms={0: [0.05, 0.5, 2.0, 3.0]})
+    fake_cell(tmp_path, cell_of(seed=1), norms={0: [2.0, 2.0, 2.0, 2.0]})
+    for seed in range(3):
+        norms = {0: [9.0, 0.0, 8.0, 7.0], 1: [1.0, 1.0, 1.0, 1.0]}
+        fake_cell(tmp_path, cell_of("grafting", seed), norms=norms)
+    cells = collect(tmp_path)
+    row = row_of(cells, method="grafting", seed=0, network=0)
+    assert (row["baseline_invalid_1"], row["baseline_invalid_0.1"]) == (2, 1)
+    assert row["invalid_ratio_1"] == 0.25
+    assert (row["mean_l1_invalid_rank_1"], row["mean_l1_invalid_position_1"]) == (3.5, 4.5)
+    assert (row["mean_l1_invalid_rank_0.1"], row["mean_l1_invalid_position_0.1"]) == (0, 9)
+    assert row_of(cells, method="grafting", seed=0, network=1)["mean_l1_valid_rank_1"] == 1
+    own = row_of(cells, method="baseline", seed=0)
+    assert own["mean_l1_invalid_rank_1"] == own["mean_l1_invalid_position_1"] == pytest.approx(0.275)
+    full = row_of(cells, method="grafting", seed=1, network=0)
+    assert full["baseline_invalid_1"] == 0
+    assert math.isnan(full["mean_l1_invalid_rank_1"])
+    alone = row_of(cells, method="grafting", seed=2, network=0)  # no baseline with this seed
+    assert math.isnan(alone["baseline_invalid_1"])
+    assert alone["invalid_ratio_1"] == 0.25
+
+
+def test_another_network_as_baseline_is_an_error(tmp_path):
+    path = fake_cell(tmp_path, cell_of())
+    fake_cell(tmp_path, cell_of("grafting"))
+    np.savez(path / "filters.npz", **{"l1/0/other.weight": np.ones(4)})
+    with pytest.raises(ValueError, match=r"grafting.*filters\.npz: the conv layers are not those of the baseline"):
+        collect(tmp_path)
+
+
+def test_filters_table_stands_beside_tables_7_and_9(benchmark):
+    table = filters_table(collect(benchmark), PAPERS)
+    assert len(table) == 5 * 2  # teacher, baseline, kd, grafting, dgd at two thresholds
+    kd = row_of(table, method="kd", threshold=0.1)
+    assert (kd["paper_mean_l1_valid"], kd["paper_mean_l1_invalid"]) == (26.914, 0.0)
+    dgd = row_of(table, method="dgd", threshold=1.0)
+    assert (dgd["paper_mean_l1_valid"], dgd["paper_source"], dgd["n"]) == (18.119, "dgd, Table 9", 2)
+    baseline = row_of(table, method="baseline", threshold=1.0, student=R56)
+    assert (baseline["paper_valid_count"], baseline["paper_invalid_count"]) == (1961, 71)
+    assert (baseline["invalid_ratio"], baseline["baseline_invalid"]) == (0.5, 2)
+    assert math.isnan(row_of(table, student=R110, threshold=1.0)["paper_mean_l1_valid"])
+    text = markdown(table)
+    assert "12.126 / 0.075 (1961 / 71)" in text
+    assert "by position" in text
+
+
+# ---------------------------------------------------------------------------------------------------------- results
+
+
+def test_results_rows_and_their_order(benchmark):
+    table = results_table(collect(benchmark), PAPERS)
+    assert table[["student", "teacher", "method", "role"]].to_numpy().tolist() == [
+        [R110, "", "baseline", "teacher"],
+        [R56, "", "baseline", "student"],
+        [R56, R110, "kd", "student"],
+        [R56, "", "grafting", "student"],
+        [R56, R110, "dgd", "student"],
+    ]
+
+
+def test_results_numbers_are_those_of_the_statistics(benchmark):
+    table = results_table(collect(benchmark), PAPERS)
+    kd = row_of(table, method="kd")
+    ours, base = [72.0, 72.1, 72.2], [70.0, 70.1, 70.2]
+    assert kd[["mean", "sd", "n", "low", "high"]].tolist() == pytest.approx(list(statistics.mean_interval(ours)))
+    gain = statistics.difference(ours, base)
+    assert kd[["gain", "gain_low", "gain_high", "gain_p"]].tolist() == pytest.approx(list(gain))
+    assert (kd["best_on_test"], kd["validation_selected"]) == pytest.approx((72.6, 71.85))
+    raw = table["gain_p"].dropna()
+    assert table["gain_p_holm"].dropna().tolist() == pytest.approx(statistics.holm(raw).tolist())
+    assert len(raw) == 3
+    low, high = statistics.prediction_interval(ours)
+    assert (kd["predict_low"], kd["predict_high"]) == pytest.approx((low, high))
+    assert kd["paper_within"] == ("yes" if low <= 73.42 <= high else "no") == "no"
+
+
+def test_the_first_network_is_reported_and_the_group_beside_it(benchmark):
+    grafting = row_of(results_table(collect(benchmark), PAPERS), method="grafting")
+    assert grafting["mean"] == pytest.approx(69.9)
+    assert grafting["top1_last_mean_of_networks"] == pytest.approx((69.9 + 50) / 2)
+
+
+def test_what_did_not_finish_is_said_and_not_counted(benchmark):
+    dgd = row_of(results_table(collect(benchmark), PAPERS), method="dgd")
+    assert (dgd["n"], dgd["status"]) == (2, "2 of 3: 1 diverged")
+    assert dgd["mean"] == pytest.approx(72.55)
+
+
+def test_table_8_is_the_paper_column_and_the_others_stand_beside(benchmark):
+    table = results_table(collect(benchmark), PAPERS)
+    grafting = row_of(table, method="grafting")
+    assert (grafting["paper"], grafting["paper_source"]) == ("72.00 ± 0.03 (n=5)", "dgd, Table 8")
+    assert grafting["paper_others"] == (
+        "72.60 (dgd, Table 7); 73.09 (filter-grafting, L1 against entropy); "
+        "grafting-l1 72.73 (filter-grafting, L1 against entropy); grafting-dlr 72.83 (filter-grafting, README dlr); "
+        "grafting-dlr 72.83 (filter-grafting, comparison with other methods)"
+    )
+    assert grafting["paper_gain"] == pytest.approx(72.00 - 71.87)
+    assert grafting["paper_baseline"] == "71.87 ± 0.42 (n=5) (dgd, Table 8)"
+    assert row_of(table, method="dgd")["paper_gain"] == pytest.approx(74.28 - 71.87)
+    assert row_of(table, student=R110)["paper_mean"] == 73.21  # only the other paper has it
+
+
+def test_counts_tell_variants_apart(tmp_path):
+    student = "cifar_mobilenetv2"
+    for method in ("baseline", "dgd", "dgd-1t4s"):
+        fake_cell(tmp_path, cell_of(method, student=student, teacher=R110 if method != "baseline" else None))
+    table = results_table(collect(tmp_path), PAPERS)
+    four = row_of(table, method="dgd-1t4s")
+    assert (four["paper_mean"], four["paper_source"]) == (75.45, "dgd, Table 10")
+    assert four["paper_baseline"] == "72.40 ± 0.32 (n=5) (dgd, Table 8)"  # Table 10 has no baseline of its own
+    two = row_of(table, method="dgd")
+    assert two["paper_mean"] == 75.55
+    assert two["paper_others"] == "75.18 ± 0.12 (dgd, Table 10); 75.24 (dgd, Figure accuracy curve)"
+
+
+def test_another_teacher_is_another_cell(tmp_path):
+    fake_cell(tmp_path, cell_of("kd", teacher="cifar_resnet20"))
+    row = row_of(results_table(collect(tmp_path), PAPERS), method="kd")
+    assert row["paper"] == ""
+    assert math.isnan(row["paper_gain"])
+
+
+def test_a_student_of_two_teachers_has_a_row_for_each(tmp_path):
+    for teacher in (R110, "cifar_resnet20"):
+        fake_cell(tmp_path, cell_of(student=teacher))
+        fake_cell(tmp_path, cell_of("kd", teacher=teacher, model=f"{R56}-by-{teacher}"))
+    fake_cell(tmp_path, cell_of())
+    table = results_table(collect(tmp_path), PAPERS)
+    assert len(table) == 5
+    assert table["gain"].notna().sum() == 2
+
+
+def test_verdicts(benchmark):
+    table = results_table(collect(benchmark), PAPERS)
+    assert row_of(table, method="kd")["verdict"] == "reproduced"  # about +2.0 where +1.55 was published
+    assert row_of(table, method="grafting")["verdict"] == statistics.verdict((-0.427, 0.027), 0.13) == "not reproduced"
+    assert set(table.loc[table["method"] == "baseline", "verdict"]) == {""}
+    unpublished = results_table(collect(benchmark), read_papers([]))
+    assert row_of(unpublished, method="kd")["verdict"] == "direction only"
+    assert row_of(unpublished, method="kd")["paper"] == ""
+
+
+def test_one_seed_is_inconclusive(tmp_path):
+    fake_cell(tmp_path, cell_of())
+    fake_cell(tmp_path, cell_of("grafting"), [80.0], validation=False)
+    table = results_table(collect(tmp_path), PAPERS)
+    row = row_of(table, method="grafting")
+    assert (row["gain"], row["verdict"], row["n"]) == (8.0, "inconclusive", 1)
+    assert math.isnan(row["sd"])
+    assert math.isnan(row["validation_selected"])
+    assert "80.00 (n=1) " in markdown(table)
+
+
+def test_seeds_of_different_recipes_are_not_averaged(tmp_path):
+    fake_cell(tmp_path, cell_of(seed=0))
+    fake_cell(tmp_path, cell_of(seed=1) | {"epochs": 200})
+    with pytest.raises(ValueError, match="cifar100 cifar_resnet56 baseline: seeds differ in epochs"):
+        results_table(collect(tmp_path), PAPERS)
+
+
+def test_tables_can_be_made_from_the_csv(benchmark, tmp_path):
+    cells = collect(benchmark)
+    cells.to_csv(tmp_path / "cells.csv", index=False)
+    again = pd.read_csv(tmp_path / "cells.csv")
+    for table in (results_table, filters_table):
+        pd.testing.assert_frame_equal(table(again, PAPERS), table(cells, PAPERS))
+        assert markdown(table(again, PAPERS)) == markdown(table(cells, PAPERS))
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def test_write(benchmark, tmp_path):
+    table = results_table(collect(benchmark), PAPERS)
+    csv, md, tex = write(table, tmp_path / "tables" / "results")
+    assert [path.name for path in (csv, md, tex)] == ["results.csv", "results.md", "results.tex"]
+    numbers = pd.read_csv(csv)
+    assert numbers["mean"].tolist() == pytest.approx(table["mean"].tolist())
+    assert pd.api.types.is_numeric_dtype(numbers["gain_low"])
+    text = md.read_text()
+    assert "| 72.10 ± 0.10 (n=3) [71.9, 72.3] " in text
+    assert "| +2.00 [+1.77, +2.23] " in text
+    assert "cifar_resnet56 ← cifar_resnet110" in text
+    assert "cifar_resnet110 (teacher)" in text
+    assert "2 of 3: 1 diverged" in text
+    for word in ("last epoch", "95 % t-interval", "Holm", "inconclusive", "first network", "protocol paper, 3 epochs"):
+        assert word in text.split("\n\n", 1)[1]
+    latex = tex.read_text()
+    body = "".join(line for line in latex.splitlines() if not line.startswith("%"))
+    assert r"cifar\_resnet56 $\leftarrow$ cifar\_resnet110" in body
+    assert r"72.10 $\pm$ 0.10" in body
+    assert r"\toprule" in body
+    assert body.isascii()
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["results.csv", "results.md", "results.tex"]
+
+
+def test_write_again_writes_the_same_bytes_also_from_the_csv(benchmark, tmp_path):
+    table = results_table(collect(benchmark), PAPERS)
+    first = [path.read_bytes() for path in write(table, tmp_path / "a")]
+    assert [path.read_bytes() for path in write(table, tmp_path / "a")] == first
+    again = write(pd.read_csv(tmp_path / "a.csv"), tmp_path / "b")
+    assert again[1].read_bytes() == first[1]
+    assert [path.read_text() for path in write(pd.DataFrame({"x|y": ["a_b", None]}), tmp_path / "c")][0]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    replace_file(path, b"old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+    with pytest.raises(OSError, match="disk"):
+        replace_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_reading_needs_no_torch():
+    code = "import sys; sys.modules |= {'torch': None, 'timm': None}; import dgd.tables, dgd.figures"
+    subprocess.run([sys.executable, "-c", code], check=True)

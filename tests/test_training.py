@@ -1,0 +1,328 @@
+"""The loop: the same bytes twice and after being killed, every method, learning rates, divergence, files."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from dgd import checkpoint, config, data, training
+from dgd.methods import METHODS
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    out = tmp_path_factory.mktemp("digits")
+    data.prepare("digits", out, train_images=60, validation_images=30)
+    return out
+
+
+def cells(recipe=None, methods=tuple(METHODS), student="cifar_resnet8", **keys):
+    benchmark = {
+        "benchmark": "t",
+        "seeds": [0],
+        "datasets": ["digits"],
+        "pairs": [{"student": student, "teacher": "cifar_resnet20"}],
+        "methods": list(methods),
+        "recipe": {"epochs": 3, "batch_size": 16, "step_epochs": 2, "device": "cpu", **(recipe or {})},
+        **keys,
+    }
+    config.check(benchmark, "test")
+    return {(c["student"], c["method"]): c for c in config.cells(benchmark)}
+
+
+def train(cell, results, digits):
+    return training.train_cell(cell, results=results, data=digits)
+
+
+def without_timings(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    del metrics["timings"]
+    names = ("history.csv", "predictions.npz", "filters.npz", "model.safetensors", "config.yaml")
+    return json.dumps(metrics), [(folder / name).read_bytes() for name in names]
+
+
+@pytest.fixture(scope="session")
+def trained(digits, tmp_path_factory):
+    """Every method of the table, with its teacher, for three epochs."""
+    results = tmp_path_factory.mktemp("results")
+    for cell in cells().values():
+        train(cell, results, digits)
+    return results
+
+
+def test_every_method_leaves_its_files(trained):
+    for (_, method), cell in cells().items():
+        folder = trained / cell["path"]
+        assert sorted(p.name for p in folder.iterdir()) == sorted(training.OUTPUTS)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        n = METHODS[method].networks
+        assert metrics["status"] == "finished"
+        assert len(metrics["networks"]) == n
+        assert metrics["networks"][0]["last"]["epoch"] == 2
+        assert metrics["timings"]["peak_memory_mib"] > 0
+        history = pd.read_csv(folder / "history.csv")
+        assert list(history["epoch"]) == [0, 1, 2]
+        assert history[f"test_top1_{n - 1}"].iloc[-1] == pytest.approx(metrics["networks"][n - 1]["last"]["top1"])
+        assert history["lr_0"].tolist() == pytest.approx([0.1, 0.1, 0.01])
+        assert not any(column.startswith("correct") for column in history)
+        with np.load(folder / "predictions.npz") as arrays:
+            hits = (arrays["predictions"] == arrays["labels"]).mean(1) * 100
+        assert hits.tolist() == pytest.approx([net["last"]["top1"] for net in metrics["networks"]])
+        with np.load(folder / "filters.npz") as arrays:
+            assert sum(arrays[key].size for key in arrays if key.startswith("l1/0/")) == metrics["conv_filters"]
+        weights = checkpoint.load_weights(folder / "model.safetensors")
+        assert {key.split(".")[0] for key in weights} == {str(i) for i in range(n)}
+        assert yaml.safe_load((folder / "config.yaml").read_text()) == cell
+        provenance = json.loads((folder / "provenance.json").read_text())
+        assert provenance["code_sha256"]
+        assert provenance["packages"]["torch"]
+        assert list(provenance["teachers"]) == cell["teachers"]
+
+
+def test_objectives_are_in_the_history(trained):
+    found = cells()
+    history = pd.read_csv(trained / found["cifar_resnet8", "dgd"]["path"] / "history.csv")
+    assert np.allclose(history["loss_1"], history["ce_1"] + history["kd_1"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["kd", "dgd"])
+def test_same_seed_same_bytes(trained, digits, tmp_path, method):
+    found = cells()
+    teacher = found["cifar_resnet20", "baseline"]["path"]
+    (tmp_path / teacher).parent.mkdir(parents=True)
+    (tmp_path / teacher).symlink_to(trained / teacher)
+    cell = found["cifar_resnet8", method]
+    train(cell, tmp_path, digits)
+    assert without_timings(tmp_path / cell["path"]) == without_timings(trained / cell["path"])
+
+
+def test_networks_of_a_group_start_apart_and_the_first_is_the_baseline(digits):
+    found = cells()
+    dataset = data.load(digits)
+    group = training.Group(found["cifar_resnet8", "grafting"], dataset, [], torch.device("cpu"))
+    alone = training.Group(found["cifar_resnet8", "baseline"], dataset, [], torch.device("cpu"))
+    first, second = (net.state_dict()["conv1.weight"] for net in group.networks)
+    assert torch.equal(first, alone.networks[0].state_dict()["conv1.weight"])
+    assert not torch.equal(first, second)
+
+
+def test_no_exchange_after_the_last_epoch(trained):
+    cell = cells()["cifar_resnet8", "grafting"]
+    weights = checkpoint.load_weights(trained / cell["path"] / "model.safetensors")
+    assert not torch.equal(weights["0.conv1.weight"], weights["1.conv1.weight"])
+
+
+SCRIPT = """
+import json, sys
+from dgd import training
+training.train_cell(json.loads(sys.argv[1]), results=sys.argv[2], data=sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("student", ["cifar_resnet8", "test_efficientnet"])  # the second one draws random numbers (drop path)
+def test_killed_and_started_again_ends_in_the_same_bytes(digits, tmp_path, student):
+    cell = cells({"epochs": 8}, methods=["grafting"], student=student)[student, "grafting"]
+    whole = train(cell, tmp_path / "whole", digits)
+    assert whole["status"] == "finished"
+    folder = tmp_path / "killed" / cell["path"]
+    command = [sys.executable, "-c", SCRIPT, json.dumps(cell), str(tmp_path / "killed"), str(digits)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (folder / training.RESUME).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "metrics.json").exists()
+    assert (folder / training.RESUME).exists()
+    state = torch.load(folder / training.RESUME, weights_only=True)
+    assert state["epoch"] < 7
+    train(cell, tmp_path / "killed", digits)
+    assert without_timings(folder) == without_timings(tmp_path / "whole" / cell["path"])
+    assert not (folder / training.RESUME).exists()
+
+
+def test_a_resume_point_of_another_config_is_not_taken_up(digits, tmp_path):
+    cell = cells(methods=["baseline"])["cifar_resnet8", "baseline"]
+    checkpoint.save_state(tmp_path / "x", {"stamp": "other", "epoch": 1})
+    assert checkpoint.load_state(tmp_path / "x", "mine") is None
+    folder = tmp_path / cell["path"]
+    checkpoint.save_state(folder / training.RESUME, {"stamp": "other", "epoch": 1})
+    assert (
+        len(pd.read_csv(tmp_path / train(cell, tmp_path, digits)["cell"]["benchmark"] / ".." / cell["path"] / "history.csv"))
+        == 3
+    )
+
+
+class Bomb:
+    """Unpickled, it would leave a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_foreign_objects_are_never_unpickled(tmp_path):
+    torch.save({"stamp": "mine", "bomb": Bomb(tmp_path / "boom")}, tmp_path / "resume.pt")
+    assert checkpoint.load_state(tmp_path / "resume.pt", "mine") is None
+    torch.save({"w": Bomb(tmp_path / "boom")}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        checkpoint.load_weights(tmp_path / "model.safetensors")
+    assert not (tmp_path / "boom").exists()
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    checkpoint.write_text(tmp_path / "a", "old")
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.write_text(tmp_path / "a", "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_divergence_is_an_outcome_and_reaches_the_students(digits, tmp_path):
+    found = cells({"lr": 1e12})
+    teacher, student = found["cifar_resnet20", "baseline"], found["cifar_resnet8", "kd"]
+    with pytest.raises(training.Diverged, match="network 0 is not finite in epoch 0 at learning rate 1e\\+12"):
+        train(teacher, tmp_path, digits)
+    with pytest.raises(training.NoTeacher, match="has no result: the loss of network 0"):
+        train(student, tmp_path, digits)
+    for cell, status in ((teacher, "diverged"), (student, "no teacher")):
+        folder = tmp_path / cell["path"]
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert metrics["status"] == status
+        assert "networks" not in metrics
+        assert sorted(p.name for p in folder.iterdir()) == sorted(training.OUTPUTS)
+
+
+def test_a_teacher_that_is_not_there_is_named(digits, tmp_path):
+    with pytest.raises(ValueError, match=r"cifar_resnet20/baseline/seed0/metrics.json: no such file; train the teacher first"):
+        train(cells()["cifar_resnet8", "kd"], tmp_path, digits)
+
+
+@pytest.mark.parametrize("recipe", [{"precision": "bf16", "channels_last": True}, {"schedule": "dlr"}, {"schedule": "difflr"}])
+def test_recipes_run_and_repeat(digits, tmp_path, recipe):
+    cell = cells({"epochs": 2, **recipe}, methods=["grafting"])["cifar_resnet8", "grafting"]
+    for k in range(2):
+        train(cell, tmp_path / str(k), digits)
+    assert without_timings(tmp_path / "0" / cell["path"]) == without_timings(tmp_path / "1" / cell["path"])
+
+
+def test_channels_last_is_the_same_law(digits, tmp_path):
+    """A memory format moves rounding only: after one epoch the losses agree to float32 accuracy."""
+    losses = []
+    for k, layout in enumerate((False, True)):
+        cell = cells({"epochs": 1, "channels_last": layout}, methods=["baseline"])["cifar_resnet8", "baseline"]
+        train(cell, tmp_path / str(k), digits)
+        losses.append(pd.read_csv(tmp_path / str(k) / cell["path"] / "history.csv")["loss_0"].iloc[0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_compile_is_the_same_law(digits, tmp_path):
+    losses = []
+    for k, wanted in enumerate((False, True)):
+        cell = cells({"epochs": 1, "compile": wanted}, methods=["baseline"])["cifar_resnet8", "baseline"]
+        train(cell, tmp_path / str(k), digits)
+        losses.append(pd.read_csv(tmp_path / str(k) / cell["path"] / "history.csv")["loss_0"].iloc[0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_learning_rates():
+    recipe = dict(config.RECIPE)
+    slr = training.learning_rates(recipe, 2)
+    assert slr(0) == slr(59.99) == [0.1, 0.1]
+    assert slr(60) == pytest.approx([0.01, 0.01])
+    assert slr(199) == pytest.approx([1e-4, 1e-4])
+    # Starts by number of networks, as read off a run of the released code.
+    starts = {
+        1: [0.1],
+        2: [0.05, 0.1],
+        3: [0.025, 0.075, 0.1],
+        4: [0.0146, 0.05, 0.0854, 0.1],
+        6: [0.0067, 0.025, 0.05, 0.075, 0.0933, 0.1],
+    }
+    for n, expected in starts.items():
+        for schedule in ("dlr", "difflr"):
+            assert training.learning_rates({**recipe, "schedule": schedule}, n)(0) == pytest.approx(expected, abs=5e-5)
+    dlr = training.learning_rates({**recipe, "schedule": "dlr"}, 2)
+    assert dlr(100) == pytest.approx([0.025, 0.05])
+    assert dlr(200) == pytest.approx([0, 0])
+    assert training.learning_rates({**recipe, "schedule": "difflr"}, 2)(60) == pytest.approx([0.005, 0.01])
+
+
+def test_cosine_is_torchs_per_step():
+    recipe = {**config.RECIPE, "schedule": "dlr", "epochs": 3}
+    at, steps = training.learning_rates(recipe, 1), 7
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 3 * steps)
+    for t in range(3 * steps):
+        assert at(t / steps)[0] == pytest.approx(optimiser.param_groups[0]["lr"], abs=1e-9)
+        optimiser.step()
+        theirs.step()
+
+
+def test_streams_are_apart():
+    names = [("init", 0), ("init", 1), ("order", 0, 0), ("order", 0, 1), ("order", 1, 0), ("augment", 0, 0)]
+    seeds = {training.stream(k, *name) for k in range(3) for name in names}
+    assert len(seeds) == 3 * len(names)
+    assert training.stream(0, "init", 0) == training.stream(0, "init", 0)
+
+
+def test_two_teachers_and_four_students(digits, tmp_path):
+    benchmark = [{"dgd-2t3s": {"base": "dgd", "teachers": 2, "networks": 3}}]
+    found = cells({"epochs": 1}, methods=benchmark, teacher_seeds=[0, 1])
+    everything = config.cells(
+        {
+            "benchmark": "t",
+            "seeds": [0],
+            "teacher_seeds": [0, 1],
+            "datasets": ["digits"],
+            "pairs": [{"student": "cifar_resnet8", "teacher": "cifar_resnet20"}],
+            "methods": benchmark,
+            "recipe": {"epochs": 1, "batch_size": 16, "device": "cpu"},
+        }
+    )
+    assert [c["path"] for c in everything][:2] == [f"t/digits/cifar_resnet20/baseline/seed{k}" for k in (0, 1)]
+    for cell in everything:
+        metrics = train(cell, tmp_path, digits)
+    assert metrics["cell"]["teachers"] == 2
+    assert len(metrics["networks"]) == 3
+    assert found["cifar_resnet8", "dgd-2t3s"]["teachers"] == everything[-1]["teachers"]
+
+
+def test_last_best_and_validation_selected():
+    rows = [
+        {"epoch": e, "test_top1_0": t, "validation_top1_0": v, "test_loss_0": 1.0}
+        for e, t, v in ((0, 50.0, 60.0), (1, 90.0, 70.0), (2, 80.0, 75.0), (3, None, None), (4, 70.0, 75.0))
+    ]
+    found = training._summary(rows, 0)
+    assert found["last"] == {"top1": 70.0, "validation_top1": 75.0, "loss": 1.0, "epoch": 4}
+    assert found["best_on_test"] == {"top1": 90.0, "epoch": 1}
+    assert found["validation_selected"] == {"top1": 80.0, "epoch": 2}  # the first of two equal ones
+    assert math.isfinite(found["last"]["loss"])
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cuda_same_bytes_when_deterministic(digits, tmp_path, precision):
+    recipe = {"device": "cuda", "deterministic": True, "precision": precision, "channels_last": True}
+    cell = cells(recipe, methods=["grafting"])["cifar_resnet8", "grafting"]
+    for k in range(2):
+        train(cell, tmp_path / str(k), digits)
+    assert without_timings(tmp_path / "0" / cell["path"]) == without_timings(tmp_path / "1" / cell["path"])
