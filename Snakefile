@@ -31,7 +31,11 @@ localrules:
 rule all:
     input:
         f"{BENCHMARK}/cells.csv",
-        expand(f"{BENCHMARK}/tables/{{name}}.{{kind}}", name=TABLES, kind=("md", "csv", "tex")),
+        expand(
+            f"{BENCHMARK}/tables/{{name}}.{{kind}}",
+            name=TABLES,
+            kind=("md", "csv", "tex"),
+        ),
         f"{BENCHMARK}/figures",
         f"{BENCHMARK}/report.html",
 

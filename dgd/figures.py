@@ -40,7 +40,7 @@ RC = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "lines.linewidth": 1.7,
+    "lines.linewidth": 1.5,
     "lines.solid_capstyle": "round",
 }
 
@@ -76,9 +76,9 @@ def curves(histories: dict[str, list[pd.DataFrame]], stem: str | Path, title: st
             mean, low, high = (getattr(table, name)(axis=1).to_numpy() for name in ("mean", "min", "max"))
             marker = "o" if points <= 3 else None  # a line of one epoch would be invisible
             _line(axes, table.index.to_numpy(), mean, low, high, method, place, table.shape[1], marker)
+        axes.margins(x=0.01)
         axes.set(xlabel="epoch", ylabel="test top-1 accuracy (%)")
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-        axes.legend(loc="lower right")
 
     return _save(draw, stem, title)
 
@@ -115,20 +115,24 @@ def filter_norms(norms: dict[str, list[np.ndarray]], stem: str | Path, title: st
         top = max(2.0, max(float(table.max()) for table in lines.values()) * 1.5)
         bottom = max(FLOOR, min(0.05, min(float(table.min()) for table in lines.values()) / 1.5))
         axes.set(yscale="log", ylim=(bottom * 0.9, top), xlim=(0, 100))
-        for threshold in (0.1, 1):
+        notes = {threshold: f"threshold {threshold:g}" for threshold in (0.1, 1)}
+        for threshold in notes:
             axes.axhline(threshold, color="#999999", linewidth=0.9, zorder=1)
+        if any((table < FLOOR).any() for table in lines.values()):
+            notes[FLOOR * 1.7] = f"norms below {FLOOR:g} are drawn at it"
+        for height, text in notes.items():  # at the right, under the line: the curves pass above
             axes.annotate(
-                f"threshold {threshold:g}",
-                (0.01, threshold),
+                text,
+                (0.99, height),
                 xycoords=("axes fraction", "data"),
-                xytext=(0, 2),
+                xytext=(0, -2),
                 textcoords="offset points",
+                ha="right",
+                va="top",
                 color="#666666",
                 fontsize=7.5,
             )
-        below = f" (below {FLOOR:g} drawn there)" if any((table < FLOOR).any() for table in lines.values()) else ""
-        axes.set(xlabel="conv filters, sorted by norm (%)", ylabel=f"L1 norm of the filter{below}")
-        axes.legend(loc="lower right")
+        axes.set(xlabel="conv filters, sorted by norm (%)", ylabel="L1 norm of a filter")
 
     return _save(draw, stem, title)
 
@@ -182,7 +186,7 @@ def _ordered(methods: dict[str, Sequence]) -> list[str]:
 def _line(axes, x, mean, low, high, method: str, place: int, seeds: int, marker: str | None = None) -> None:
     """Draw one method's line and band, named with its number of seeds."""
     colour, dash = STYLES.get(method, (OTHERS[place % len(OTHERS)], ("-", "--", "-.", ":")[place % 4]))
-    label = f"{method} ({seeds} seed{'s' if seeds > 1 else ''})"
+    label = f"{method} (n={seeds})"
     axes.plot(x, mean, color=colour, linestyle=dash, label=label, marker=marker, markersize=4)
     if seeds > 1:
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -192,11 +196,14 @@ def _save(draw, stem: str | Path, title: str) -> list[Path]:
     """Make a figure, let `draw` fill its axes, and write it as .svg and .png, atomically and without a date."""
     paths = []
     with matplotlib.style.context(["default", RC]):  # whatever matplotlibrc the machine has
-        figure = Figure(figsize=(5.2, 3.5), layout="constrained")
+        figure = Figure(figsize=(6.0, 4.0), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         draw(axes)
         axes.set_title(title, loc="left")
+        columns = 4 if max(len(label) for label in axes.get_legend_handles_labels()[1]) < 18 else 2
+        legend = {"ncols": columns, "columnspacing": 1.4, "handlelength": 2.6, "title_fontsize": 7.5}
+        figure.legend(loc="outside lower center", title="mean and range over n seeds", **legend)
         for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix, dpi=160, metadata=metadata)

@@ -1,4 +1,4 @@
-"""Write cells.yaml, DVC's names of all cells: `python -m pipeline.cells [config/quick.yaml ...]`, all of config/*.yaml by default."""
+"""Write cells.yaml, DVC's names of all cells: `python -m pipeline.cells`, or only those of some configs."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ import yaml
 from dgd.config import ConfigError, cells
 from pipeline.config import load
 
-HEADER = "# Written by `python -m pipeline.cells` from config/*.yaml; a test holds it to them. Names for `dvc repro 'cell@<name>'`.\n"
+HEADER = "# Names for `dvc repro 'cell@<name>'`. Written by `python -m pipeline.cells`; a test holds it to config/*.yaml.\n"
 
 
 def names(paths) -> dict[str, dict]:

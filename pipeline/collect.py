@@ -1,4 +1,4 @@
-"""Collect a benchmark's cells in one CSV: `python -m pipeline.collect --config '<resolved config as JSON>' --out results/quick/cells.csv`."""
+"""Collect a benchmark's cells: `python -m pipeline.collect --config '<resolved config>' --out results/quick/cells.csv`."""
 
 import argparse
 import json

@@ -48,7 +48,8 @@ def resolve(config: dict, source: str) -> dict:
     """
     rules = schema()
     errors = jsonschema.Draft202012Validator(rules).iter_errors(config)
-    lines = [line for error in sorted(errors, key=lambda e: [str(p) for p in e.absolute_path]) for line in _say(error)]
+    errors = sorted(errors, key=lambda error: [str(part) for part in error.absolute_path])
+    lines = dict.fromkeys(line for error in errors for line in _say(error))
     if lines:
         raise ConfigError("\n".join(f"{source}: {line}" for line in lines))
     semantics.check(config, source)

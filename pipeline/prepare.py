@@ -1,4 +1,4 @@
-"""Prepare a data set: `python -m pipeline.prepare --dataset digits --data '{"dir": "data", ...}' --out data/prepared/quick/digits`."""
+"""Prepare a data set: `python -m pipeline.prepare --dataset digits --data '{"dir": "data"}' --out <folder>`."""
 
 import argparse
 import json

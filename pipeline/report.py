@@ -5,6 +5,7 @@ import base64
 import html
 import json
 import os
+import re
 from itertools import groupby
 from pathlib import Path
 
@@ -39,11 +40,11 @@ def main(argv=None):
 
 
 def to_html(markdown: str) -> jinja2.filters.Markup:
-    """Markdown as our tables use it, headings, pipe tables and paragraphs, as HTML."""
+    """Markdown as our tables use it, headings, pipe tables, lists and paragraphs, as HTML."""
     parts = []
     for is_table, group in groupby(markdown.strip().splitlines(), key=lambda line: line.startswith("|")):
         if is_table:
-            head, _, *body = [[html.escape(c.strip()) for c in line.strip().strip("|").split("|")] for line in group]
+            head, _, *body = [_split(line) for line in group]
             parts.append("<div class='wide'><table><tr>" + "".join(f"<th>{c}</th>" for c in head) + "</tr>")
             parts += ["<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in body]
             parts.append("</table></div>")
@@ -53,10 +54,22 @@ def to_html(markdown: str) -> jinja2.filters.Markup:
     return jinja2.filters.Markup("\n".join(parts))
 
 
+def _split(line: str) -> list[str]:
+    r"""The cells of a pipe table's line; `\|` is a bar of its own."""
+    cells = re.split(r"(?<!\\)\|", line.strip())[1:-1]
+    return [html.escape(cell.strip().replace("\\|", "|")) for cell in cells]
+
+
 def _block(text: str) -> str:
     text = text.strip()
     if text.startswith("#"):
         return f"<h3>{html.escape(text.lstrip('# '))}</h3>"
+    if text.startswith("- "):
+        return (
+            "<ul>"
+            + "".join(f"<li>{html.escape(item.strip())}</li>" for item in re.split("^- ", text, flags=re.M)[1:])
+            + "</ul>"
+        )
     return f"<p>{html.escape(text)}</p>"
 
 

@@ -1,4 +1,4 @@
-"""Write the tables: `python -m pipeline.tabulate --cells results/quick/cells.csv --papers papers/dgd.yaml --out results/quick/tables`."""
+"""Write the tables: `python -m pipeline.tabulate --cells <cells.csv> --papers papers/dgd.yaml --out <folder>`."""
 
 import argparse
 from pathlib import Path

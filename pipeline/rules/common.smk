@@ -26,7 +26,9 @@ from dgd import provenance
 from pipeline.config import resolve
 
 try:
-    CONFIG = resolve(config, ", ".join(map(str, workflow.configfiles)) or "config")
+    CONFIG = resolve(
+        config, ", ".join(map(os.path.relpath, workflow.configfiles)) or "config"
+    )
 except dgd_config.ConfigError as error:
     sys.exit(str(error))
 
@@ -53,7 +55,11 @@ def fingerprint(*paths):
 
     Snakemake sees a shell command's text, not the modules that it imports.
     """
-    files = [f for p in map(Path, paths) for f in (sorted(p.rglob("*.py")) if p.is_dir() else [p])]
+    files = [
+        f
+        for p in map(Path, paths)
+        for f in (sorted(p.rglob("*.py")) if p.is_dir() else [p])
+    ]
     return sha256(b"".join(str(f).encode() + f.read_bytes() for f in files)).hexdigest()
 
 
@@ -62,3 +68,16 @@ def gpus():
     device = CONFIG["recipe"]["device"]
     there = shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists()
     return int(device == "cuda" or (device == "auto" and bool(there)))
+
+
+def teachers_of(wildcards):
+    """Weights of the cells that this cell learns from."""
+    return [
+        f"{RESULTS}/{path}/model.safetensors"
+        for path in CELLS[wildcards.cell]["teachers"]
+    ]
+
+
+def data_of(wildcards):
+    """Folder of the prepared data set that this cell trains on."""
+    return f"{PREPARED}/{CELLS[wildcards.cell]['slug']}"

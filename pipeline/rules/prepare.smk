@@ -24,16 +24,16 @@ rule prepare:
         f"{BENCHMARK}/logs/prepare-{{dataset}}.usage.tsv"
     wildcard_constraints:
         dataset=one_of(DATASETS),
+    conda:
+        "../../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
     params:
         dataset=lambda wildcards: DATASETS[wildcards.dataset],
         data=json.dumps(CONFIG["data"], sort_keys=True),
         out=lambda wildcards: f"{PREPARED}/{wildcards.dataset}",
         src=fingerprint("dgd/data", "pipeline/prepare.py"),
-    threads: 1
-    resources:
-        mem_mb=4000,
-    conda:
-        "../../envs/train.yaml"
     message:
         "preparing {wildcards.dataset}"
     shell:

@@ -20,19 +20,23 @@ PAPERS = expand("papers/{name}.yaml", name=CONFIG["papers"])
 rule collect:
     """Collecting every cell's numbers in one tidy table."""
     input:
-        expand(f"{RESULTS}/{{cell}}/{{file}}", cell=CELLS, file=("metrics.json", "filters.npz")),
+        expand(
+            f"{RESULTS}/{{cell}}/{{file}}",
+            cell=CELLS,
+            file=("metrics.json", "filters.npz"),
+        ),
     output:
         f"{BENCHMARK}/cells.csv",
     log:
         f"{BENCHMARK}/logs/collect.log",
-    params:
-        config=RESOLVED,
-        src=fingerprint("dgd/tables.py", "pipeline/collect.py"),
+    conda:
+        "../../envs/tables.yaml"
     threads: 1
     resources:
         mem_mb=1000,
-    conda:
-        "../../envs/tables.yaml"
+    params:
+        config=RESOLVED,
+        src=fingerprint("dgd/tables.py", "pipeline/collect.py"),
     message:
         "collecting {BENCHMARK}"
     shell:
@@ -73,14 +77,14 @@ rule tabulate:
         f"{BENCHMARK}/tables/filters.tex",
     log:
         f"{BENCHMARK}/logs/tabulate.log",
-    params:
-        out=f"{BENCHMARK}/tables",
-        src=fingerprint("dgd/tables.py", "dgd/statistics.py", "pipeline/tabulate.py"),
+    conda:
+        "../../envs/tables.yaml"
     threads: 1
     resources:
         mem_mb=1000,
-    conda:
-        "../../envs/tables.yaml"
+    params:
+        out=lambda wildcards, output: os.path.dirname(output[0]),
+        src=fingerprint("dgd/tables.py", "dgd/statistics.py", "pipeline/tabulate.py"),
     message:
         "tabulating {BENCHMARK}"
     shell:
@@ -104,18 +108,17 @@ rule plot:
         ),
     log:
         f"{BENCHMARK}/logs/plot.log",
-    params:
-        folder=BENCHMARK,
-        src=fingerprint("dgd/figures.py", "dgd/tables.py", "pipeline/plot.py"),
+    conda:
+        "../../envs/tables.yaml"
     threads: 1
     resources:
         mem_mb=2000,
-    conda:
-        "../../envs/tables.yaml"
+    params:
+        src=fingerprint("dgd/figures.py", "dgd/tables.py", "pipeline/plot.py"),
     message:
         "plotting {BENCHMARK}"
     shell:
-        "python -m pipeline.plot --folder {params.folder:q} --out {output:q} 2>&1 | tee {log:q}"
+        "python -m pipeline.plot --folder {BENCHMARK:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule report:
@@ -125,17 +128,21 @@ rule report:
         figures=rules.plot.output,
         provenance=expand(f"{RESULTS}/{{cell}}/provenance.json", cell=CELLS),
     output:
-        report(f"{BENCHMARK}/report.html", caption="../report/report.rst", category="Report"),
+        report(
+            f"{BENCHMARK}/report.html",
+            caption="../report/report.rst",
+            category="Report",
+        ),
     log:
         f"{BENCHMARK}/logs/report.log",
-    params:
-        config=RESOLVED,
-        src=fingerprint("pipeline/report.py", "pipeline/report/page.html"),
+    conda:
+        "../../envs/tables.yaml"
     threads: 1
     resources:
         mem_mb=1000,
-    conda:
-        "../../envs/tables.yaml"
+    params:
+        config=RESOLVED,
+        src=fingerprint("pipeline/report.py", "pipeline/report/page.html"),
     message:
         "writing {output}"
     shell:

@@ -18,16 +18,6 @@ OUTPUTS, in <results>/<benchmark>/<dataset>/<model>/<method>/seed<k>/:
 """
 
 
-def teachers_of(wildcards):
-    """Weights of the cells that this cell learns from."""
-    return [f"{RESULTS}/{path}/model.safetensors" for path in CELLS[wildcards.cell]["teachers"]]
-
-
-def data_of(wildcards):
-    """Folder of the prepared data set that this cell trains on."""
-    return f"{PREPARED}/{CELLS[wildcards.cell]['slug']}"
-
-
 rule train:
     """Training a cell: one method, one student, one seed."""
     input:
@@ -48,29 +38,28 @@ rule train:
         f"{RESULTS}/{{cell}}/usage.tsv"
     wildcard_constraints:
         cell=one_of(path for path in CELLS if path not in TEACHERS),
-    params:
-        cell=lambda wildcards: json.dumps(CELLS[wildcards.cell], sort_keys=True),
-        data=data_of,
-        results=RESULTS,
-        src=provenance.code_hash() + fingerprint("pipeline/train.py"),
+    conda:
+        "../../envs/train.yaml"
     threads: CONFIG["recipe"]["threads"]
     resources:
         gpu=gpus(),
         mem_mb=4000,
-    conda:
-        "../../envs/train.yaml"
+    params:
+        cell=lambda wildcards: json.dumps(CELLS[wildcards.cell], sort_keys=True),
+        data=data_of,
+        src=provenance.code_hash() + fingerprint("pipeline/train.py"),
     message:
         "training {wildcards.cell}"
     shell:
         # The progress bars go to the log; the line at the end goes to the terminal too.
         "OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} "
-        "python -m pipeline.train --cell {params.cell:q} --data {params.data:q} --results {params.results:q} "
+        "python -m pipeline.train --cell {params.cell:q} --data {params.data:q} --results {RESULTS:q} "
         "2> {log:q} | tee -a {log:q}"
 
 
 use rule train as teacher with:
     wildcard_constraints:
         cell=one_of(TEACHERS),
+    priority: 1
     message:
         "training the teacher {wildcards.cell}"
-    priority: 1

@@ -1,0 +1,136 @@
+"""Benchmarks to cells; methods as rows; mistakes in one line; what belongs to training and what only reads."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from dgd import config, grafting, methods, objectives, provenance
+from dgd.config import ConfigError
+
+BENCHMARK = {
+    "benchmark": "b",
+    "seeds": [0, 1],
+    "datasets": ["digits"],
+    "pairs": [{"student": "cifar_resnet8", "teacher": "cifar_resnet20"}],
+    "methods": ["baseline", "kd", "grafting", "dgd"],
+}
+
+
+def paths(**keys):
+    return [cell["path"] for cell in config.cells({**BENCHMARK, **keys})]
+
+
+def test_dgd_is_kd_and_graft():
+    assert methods.METHODS["dgd"] == replace(methods.METHODS["kd"], exchange=methods.GRAFT, networks=2)
+    assert {name: (m.networks, m.teachers) for name, m in methods.METHODS.items()} == {
+        "baseline": (1, 0),
+        "kd": (1, 1),
+        "grafting": (2, 0),
+        "dgd": (2, 1),
+    }
+
+
+def test_every_row_names_terms_and_exchanges_that_exist():
+    for method in methods.METHODS.values():
+        assert method.objective.keys() <= objectives.TERMS.keys()
+        assert not method.exchange or method.exchange["name"] in grafting.EXCHANGES
+
+
+def test_cells_are_the_cross_product_and_the_teachers():
+    found = paths()
+    assert len(found) == len(set(found)) == 1 + 4 * 2
+    assert found[0] == "b/digits/cifar_resnet20/baseline/seed0"
+    assert "b/digits/cifar_resnet8/dgd/seed1" in found
+
+
+def test_a_teacher_that_is_also_a_student_is_one_cell():
+    pairs = [
+        {"student": "cifar_resnet8", "teacher": "cifar_resnet20"},
+        {"student": "cifar_resnet20", "teacher": "cifar_resnet32"},
+    ]
+    found = paths(pairs=pairs)
+    assert found.count("b/digits/cifar_resnet20/baseline/seed0") == 1
+    assert len(found) == 8 * 2 + 1
+
+
+def test_a_student_of_two_teachers_has_a_folder_for_each():
+    pairs = [{"student": "cifar_resnet8", "teacher": t} for t in ("cifar_resnet20", "cifar_resnet32")]
+    found = paths(pairs=pairs, methods=["baseline", "kd"], seeds=[0])
+    assert found[2:] == [
+        "b/digits/cifar_resnet8/baseline/seed0",
+        "b/digits/cifar_resnet8-by-cifar_resnet20/kd/seed0",
+        "b/digits/cifar_resnet8-by-cifar_resnet32/kd/seed0",
+    ]
+
+
+def test_protocol_reaches_the_cell():
+    for protocol, teachers in (("paper", "mean"), ("reference-code", "sum")):
+        cell = config.cells({**BENCHMARK, "protocol": protocol})[-1]
+        assert cell["exchange"] == {"name": "graft", "protocol": protocol}
+        assert cell["objective"]["kd"] == {"weight": 1.0, "teachers": teachers}
+
+
+def test_a_method_may_change_its_recipe_and_options():
+    rows = [{"kd-t4": {"base": "kd", "objective": {"ce": 0.1, "kd": {"weight": 0.9, "tau": 4}}, "recipe": {"lr": 0.05}}}]
+    cell = config.cells({**BENCHMARK, "methods": rows})[-1]
+    assert cell["method"] == "kd-t4"
+    assert cell["objective"] == {"ce": {"weight": 0.1}, "kd": {"weight": 0.9, "tau": 4, "teachers": "mean"}}
+    assert cell["recipe"]["lr"] == 0.05
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"seeds": []}, "b.yaml: seeds is missing or empty"),
+        ({"methods": ["kdd"]}, "methods: unknown method 'kdd'; known: baseline"),
+        ({"methods": ["kd", "kd"]}, "'kd' is there twice"),
+        ({"methods": [{"x": {"base": "kd", "nets": 2}}]}, "methods.x: unknown key 'nets'"),
+        ({"methods": [{"x": {"base": "grafting", "networks": 1}}]}, "graft needs at least 2 networks, networks is 1"),
+        ({"methods": [{"x": {"base": "kd", "teachers": 2}}]}, "needs 2 teachers and teacher_seeds has 1"),
+        ({"methods": [{"x": {"base": "kd", "objective": {"dk": 1}}}]}, "unknown term 'dk'; known: ce, kd"),
+        ({"methods": [{"x": {"base": "dgd", "exchange": {"name": "grift"}}}]}, "unknown exchange 'grift'; known: graft"),
+        ({"pairs": [{"student": "cifar_resnet8"}]}, "method 'kd' needs a teacher and the pair of cifar_resnet8 has none"),
+        ({"pairs": [{"student": "cifar_resnet9", "teacher": "cifar_resnet20"}]}, "cifar_resnet9"),
+        ({"datasets": ["digit"]}, "unknown data set 'digit'; known: digits"),
+        ({"protocol": "code"}, "protocol is 'code'; it must be one of paper, reference-code"),
+        ({"recipe": {"epoch": 3}}, "recipe.epoch: unknown key"),
+        ({"recipe": {"precision": "fp16"}}, "recipe.precision is 'fp16'; it must be one of fp32, bf16"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(keys, message):
+    with pytest.raises(ConfigError) as error:
+        config.check({**BENCHMARK, **keys}, "b.yaml")
+    assert message in str(error.value)
+    assert str(error.value).startswith("b.yaml: ")
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_that_trains_imports_what_only_reads():
+    """The readers are left out of the code hash; that is only right while training cannot depend on them."""
+    code = (
+        "import sys, dgd.training;"
+        f"bad = [m for m in sys.modules if m.startswith('dgd.') and m.split('.')[1] + '.py' in {provenance.READERS!r}];"
+        "sys.exit(' '.join(bad) or 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_library_never_imports_the_pipeline():
+    for path in provenance.PACKAGE.rglob("*.py"):
+        assert "import pipeline" not in path.read_text()
+        assert "from pipeline" not in path.read_text()
+
+
+def test_the_code_hash_sees_every_training_file(tmp_path, monkeypatch):
+    import shutil
+
+    copy = tmp_path / "dgd"
+    shutil.copytree(provenance.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(provenance, "PACKAGE", copy)
+    before = provenance.code_hash()
+    for name, changes in (("grafting.py", True), ("objectives/kd.py", True), ("tables.py", False), ("cli.py", False)):
+        (copy / name).write_text((copy / name).read_text() + "\n# edited\n")
+        assert (provenance.code_hash() != before) is changes, name
+        before = provenance.code_hash()

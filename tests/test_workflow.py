@@ -1,0 +1,189 @@
+"""The workflow as a user meets it: Snakemake and DVC are run on a copy of the repository, in the smallest world."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dgd import provenance
+from dgd.config import cells as cells_of
+from pipeline.cells import render
+from pipeline.config import load
+from pipeline.report import to_html
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+PARTS = ("Snakefile", "pipeline", "dgd", "config", "papers", "profiles", "envs", "dvc.yaml", "cells.yaml", ".dvcignore")
+TINY = ("--configfile", "config/test/tiny.yaml")
+CELL = "results/tiny/digits/cifar_resnet8/{}/seed0/metrics.json"
+TEACHER = "results/tiny/digits/cifar_resnet20/baseline/seed0/metrics.json"
+
+
+def start(folder: Path, *command: str) -> subprocess.Popen:
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("SNAKEMAKE_", "DVC_"))}
+    env |= {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / ".cache"), "PATH": f"{BIN}{os.pathsep}{env['PATH']}"}
+    return subprocess.Popen(
+        [BIN / command[0], *command[1:]], cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def run(folder: Path, *command: str, fails: bool = False) -> str:
+    process = start(folder, *command)
+    output = process.communicate()[0]
+    assert (process.returncode != 0) == fails, output
+    return output
+
+
+def trained(folder: Path) -> Counter:
+    """How often each cell was trained, by Snakemake's own logs."""
+    logs = "".join(path.read_text() for path in sorted(folder.glob(".snakemake/log/*.log")))
+    blocks = re.findall(r"^(?:local)?rule (?:train|teacher):.*?output: (\S+?),", logs, re.MULTILINE | re.DOTALL)
+    named = re.findall(r"^Job \d+: training .*$", logs, re.MULTILINE)
+    return Counter(named or blocks)
+
+
+@pytest.fixture
+def repo(tmp_path) -> Path:
+    """A copy of what the workflow is made of, without results, data or version control."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    for part in PARTS:
+        source = ROOT / part
+        (shutil.copytree if source.is_dir() else shutil.copy)(
+            source, tmp_path / part, **({"ignore": ignore} if source.is_dir() else {})
+        )
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text((ROOT / ".dvc" / "config").read_text() + "    no_scm = true\n")
+    return tmp_path
+
+
+def test_the_snakefile_is_short():
+    assert len((ROOT / "Snakefile").read_text().splitlines()) < 60
+
+
+def test_wrong_configs_give_one_line_and_no_traceback(repo):
+    base = yaml.safe_load((repo / "config/test/tiny.yaml").read_text())
+    mistakes = {
+        "key": ({"seed": [0]}, "key.yaml: seed: unknown key; did you mean seeds?"),
+        "teacher": ({"pairs": [{"student": "cifar_resnet8"}]}, "teacher.yaml: method 'dgd' needs a teacher"),
+        "model": ({"pairs": [{"student": "cifar_resnet9", "teacher": "cifar_resnet20"}]}, "model.yaml: pairs: "),
+        "data": ({"datasets": ["digit"]}, "data.yaml: datasets: unknown data set 'digit'"),
+    }
+    running = {}
+    for name, (changes, _) in mistakes.items():
+        (repo / f"{name}.yaml").write_text(yaml.safe_dump(base | changes))
+        running[name] = start(repo, "snakemake", "-n", "--configfile", f"{name}.yaml")
+    for name, (_, expected) in mistakes.items():
+        output = running[name].communicate()[0]
+        assert running[name].returncode == 1, output
+        lines = [line for line in output.splitlines() if not line.startswith("Using workflow specific profile")]
+        assert len(lines) == 1, output
+        assert lines[0].startswith(expected), output
+
+
+def test_another_config_is_not_mixed_with_the_default(repo):
+    plan = run(repo, "snakemake", "-n", "--configfile", "config/cifar100.yaml")
+    counts = dict(re.findall(r"^(train|teacher)\s+(\d+)$", plan, re.MULTILINE))
+    assert int(counts["train"]) + int(counts["teacher"]) == len(cells_of(load(ROOT / "config" / "cifar100.yaml")))
+    assert "quick" not in plan
+
+
+def test_the_rulegraph_is_the_documented_dag(repo):
+    graph = run(repo, "snakemake", "--rulegraph", *TINY)
+    label = dict(re.findall(r"(\d+)\[label = \"(\w+)\"", graph))
+    edges = {(label[a], label[b]) for a, b in re.findall(r"(\d+) -> (\d+)", graph)}
+    chain = ["prepare", "teacher", "train", "collect", "tabulate", "report"]
+    assert set(pairwise(chain)) | {("collect", "plot"), ("plot", "report")} <= edges
+
+
+def test_one_command_goes_from_the_data_to_the_report(repo):
+    """A cell that diverges is a hole in the table, and the others go on."""
+    config = yaml.safe_load((repo / "config/test/tiny.yaml").read_text())
+    config["methods"].append({"wild": {"base": "baseline", "recipe": {"lr": 1.0e30}}})
+    (repo / "wild.yaml").write_text(yaml.safe_dump(config))
+    output = run(repo, "snakemake", "--cores", "2", "--configfile", "wild.yaml")
+    assert re.search(r"wild/seed0: DIVERGED: .*not finite", output)
+    folder = repo / "results" / "tiny"
+    for name in ("results", "filters"):
+        assert all((folder / "tables" / f"{name}.{kind}").stat().st_size for kind in ("md", "csv", "tex"))
+    assert list(folder.glob("figures/*.svg"))
+    assert list(folder.glob("figures/*.png"))
+    page = (folder / "report.html").read_text()
+    assert "<table>" in page
+    assert not re.search(r"(src|href)=.(?!data:)", page), "the report refers to something outside itself"
+    for cell in cells_of(load(repo / "wild.yaml")):
+        status = json.loads((repo / "results" / cell["path"] / "metrics.json").read_text())["status"]
+        assert status == ("diverged" if cell["method"] == "wild" else "finished")
+        assert cell["path"] in page
+    assert "diverged" in (folder / "cells.csv").read_text()
+    shown = run(repo, "python", "-m", "pipeline.show", "results/tiny")
+    assert "0 of 1" in shown
+    assert "results/tiny/report.html" in shown
+    assert "Nothing to be done" in run(repo, "snakemake", "-n", "--configfile", "wild.yaml")
+
+
+def test_dvc_names_every_cell_of_every_config(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert Path("cells.yaml").read_text() == render(sorted(Path("config").glob("*.yaml"))), "run `python -m pipeline.cells`"
+
+
+def test_dvc_depends_on_the_files_of_the_code_hash(monkeypatch):
+    from dvc.repo import Repo
+
+    (stage,) = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    assert stage["do"]["deps"] == ["${item.config}", "dgd", "pipeline/train.py"]
+    rule = (ROOT / "pipeline/rules/train.smk").read_text()
+    assert 'src=provenance.code_hash() + fingerprint("pipeline/train.py")' in rule
+    ignore = Repo(str(ROOT)).dvcignore
+    seen = {Path(folder) / file for folder, _, files in ignore.walk(_local(), str(ROOT / "dgd")) for file in files}
+    assert sorted(path for path in seen if path.suffix == ".py") == provenance.source_files()
+
+
+def _local():
+    from dvc.fs import LocalFileSystem
+
+    return LocalFileSystem()
+
+
+def test_dvc_trains_a_cell_once_and_again_only_for_new_code(repo):
+    """The three promises: it trains one cell and its teacher; nothing after snakemake; exactly once after an edit of dgd/."""
+    run(repo, "python", "-m", "pipeline.cells", "config/test/tiny.yaml")
+    run(repo, "dvc", "repro", "cell@tiny-digits-cifar_resnet8-dgd-0")
+    dgd, baseline = repo / CELL.format("dgd"), repo / CELL.format("baseline")
+    assert trained(repo) == {TEACHER: 1, CELL.format("dgd"): 1}
+    assert not baseline.exists()
+
+    run(repo, "snakemake", "--cores", "1", *TINY, "--", CELL.format("baseline"))
+    before = {path: path.stat().st_mtime_ns for path in (dgd, baseline)}
+    run(repo, "dvc", "repro", "cell@tiny-digits-cifar_resnet8-baseline-0")
+    assert trained(repo)[CELL.format("baseline")] == 1
+    assert before == {path: path.stat().st_mtime_ns for path in (dgd, baseline)}
+
+    with (repo / "dgd" / "training.py").open("a") as file:
+        file.write("# edited\n")
+    run(repo, "dvc", "repro", "cell@tiny-digits-cifar_resnet8-dgd-0")
+    once_more = {TEACHER: 2, CELL.format("dgd"): 2, CELL.format("baseline"): 1}
+    assert trained(repo) == once_more
+    assert "didn't change" in run(repo, "dvc", "repro", "cell@tiny-digits-cifar_resnet8-dgd-0")
+    assert trained(repo) == once_more
+    assert "top1" in run(repo, "dvc", "metrics", "show")
+
+
+@pytest.mark.parametrize(
+    ("markdown", "expected"),
+    [
+        ("# Head", "<h3>Head</h3>"),
+        ("a < b", "<p>a &lt; b</p>"),
+        ("| a | b |\n|:--|--:|\n| 1 | x \\| y |", "<tr><td>1</td><td>x | y</td></tr>"),
+        ("- one\n- two", "<ul><li>one</li><li>two</li></ul>"),
+    ],
+)
+def test_the_report_turns_our_markdown_into_html(markdown, expected):
+    assert expected in to_html(markdown).replace("\n", "")
