@@ -36,7 +36,7 @@ DATA = {
     "loader": "auto",
     "workers": 2,
 }
-DEFAULTS = {"papers": ["dgd"], "teacher_seeds": [0], "adapt_stem": False, "protocol": "paper"}
+DEFAULTS = {"papers": ["dgd"], "teacher_seeds": [0], "teacher_recipe": {}, "adapt_stem": False, "protocol": "paper"}
 PROTOCOLS = ("paper", "reference-code")
 
 
@@ -107,6 +107,13 @@ def check(config: dict, source: str) -> None:
     for name, row in rows:
         _check_recipe({**config["recipe"], **row["recipe"]}, f"{source}: methods.{name}")
     _check_recipe(config["recipe"], source)
+    _check_recipe({**config["recipe"], **config["teacher_recipe"]}, f"{source}: teacher_recipe")
+    both = {pair["student"] for pair in config["pairs"]} & {pair.get("teacher") for pair in config["pairs"]}
+    if config["teacher_recipe"] and both:
+        raise ConfigError(
+            f"{source}: teacher_recipe: {sorted(both)[0]} is a student and a teacher, and its baseline is one cell; "
+            "leave teacher_recipe out, or make two benchmarks"
+        )
     if find_spec("timm"):
         _check_registries(config, rows, source)
 
@@ -164,7 +171,8 @@ def cells(config: dict) -> list[dict]:
     teachers_of: dict[str, set] = {}
     for pair in config["pairs"]:
         teachers_of.setdefault(pair["student"], set()).add(pair.get("teacher"))
-    baseline = methods.resolve("baseline")
+    name, row = methods.resolve("baseline")
+    teacher = name, {**row, "recipe": config["teacher_recipe"]}
     found: dict[str, dict] = {}
 
     def add(dataset, student, teacher, name, row, seed):
@@ -178,7 +186,7 @@ def cells(config: dict) -> list[dict]:
         for pair in config["pairs"]:
             needed = max(row["teachers"] for _, row in rows)
             for seed in config["teacher_seeds"][:needed]:
-                add(dataset, pair["teacher"], None, *baseline, seed)
+                add(dataset, pair["teacher"], None, *teacher, seed)
         for pair in config["pairs"]:
             for name, row in rows:
                 for seed in config["seeds"]:

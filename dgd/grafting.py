@@ -135,8 +135,9 @@ def graft(
 
     A tensor that has no blending weight of its own (batch norm, bias, classifier) takes that of the convolution before it in
     the state dict; one that stands before the first convolution takes the first one's ('paper') or is an error, as in the
-    script ('reference-code'). Integer tensors (batch counters) stay the network's own under 'paper'; the script blends and truncates
-    them. 'reference-code' gives the float32 numbers of the published script, to the bit, on the networks it was written for.
+    script ('reference-code'). Integer tensors (batch counters) stay the network's own under 'paper'; the script blends and
+    truncates them. 'reference-code' gives the float32 numbers of the published script, to the bit, on the networks it was
+    written for.
 
     Args:
         states: State dicts of N >= 2 networks of one architecture.

@@ -1,7 +1,9 @@
-"""Checks a benchmark's config against the schema and fills in its defaults; needs no torch."""
+"""What the Snakefile knows when it is parsed: the checked config, code fingerprints, GPUs. Nothing here needs torch."""
 
 import difflib
+import shutil
 from copy import deepcopy
+from hashlib import sha256
 from pathlib import Path
 
 import jsonschema
@@ -63,6 +65,22 @@ def load(path: str | Path) -> dict:
         raise ConfigError(f"{path}: no such file")
     config = yaml.safe_load(path.read_text())
     return resolve(config, str(path))
+
+
+def fingerprint(*paths: str | Path) -> str:
+    """SHA-256 of files and of the Python files in folders: as a rule's param it makes outputs stale when code changes.
+
+    Snakemake itself sees a shell command's text, not the modules that the command imports.
+    """
+    files = [file for path in map(Path, paths) for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
+    return sha256(b"".join(f"{file}\0".encode() + file.read_bytes() for file in files)).hexdigest()
+
+
+def gpus(config: dict) -> int:
+    """GPUs that a cell takes: 1 if it will run on CUDA, found out without importing torch."""
+    device = config["recipe"]["device"]
+    there = shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists()
+    return int(device == "cuda" or (device == "auto" and there))
 
 
 def _fill(config: dict, rules: dict) -> dict:

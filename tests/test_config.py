@@ -65,6 +65,15 @@ def test_a_student_of_two_teachers_has_a_folder_for_each():
     ]
 
 
+def test_a_teacher_may_have_a_recipe_of_its_own():
+    teacher, student, *_ = config.cells({**BENCHMARK, "teacher_recipe": {"epochs": 400}})
+    assert (teacher["student"], teacher["recipe"]["epochs"]) == ("cifar_resnet20", 400)
+    assert student["recipe"]["epochs"] == 200
+    pairs = [*BENCHMARK["pairs"], {"student": "cifar_resnet20", "teacher": "cifar_resnet32"}]
+    with pytest.raises(ConfigError, match="cifar_resnet20 is a student and a teacher, and its baseline is one cell"):
+        config.check({**BENCHMARK, "pairs": pairs, "teacher_recipe": {"epochs": 400}}, "b.yaml")
+
+
 def test_protocol_reaches_the_cell():
     for protocol, teachers in (("paper", "mean"), ("reference-code", "sum")):
         cell = config.cells({**BENCHMARK, "protocol": protocol})[-1]

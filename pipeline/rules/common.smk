@@ -16,19 +16,16 @@ OUTPUTS:
 import json
 import os
 import re
-import shutil
 import sys
-from hashlib import sha256
 from pathlib import Path
 
 from dgd import config as dgd_config
 from dgd import provenance
-from pipeline.config import resolve
+from pipeline.config import fingerprint, gpus, resolve
 
+FILES = ", ".join(map(os.path.relpath, workflow.configfiles))
 try:
-    CONFIG = resolve(
-        config, ", ".join(map(os.path.relpath, workflow.configfiles)) or "config"
-    )
+    CONFIG = resolve(config, FILES or "config")
 except dgd_config.ConfigError as error:
     sys.exit(str(error))
 
@@ -42,32 +39,12 @@ RESOLVED = json.dumps(CONFIG, sort_keys=True)
 TABLES = ("results", "filters")
 
 # `python` in a rule is the one that runs Snakemake, also when its environment is not activated.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH')}")
 
 
 def one_of(paths):
     """A regular expression that matches these paths and nothing else."""
     return "|".join(map(re.escape, paths)) or "(?!)"
-
-
-def fingerprint(*paths):
-    """SHA-256 of files: as a param it makes a rule's outputs stale when its code changes.
-
-    Snakemake sees a shell command's text, not the modules that it imports.
-    """
-    files = [
-        f
-        for p in map(Path, paths)
-        for f in (sorted(p.rglob("*.py")) if p.is_dir() else [p])
-    ]
-    return sha256(b"".join(str(f).encode() + f.read_bytes() for f in files)).hexdigest()
-
-
-def gpus():
-    """GPUs that a cell takes: 1 if it will run on CUDA, found out without importing torch."""
-    device = CONFIG["recipe"]["device"]
-    there = shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists()
-    return int(device == "cuda" or (device == "auto" and bool(there)))
 
 
 def teachers_of(wildcards):
@@ -78,6 +55,6 @@ def teachers_of(wildcards):
     ]
 
 
-def data_of(wildcards):
-    """Folder of the prepared data set that this cell trains on."""
-    return f"{PREPARED}/{CELLS[wildcards.cell]['slug']}"
+def data_of(wildcards, file):
+    """A file of the prepared data set that this cell trains on."""
+    return f"{PREPARED}/{CELLS[wildcards.cell]['slug']}/{file}"

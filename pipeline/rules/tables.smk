@@ -114,11 +114,12 @@ rule plot:
     resources:
         mem_mb=2000,
     params:
+        folder=lambda wildcards, input: os.path.dirname(str(input.cells)),
         src=fingerprint("dgd/figures.py", "dgd/tables.py", "pipeline/plot.py"),
     message:
         "plotting {BENCHMARK}"
     shell:
-        "python -m pipeline.plot --folder {BENCHMARK:q} --out {output:q} 2>&1 | tee {log:q}"
+        "python -m pipeline.plot --folder {params.folder:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule report:

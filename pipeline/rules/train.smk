@@ -21,8 +21,8 @@ OUTPUTS, in <results>/<benchmark>/<dataset>/<model>/<method>/seed<k>/:
 rule train:
     """Training a cell: one method, one student, one seed."""
     input:
-        images=lambda wildcards: f"{data_of(wildcards)}/images.safetensors",
-        manifest=lambda wildcards: f"{data_of(wildcards)}/manifest.json",
+        images=lambda wildcards: data_of(wildcards, "images.safetensors"),
+        manifest=lambda wildcards: data_of(wildcards, "manifest.json"),
         teachers=teachers_of,
     output:
         metrics=f"{RESULTS}/{{cell}}/metrics.json",
@@ -42,18 +42,19 @@ rule train:
         "../../envs/train.yaml"
     threads: CONFIG["recipe"]["threads"]
     resources:
-        gpu=gpus(),
+        gpu=gpus(CONFIG),
         mem_mb=4000,
     params:
         cell=lambda wildcards: json.dumps(CELLS[wildcards.cell], sort_keys=True),
-        data=data_of,
+        data=lambda wildcards, input: os.path.dirname(input.manifest),
+        results=lambda wildcards, output: output.metrics.split(wildcards.cell)[0],
         src=provenance.code_hash() + fingerprint("pipeline/train.py"),
     message:
         "training {wildcards.cell}"
     shell:
         # The progress bars go to the log; the line at the end goes to the terminal too.
         "OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} "
-        "python -m pipeline.train --cell {params.cell:q} --data {params.data:q} --results {RESULTS:q} "
+        "python -m pipeline.train --cell {params.cell:q} --data {params.data:q} --results {params.results:q} "
         "2> {log:q} | tee -a {log:q}"
 
 
