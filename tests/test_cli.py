@@ -15,7 +15,7 @@ recipe: {epochs: 1, batch_size: 20, device: cpu}
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def benchmark(tmp_path):
     path = tmp_path / "t.yaml"
     path.write_text(BENCHMARK % (tmp_path / "data"))
