@@ -20,7 +20,7 @@ setup: .venv/.ready  ## make .venv from requirements.lock and install dgd-bench 
 	@touch $@
 
 bench: setup  ## train the default benchmark (config/quick.yaml) and print its table
-	snakemake --cores $(CORES) --quiet rules
+	snakemake --cores $(CORES) --quiet rules host
 	@python -m pipeline.show results/quick
 
 test: setup   ## run the tests (the slow ones are left out)
