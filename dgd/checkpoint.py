@@ -38,19 +38,23 @@ def write_json(path: str | Path, content: Mapping) -> None:
 
 
 def save_weights(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, contiguous, on the CPU."""
+    """Write tensors as safetensors, contiguous, on the CPU. The order of the keys is kept in the file's metadata."""
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    write_bytes(path, safetensors.torch.save(plain))
+    write_bytes(path, safetensors.torch.save(plain, metadata={"order": json.dumps(list(plain))}))
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read safetensors.
+    """Read safetensors, in the order in which `save_weights` was given them (safetensors itself promises none).
 
     Raises:
         ValueError: The file is not there or is no safetensors file.
     """
     try:
-        return safetensors.torch.load(Path(path).read_bytes())
+        content = Path(path).read_bytes()
+        tensors = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        order = json.loads(header.pop("__metadata__", {}).get("order", "null")) or header
+        return {key: tensors[key] for key in order}
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except Exception as error:

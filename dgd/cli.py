@@ -36,14 +36,16 @@ def _list(args: argparse.Namespace) -> None:
     print("models:    ", ", ".join(timm.list_models("cifar_*")), "and every other timm name")
 
 
-def _train(args: argparse.Namespace) -> None:
+def _train(args: argparse.Namespace) -> int:
     """Train the cells of a benchmark that match a pattern, or the one cell of a cell's own config.yaml."""
     from dgd import config, data, training
 
-    content = yaml.safe_load(Path(args.config).read_text()) if Path(args.config).is_file() else None
-    if isinstance(content, dict) and "path" in content:
-        known = {content["path"]: content}
-        wanted = [content]
+    own = _cell_of(args.config)
+    if own:
+        root = Path(args.config).parents[len(Path(own["path"]).parts)]
+        teachers = [_cell_of(root / path / "config.yaml") for path in own["teachers"]]
+        known = {cell["path"]: cell for cell in filter(None, teachers)}
+        wanted = [own]
     else:
         known = {cell["path"]: cell for cell in config.cells(config.load(args.config))}
         pattern = args.cell or "*"
@@ -52,19 +54,32 @@ def _train(args: argparse.Namespace) -> None:
             raise SystemExit(f"{args.config}: no cell matches {pattern!r}; `dgd-bench list {args.config}` lists them")
     needed = {path: known[path] for cell in wanted for path in cell["teachers"] if path in known}
     needed |= {cell["path"]: cell for cell in wanted}
+    failed = 0
     for path, cell in needed.items():
         out = Path(args.results) / path
-        if (out / "metrics.json").is_file() and not args.again:
+        if (out / "metrics.json").is_file() and _cell_of(out / "config.yaml") == cell and not args.again:
             print(f"{out}: already there (--again trains it again)", file=sys.stderr)
             continue
         options = dict(cell["data"])
-        prepared = Path(options["dir"]) / "prepared" / cell["benchmark"] / cell["slug"]
-        if not (prepared / "manifest.json").is_file():
-            options["data_dir"] = options.pop("dir")
-            options.pop("workers")
+        del options["workers"]
+        options["data_dir"] = options.pop("dir")
+        prepared = Path(options["data_dir"]) / "prepared" / cell["benchmark"] / cell["slug"]
+        if not data.is_prepared(prepared, cell["dataset"], **options):
             data.prepare(cell["dataset"], prepared, **options)
-        metrics = training.train_cell(cell, results=args.results, data=prepared)
+        try:
+            metrics = training.train_cell(cell, results=args.results, data=prepared)
+        except training.NoResult as error:
+            print(f"{out}: {error.status}: {error}", file=sys.stderr)
+            failed = 1
+            continue
         print(f"{out}: {metrics['networks'][0]['last']['top1']:.2f} % test top-1 at the last epoch")
+    return failed
+
+
+def _cell_of(path: str | Path) -> dict | None:
+    """The resolved cell in a cell's config.yaml; None if the file is no such thing."""
+    content = yaml.safe_load(Path(path).read_text()) if Path(path).is_file() else None
+    return content if isinstance(content, dict) and "path" in content else None
 
 
 def _filters(args: argparse.Namespace) -> None:
@@ -80,9 +95,9 @@ def _filters(args: argparse.Namespace) -> None:
         for key, value in state.items():
             i, _, name = key.partition(".")
             found.setdefault(i, {})[name] = value
-        return found
+        return dict(sorted(found.items(), key=lambda item: int(item[0])))
 
-    reference = next(iter(networks(args.baseline).values())) if args.baseline else None
+    reference = next(iter(networks(args.baseline).values())) if args.baseline else None  # the first network is the reported one
     rows = []
     for i, state in networks(args.path).items():
         norms = filters.l1_norms(state)
@@ -104,7 +119,7 @@ def _table(args: argparse.Namespace) -> None:
     from dgd import tables
 
     cells = tables.collect(args.folder)
-    papers = [yaml.safe_load(Path(path).read_text()) for path in args.papers]
+    papers = args.papers if args.papers is not None else sorted(map(str, Path("papers").glob("*.yaml")))
     for frame in (tables.results_table(cells, papers), tables.filters_table(cells, papers)):
         print(tables.markdown(frame), end="\n\n")
 
@@ -128,13 +143,12 @@ def main(argv: list[str] | None = None) -> int:
     add.set_defaults(run=_filters)
     add = commands.add_parser("table", help="tables of results/<benchmark>, whatever of it is there")
     add.add_argument("folder", help="e.g. results/quick")
-    add.add_argument("--papers", nargs="*", default=[], help="published numbers to set beside, e.g. papers/dgd.yaml")
+    add.add_argument("--papers", nargs="*", help="published numbers to set beside (default: papers/*.yaml)")
     add.set_defaults(run=_table)
     args = parser.parse_args(argv)
     pd.set_option("display.width", 200)
     try:
-        args.run(args)
-    except (ValueError, OSError, RuntimeError) as error:
+        return args.run(args) or 0
+    except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
         print(f"dgd-bench: {error}", file=sys.stderr)
         return 1
-    return 0

@@ -4,6 +4,7 @@ A benchmark is one YAML file (config/README.md lists the keys); a cell is one tr
 """
 
 import re
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +21,7 @@ RECIPE = {
     "schedule": "slr",  # slr | dlr | difflr, see dgd.training.learning_rates
     "step_epochs": 60,
     "gamma": 0.1,
-    "precision": "fp32",  # fp32 | bf16
+    "precision": "fp32",  # fp32 | tf32 (CUDA only) | bf16
     "channels_last": False,
     "compile": False,
     "deterministic": True,
@@ -37,6 +38,7 @@ DATA = {
     "workers": 2,
 }
 DEFAULTS = {"papers": ["dgd"], "teacher_seeds": [0], "teacher_recipe": {}, "adapt_stem": False, "protocol": "paper"}
+KEYS = ("benchmark", "seeds", "datasets", "pairs", "methods", "data", "recipe", "results", *DEFAULTS)
 PROTOCOLS = ("paper", "reference-code")
 
 
@@ -53,7 +55,10 @@ def load(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
-    config = yaml.safe_load(path.read_text())
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: a benchmark is a mapping of keys, see config/README.md")
     check(config, str(path))
@@ -81,6 +86,9 @@ def check(config: dict, source: str) -> None:
     for key in ("benchmark", "seeds", "datasets", "pairs", "methods"):
         if not config.get(key):
             raise ConfigError(f"{source}: {key} is missing or empty")
+    for key in config:
+        if key not in KEYS:
+            raise ConfigError(f"{source}: {key}: unknown key; known: {', '.join(KEYS)}")
     config = filled(config)
     if config["protocol"] not in PROTOCOLS:
         raise ConfigError(f"{source}: protocol is {config['protocol']!r}; it must be one of {', '.join(PROTOCOLS)}")
@@ -92,6 +100,22 @@ def check(config: dict, source: str) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{source}: methods: {name!r} is there twice; give one of them another name")
+    slugs = [slug(name) for name in config["datasets"]]
+    for name in slugs:
+        if slugs.count(name) > 1:
+            raise ConfigError(
+                f"{source}: datasets: two of them would share the folder {name!r}; rename one, or make two benchmarks"
+            )
+    for name in config["datasets"]:
+        kind, _, folder = name.partition(":")
+        if kind == "imagefolder" and not Path(folder).expanduser().is_dir():
+            raise ConfigError(
+                f"{source}: datasets: {folder!r} is no folder; write imagefolder:<path of a folder with train/ and test/>"
+            )
+        if kind == "imagefolder" and not config["data"]["image_size"]:
+            raise ConfigError(
+                f"{source}: data.image_size is needed for {name}: the side in pixels that its images are brought to"
+            )
     for pair in config["pairs"]:
         for name, row in rows:
             if row["teachers"] and not pair.get("teacher"):
@@ -104,9 +128,9 @@ def check(config: dict, source: str) -> None:
                     f"{source}: method {name!r} needs {row['teachers']} teachers and teacher_seeds has "
                     f"{len(config['teacher_seeds'])}; give it {row['teachers']} seeds"
                 )
+    _check_recipe(config["recipe"], source)
     for name, row in rows:
         _check_recipe({**config["recipe"], **row["recipe"]}, f"{source}: methods.{name}")
-    _check_recipe(config["recipe"], source)
     _check_recipe({**config["recipe"], **config["teacher_recipe"]}, f"{source}: teacher_recipe")
     both = {pair["student"] for pair in config["pairs"]} & {pair.get("teacher") for pair in config["pairs"]}
     if config["teacher_recipe"] and both:
@@ -122,9 +146,14 @@ def _check_recipe(recipe: dict, source: str) -> None:
     for key in recipe:
         if key not in RECIPE:
             raise ConfigError(f"{source}: recipe.{key}: unknown key; known: {', '.join(RECIPE)}")
+        kind = type(RECIPE[key])
+        wanted = (int, float) if kind is float else kind
+        if not isinstance(recipe[key], wanted) or (isinstance(recipe[key], bool) and kind is not bool):
+            hint = "; YAML takes 5e-4 for a text, write 5.0e-4" if kind is float else ""
+            raise ConfigError(f"{source}: recipe.{key} is {recipe[key]!r}; it must be of type {kind.__name__}{hint}")
     choices = {
         "schedule": ("slr", "dlr", "difflr"),
-        "precision": ("fp32", "bf16"),
+        "precision": ("fp32", "tf32", "bf16"),
         "device": ("auto", "cpu", "cuda"),
     }
     for key, allowed in choices.items():
@@ -145,14 +174,14 @@ def _check_registries(config: dict, rows: list, source: str) -> None:
             if not models.is_known(name):
                 raise ConfigError(f"{source}: pairs: {models.suggest(name)}")
     for name, row in rows:
+        try:
+            objectives.Objective(_objective(row, config["protocol"]))
+            grafting.check_options(row["exchange"])
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{source}: methods.{name}: {error}") from None
         for term in row["objective"]:
-            if term not in objectives.TERMS:
-                raise ConfigError(f"{source}: methods.{name}: unknown term {term!r}; known: {', '.join(objectives.TERMS)}")
-        exchange = (row["exchange"] or {}).get("name")
-        if exchange and exchange not in grafting.EXCHANGES:
-            raise ConfigError(
-                f"{source}: methods.{name}: unknown exchange {exchange!r}; known: {', '.join(grafting.EXCHANGES)}"
-            )
+            if getattr(objectives.TERMS[term], "needs_teacher", False) and not row["teachers"]:
+                raise ConfigError(f"{source}: methods.{name}: the term {term!r} needs a teacher; set teachers: 1")
 
 
 def slug(dataset: str) -> str:
@@ -198,16 +227,21 @@ def _path(config, dataset, model, method, seed) -> str:
     return f"{config['benchmark']}/{slug(dataset)}/{model}/{method}/seed{seed}"
 
 
+def _objective(row: dict, protocol: str) -> dict[str, dict]:
+    """The terms with their options, `{'weight': ...}` written out."""
+    objective = {
+        term: dict(value) if isinstance(value, Mapping) else {"weight": value} for term, value in row["objective"].items()
+    }
+    if "kd" in objective:
+        # With several teachers the paper averages probabilities, the released code adds the losses up.
+        objective["kd"].setdefault("teachers", "mean" if protocol == "paper" else "sum")
+    return objective
+
+
 def _cell(config, dataset, student, teacher, name, row, seed) -> dict:
     exchange = dict(row["exchange"]) if row["exchange"] else None
     if exchange:
         exchange.setdefault("protocol", config["protocol"])
-    objective = {
-        term: {"weight": value} if isinstance(value, int | float) else dict(value) for term, value in row["objective"].items()
-    }
-    if "kd" in objective:
-        # With several teachers the paper averages probabilities, the released code adds the losses up.
-        objective["kd"].setdefault("teachers", "mean" if config["protocol"] == "paper" else "sum")
     return {
         "benchmark": config["benchmark"],
         "dataset": dataset,
@@ -219,7 +253,7 @@ def _cell(config, dataset, student, teacher, name, row, seed) -> dict:
         "seed": seed,
         "networks": row["networks"],
         "teachers": [_path(config, dataset, teacher, "baseline", k) for k in config["teacher_seeds"][: row["teachers"]]],
-        "objective": objective,
+        "objective": _objective(row, config["protocol"]),
         "exchange": exchange,
         "protocol": config["protocol"],
         "adapt_stem": config["adapt_stem"],

@@ -165,8 +165,9 @@ def from_cells(folder: str | Path, out: str | Path) -> list[Path]:
         for method, path in members + cells[dataset, student, model]:
             if (path / "history.csv").exists():
                 histories.setdefault(method, []).append(pd.read_csv(path / "history.csv"))
-            if (path / "filters.npz").exists():
-                norms.setdefault(method, []).append(np.concatenate([*read_filters(path / "filters.npz")[0].values()]))
+            layers = read_filters(path / "filters.npz").get(0) if (path / "filters.npz").exists() else None
+            if layers:  # a transformer has no filters
+                norms.setdefault(method, []).append(np.concatenate([*layers.values()]))
         name, title = f"{slug(dataset)}-{model}", f"{slug(dataset)}, {model.replace('-by-', ' by ')}"
         if histories:
             written += curves(histories, Path(out) / f"curves-{name}", title)

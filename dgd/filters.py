@@ -1,8 +1,8 @@
 """What a filter is in any convolutional network, and how much it holds.
 
 A filter is `weight[j]` of a convolution's weight (filters, channels / groups, height, width): every weight of four dimensions
-counts, depthwise, grouped and shortcut convolutions included. The patch embedding of a vision transformer does not: it maps
-each patch once and slides over nothing.
+counts, depthwise, grouped and shortcut convolutions included. A transformer whose only such weight is its patch
+embedding has no filters: that maps each patch once and slides over nothing.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,13 @@ THRESHOLDS = (1.0, 0.1, 0.01, 0.001)
 def conv_weights(model_or_state: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The convolution weights by state-dict key, in the network's own order; empty when there are none."""
     state = model_or_state.state_dict() if isinstance(model_or_state, nn.Module) else model_or_state
-    return {
-        key: value for key, value in state.items() if key.endswith("weight") and value.ndim == 4 and "patch_embed" not in key
-    }
+    found = {key: value for key, value in state.items() if key.endswith("weight") and value.ndim == 4}
+    return {} if len(found) == 1 and "patch_embed" in next(iter(found)) else found
 
 
 def l1_norms(model_or_state: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """L1 norm of every filter: key -> float tensor (filters,). Source: 2004.12311 section 4.3."""
-    return {key: w.detach().abs().flatten(1).sum(1) for key, w in conv_weights(model_or_state).items()}
+    return {key: w.detach().float().abs().flatten(1).sum(1) for key, w in conv_weights(model_or_state).items()}
 
 
 def entropy(weight: Tensor, bins: int = 10, include_max: bool = True) -> Tensor:
@@ -95,41 +94,60 @@ def flatten(norms: Mapping[str, Tensor] | Tensor) -> Tensor:
     return norms if isinstance(norms, Tensor) else torch.cat([n.flatten() for n in norms.values()])
 
 
+def invalid(
+    norms: Mapping[str, Tensor] | Tensor,
+    reference: Mapping[str, Tensor] | Tensor,
+    threshold: float,
+    reading: str = "rank",
+) -> Tensor:
+    """Which filters of a network are its invalid set, where a reference network says how many or which are.
+
+    Source: 2004.12311 section 4.3 and Table 7, whose text leaves open which of the two readings is meant; its own figure
+    agrees with `rank` only, so both are reported.
+
+    Args:
+        norms: L1 norms of the network that is measured, by layer or as one tensor (filters,).
+        reference: L1 norms of the baseline of the same model, alike.
+        threshold: A filter of the reference is invalid when its norm is not above it.
+        reading: 'rank': as many filters as the reference has invalid ones, the smallest of this network, are its invalid set.
+            'position': the filters at the reference's invalid positions are.
+
+    Returns:
+        Bool CPU tensor (filters,) in the network's order; the others are the valid set.
+
+    Raises:
+        ValueError: Unknown reading, or norms of two different models.
+    """
+    if isinstance(norms, Mapping) and isinstance(reference, Mapping):
+        if norms.keys() != reference.keys():
+            odd = sorted(norms.keys() ^ reference.keys())[0]
+            raise ValueError(f"only one of network and reference has the layer {odd!r}: not the same model")
+        reference = {key: reference[key] for key in norms}
+    norms, reference = flatten(norms).cpu(), flatten(reference).cpu()
+    if norms.shape != reference.shape:
+        raise ValueError(f"the network has {len(norms)} filters and the reference {len(reference)}: not the same model")
+    if reading == "position":
+        return reference <= threshold
+    if reading != "rank":
+        raise ValueError(f"reading is {reading!r}; it must be 'rank' or 'position'")
+    smallest = norms.argsort(stable=True)[: int((reference <= threshold).sum())]
+    return torch.zeros(len(norms), dtype=torch.bool).index_fill_(0, smallest, True)
+
+
 def mean_l1(
     norms: Mapping[str, Tensor] | Tensor,
     reference: Mapping[str, Tensor] | Tensor,
     threshold: float,
     reading: str = "rank",
 ) -> tuple[float, float]:
-    """Mean L1 norm of the valid and of the invalid filters, where a reference network says how many or which are invalid.
-
-    Source: 2004.12311 section 4.3 and Table 7, whose text leaves open which of the two readings is meant; its own figure
-    agrees with `rank` only, so both are reported.
-
-    Args:
-        norms: L1 norms of the network that is measured.
-        reference: L1 norms of the baseline of the same model.
-        threshold: A filter of the reference is invalid when its norm is not above it.
-        reading: 'rank': as many filters as the reference has invalid ones, the smallest of this network, are its invalid set.
-            'position': the filters at the reference's invalid positions are.
+    """Mean L1 norm of the valid and of the invalid filters; see `invalid` for arguments, sources and errors.
 
     Returns:
         (mean over the valid set, mean over the invalid set), NaN for an empty set.
-
-    Raises:
-        ValueError: Unknown reading, or networks with different numbers of filters.
     """
-    norms, reference = flatten(norms).double(), flatten(reference)
-    if norms.shape != reference.shape:
-        raise ValueError(f"the network has {len(norms)} filters and the reference {len(reference)}: not the same model")
-    invalid = reference <= threshold
-    if reading == "rank":
-        norms = norms.sort().values
-        invalid = torch.arange(len(norms)) < invalid.sum().cpu()
-        norms = norms.cpu()
-    elif reading != "position":
-        raise ValueError(f"reading is {reading!r}; it must be 'rank' or 'position'")
-    return float(norms[~invalid].mean()), float(norms[invalid].mean())
+    chosen = invalid(norms, reference, threshold, reading)
+    flat = flatten(norms).cpu().double()
+    return float(flat[~chosen].mean()), float(flat[chosen].mean())
 
 
 def summary(model_or_state: nn.Module | Mapping[str, Tensor]) -> dict:

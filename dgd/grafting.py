@@ -11,6 +11,7 @@ Everything but `Grafter` is a pure function of state dicts.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 
 import numpy as np
 import torch
@@ -195,3 +196,19 @@ class Grafter:
 
 
 EXCHANGES = {"graft": graft}
+
+
+def check_options(exchange: Mapping | None) -> None:
+    """Check an exchange of a config, {'name': ..., option: ...}; None is none.
+
+    Raises:
+        ValueError: Unknown exchange or option.
+    """
+    if not exchange:
+        return
+    if exchange["name"] not in EXCHANGES:
+        raise ValueError(f"unknown exchange {exchange['name']!r}; known: {', '.join(EXCHANGES)}")
+    known = list(signature(EXCHANGES[exchange["name"]]).parameters)[1:]
+    for key in exchange:
+        if key not in ("name", *known):
+            raise ValueError(f"exchange {exchange['name']!r} has no option {key!r}; known: {', '.join(known)}")

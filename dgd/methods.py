@@ -3,6 +3,7 @@
 A method is a row of data. The loop in `dgd.training` knows no name of this table.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 
@@ -58,11 +59,22 @@ def resolve(entry: str | Mapping) -> tuple[str, dict]:
         raise ValueError(f"methods: {entry!r} is neither a name nor one `name: {{base: ..., ...}}` mapping")
     if base not in METHODS:
         raise ValueError(f"methods: unknown method {base!r}; known: {', '.join(METHODS)}")
+    if not re.fullmatch(r"[\w.+-]+", str(name)):
+        raise ValueError(f"methods: {name!r} names folders; use letters, digits, and any of _ . + -")
+    if name == "baseline" and changes:
+        raise ValueError("methods: baseline is what gains are measured against; give the changed row a name of its own")
     known = [f.name for f in fields(Method)]
     for key in changes:
         if key not in known:
             raise ValueError(f"methods.{name}: unknown key {key!r}; known: base, {', '.join(known)}")
+    exchange = changes.get("exchange")
+    if exchange and "name" not in exchange:  # options for the exchange that the base has
+        if not METHODS[base].exchange:
+            raise ValueError(f"methods.{name}: exchange has no name, and {base} has no exchange to take it from")
+        changes["exchange"] = {**METHODS[base].exchange, **exchange}
     method = replace(METHODS[base], **changes)
+    if not method.objective:
+        raise ValueError(f"methods.{name}: objective is empty; it needs at least one term")
     if method.networks < 1 or method.teachers < 0:
         raise ValueError(f"methods.{name}: networks must be at least 1 and teachers at least 0")
     if method.exchange and method.networks < 2:

@@ -459,7 +459,7 @@ def _rows(path: Path | None, metrics: dict) -> list[dict]:
                     "mean_l1": filters["mean_l1"],
                     "entropy_sum": filters["entropy_sum"],
                 }
-                | {f"invalid_ratio_{key}": filters["invalid_ratio"][key] for key in THRESHOLDS}
+                | {f"invalid_ratio_{key}": filters["invalid_ratio"].get(key) for key in THRESHOLDS}
             )
     except KeyError as error:
         raise ValueError(f"{path / 'metrics.json'}: finished, but without {error}") from error

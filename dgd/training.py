@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from dgd import checkpoint, filters, models, provenance
 from dgd import data as datasets
-from dgd.grafting import EXCHANGES
+from dgd.grafting import EXCHANGES, GraftingError
 from dgd.objectives import Batch, Objective
 
 OUTPUTS = (
@@ -52,6 +52,12 @@ class Diverged(NoResult):
     """A loss was not finite."""
 
     status = "diverged"
+
+
+class CannotExchange(NoResult):
+    """The method has its networks exchange weights, and these networks cannot."""
+
+    status = "cannot exchange"
 
 
 class NoTeacher(NoResult):
@@ -130,8 +136,13 @@ class Group:
         )
         self.forwards = [torch.compile(net) if recipe["compile"] else net for net in self.networks]
         exchange = dict(cell["exchange"] or {})
-        self.exchange = EXCHANGES.get(exchange.pop("name", None))
+        self.exchange = EXCHANGES[exchange.pop("name")] if exchange else None
         self.exchange_options = exchange
+        if self.exchange:  # now, not after an epoch
+            try:
+                self._exchanged()
+            except GraftingError as error:
+                raise CannotExchange(f"{cell['student']} cannot take part in {cell['method']!r}: {error}") from None
 
     def _place(self, net: nn.Module) -> nn.Module:
         layout = torch.channels_last if self.recipe["channels_last"] else torch.preserve_format
@@ -170,8 +181,9 @@ class Group:
             seen += len(group[0][1])
         means = [[value / seen for value in row] for row in sums.tolist()]
         for i, (row, net) in enumerate(zip(means, self.networks)):
-            # The last step's weights show in no loss of this epoch.
-            if not math.isfinite(row[0]) or not torch.stack([p.isfinite().all() for p in net.parameters()]).all():
+            # What the last step did to weights and batch statistics shows in no loss of this epoch.
+            held = [v.isfinite().all() for v in net.state_dict().values() if v.is_floating_point()]
+            if not math.isfinite(row[0]) or not torch.stack(held).all():
                 raise Diverged(
                     f"the loss of network {i} is not finite in epoch {epoch} at learning rate "
                     f"{self.rates(epoch)[i]:g}; lower recipe.lr or change the seed"
@@ -212,9 +224,11 @@ class Group:
     def trade(self) -> None:
         """Let the networks exchange weights, if the method has them do so."""
         if self.exchange:
-            states = self.exchange([net.state_dict() for net in self.networks], **self.exchange_options)
-            for net, state in zip(self.networks, states):
+            for net, state in zip(self.networks, self._exchanged()):
                 net.load_state_dict(state)
+
+    def _exchanged(self) -> list[dict[str, Tensor]]:
+        return self.exchange([net.state_dict() for net in self.networks], **self.exchange_options)
 
     def state(self) -> dict:
         """All that a later epoch depends on."""
@@ -284,7 +298,7 @@ def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str
     recipe = cell["recipe"]
     torch.set_num_threads(recipe["threads"])
     device = pick_device(recipe["device"])
-    _set_determinism(recipe["deterministic"])
+    _set_arithmetic(recipe)
     dataset = datasets.load(data)
     folders = [Path(results) / path for path in cell["teachers"]]
     facts = {
@@ -344,6 +358,8 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> dict:
         last = epoch == epochs - 1
         if last or (epoch + 1) % recipe["evaluate_every"] == 0:
             top1, loss, predictions = group.evaluate(test)
+            if not all(map(math.isfinite, loss)):
+                raise Diverged(f"the test loss is not finite in epoch {epoch}; lower recipe.lr or change the seed")
             validated = group.evaluate(validation)[0] if validation else [None] * len(rows)
         else:
             top1 = loss = validated = [None] * len(rows)
@@ -439,7 +455,10 @@ def _peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def _set_determinism(wanted: bool) -> None:
+def _set_arithmetic(recipe: Mapping) -> None:
+    """Determinism, and whether CUDA may round float32 to TF32: only if the recipe says so; torch would in convolutions."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = recipe["precision"] == "tf32"
+    wanted = recipe["deterministic"]
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted)

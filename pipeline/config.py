@@ -12,6 +12,7 @@ import yaml
 from dgd import config as semantics
 from dgd.config import ConfigError
 
+PAPERS = Path(__file__).parents[1] / "papers"
 SCHEMA = Path(__file__).parent / "schemas" / "config.schema.yaml"
 WORDS = {
     "string": "a text",
@@ -55,7 +56,13 @@ def resolve(config: dict, source: str) -> dict:
     if lines:
         raise ConfigError("\n".join(f"{source}: {line}" for line in lines))
     semantics.check(config, source)
-    return _fill(config, rules)
+    filled = _fill(config, rules)
+    for name in filled["papers"]:
+        if not (PAPERS / f"{name}.yaml").is_file():
+            raise ConfigError(
+                f"{source}: papers: no file papers/{name}.yaml{_nearest(name, [p.stem for p in PAPERS.glob('*.yaml')])}"
+            )
+    return filled
 
 
 def load(path: str | Path) -> dict:
@@ -76,9 +83,22 @@ def fingerprint(*paths: str | Path) -> str:
     return sha256(b"".join(f"{file}\0".encode() + file.read_bytes() for file in files)).hexdigest()
 
 
-def gpus(config: dict) -> int:
+def listing(dataset: str) -> str:
+    """A hash of the folders below `imagefolder:<path>` and their times, "" for other data sets.
+
+    Files that come or go change their folder's time. A file that is changed in place does not: reading a million files at each
+    start would take longer than the plan.
+    """
+    kind, _, path = dataset.partition(":")
+    if kind != "imagefolder":
+        return ""
+    root = Path(path).expanduser()
+    folders = sorted((str(f.relative_to(root)), f.stat().st_mtime_ns) for f in [root, *root.glob("*/"), *root.glob("*/*/")])
+    return sha256(repr(folders).encode()).hexdigest()
+
+
+def gpus(device: str) -> int:
     """GPUs that a cell takes: 1 if it will run on CUDA, found out without importing torch."""
-    device = config["recipe"]["device"]
     there = shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists()
     return int(device == "cuda" or (device == "auto" and there))
 

@@ -1,5 +1,7 @@
 """`dgd-bench`, called as a user calls it."""
 
+import json
+
 import pytest
 
 from dgd import cli
@@ -52,6 +54,37 @@ def test_train_filters_and_table(capsys, benchmark, tmp_path):
     assert "already there" in capsys.readouterr().err
     assert cli.main(["train", str(cell / "config.yaml"), "--results", str(results), "--again"]) == 0
     assert (cell / "model.safetensors").read_bytes() == weights
+    # The teacher's config.yaml is found beside the cell's, and comes first.
+    assert cli.main(["train", str(cell / "config.yaml"), "--results", str(tmp_path / "elsewhere")]) == 0
+    assert (tmp_path / "elsewhere" / cell.relative_to(results) / "model.safetensors").read_bytes() == weights
+
+    capsys.readouterr()
+    rows = set()
+    for _ in range(3):  # safetensors gives its keys in any order
+        assert cli.main(["filters", str(cell), "--baseline", str(results / "t/digits/cifar_resnet8/kd/seed0")]) == 0
+        rows.add(capsys.readouterr().out)
+    assert len(rows) == 1
+
+
+def test_a_changed_config_is_trained_anew(capsys, benchmark, tmp_path):
+    command = ["train", str(benchmark), "*/cifar_resnet8/baseline/*", "--results", str(tmp_path / "results")]
+    assert cli.main(command) == 0
+    benchmark.write_text(benchmark.read_text().replace("train_images: 40", "train_images: 50"))
+    assert cli.main(command) == 0
+    assert "already there" not in capsys.readouterr().err
+    manifest = json.loads((tmp_path / "data/prepared/t/digits/manifest.json").read_text())
+    assert manifest["sizes"]["train"] == 50
+
+
+def test_a_diverged_cell_does_not_stop_the_others(capsys, benchmark, tmp_path):
+    text = benchmark.read_text().replace(
+        "methods: [baseline, kd]", "methods: [{wild: {base: baseline, recipe: {lr: 1.0e+30}}}, kd]"
+    )
+    benchmark.write_text(text)
+    assert cli.main(["train", str(benchmark), "--results", str(tmp_path / "results")]) == 1
+    captured = capsys.readouterr()
+    assert "wild/seed0: diverged: the loss of network 0 is not finite" in captured.err
+    assert captured.out.count("% test top-1") == 2
 
 
 def test_mistakes_are_one_line(capsys, benchmark, tmp_path):

@@ -81,6 +81,11 @@ def test_protocol_reaches_the_cell():
         assert cell["objective"]["kd"] == {"weight": 1.0, "teachers": teachers}
 
 
+def test_options_of_an_exchange_need_no_name():
+    cell = config.cells({**BENCHMARK, "methods": [{"grafting-a0": {"base": "grafting", "exchange": {"a": 0.0}}}]})[-1]
+    assert cell["exchange"] == {"name": "graft", "a": 0.0, "protocol": "paper"}
+
+
 def test_a_method_may_change_its_recipe_and_options():
     rows = [{"kd-t4": {"base": "kd", "objective": {"ce": 0.1, "kd": {"weight": 0.9, "tau": 4}}, "recipe": {"lr": 0.05}}}]
     cell = config.cells({**BENCHMARK, "methods": rows})[-1]
@@ -100,12 +105,26 @@ def test_a_method_may_change_its_recipe_and_options():
         ({"methods": [{"x": {"base": "kd", "teachers": 2}}]}, "needs 2 teachers and teacher_seeds has 1"),
         ({"methods": [{"x": {"base": "kd", "objective": {"dk": 1}}}]}, "unknown term 'dk'; known: ce, kd"),
         ({"methods": [{"x": {"base": "dgd", "exchange": {"name": "grift"}}}]}, "unknown exchange 'grift'; known: graft"),
+        ({"methods": [{"x": {"base": "dgd", "exchange": {"cc": 4}}}]}, "exchange 'graft' has no option 'cc'; known: a, c"),
+        ({"methods": [{"x": {"base": "kd", "exchange": {"a": 0}}}]}, "exchange has no name, and kd has no exchange"),
+        ({"methods": [{"x": {"base": "kd", "objective": {}}}]}, "methods.x: objective is empty"),
+        ({"methods": [{"x": {"base": "kd", "objective": {"kd": {"taau": 4}}}}]}, "term 'kd': "),
+        ({"methods": [{"x": {"base": "kd", "objective": {"ce": "1e-1"}}}]}, "the weight of 'ce' is '1e-1'"),
+        ({"methods": [{"x": {"base": "baseline", "objective": {"kd": 1}}}]}, "the term 'kd' needs a teacher; set teachers: 1"),
+        ({"methods": [{"a/b": {"base": "kd"}}]}, "'a/b' names folders"),
+        ({"methods": [{"baseline": {"recipe": {"lr": 1.0}}}]}, "baseline is what gains are measured against"),
+        ({"datasets": ["imagefolder:/nowhere/at/all"]}, "'/nowhere/at/all' is no folder"),
+        ({"datasets": ["imagefolder:."]}, "data.image_size is needed for imagefolder:."),
+        ({"datasets": ["digits", "digits"]}, "two of them would share the folder 'digits'"),
+        ({"sedes": 3}, "sedes: unknown key; known: benchmark"),
+        ({"recipe": {"lr": "5e-2"}}, "recipe.lr is '5e-2'; it must be of type float; YAML takes 5e-4 for a text"),
+        ({"recipe": {"epochs": True}}, "recipe.epochs is True; it must be of type int"),
         ({"pairs": [{"student": "cifar_resnet8"}]}, "method 'kd' needs a teacher and the pair of cifar_resnet8 has none"),
         ({"pairs": [{"student": "cifar_resnet9", "teacher": "cifar_resnet20"}]}, "cifar_resnet9"),
         ({"datasets": ["digit"]}, "unknown data set 'digit'; known: digits"),
         ({"protocol": "code"}, "protocol is 'code'; it must be one of paper, reference-code"),
         ({"recipe": {"epoch": 3}}, "recipe.epoch: unknown key"),
-        ({"recipe": {"precision": "fp16"}}, "recipe.precision is 'fp16'; it must be one of fp32, bf16"),
+        ({"recipe": {"precision": "fp16"}}, "recipe.precision is 'fp16'; it must be one of fp32, tf32, bf16"),
     ],
 )
 def test_mistakes_are_named_in_one_line(keys, message):

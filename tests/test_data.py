@@ -493,9 +493,24 @@ def test_fashion_mnist_files_are_checked(tiny_fashion, tmp_path):
     path.write_bytes(content[:-1])
     with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte.gz is corrupt"):
         data.prepare("fashion_mnist", tmp_path / "out", data_dir=tmp_path)
-    path.rename(path.with_suffix(""))
+    path.unlink()
     with pytest.raises(FileNotFoundError, match=r"t10k-images-idx3-ubyte.gz is not there"):
         data.prepare("fashion_mnist", tmp_path / "out", data_dir=tmp_path)
+
+
+def test_fashion_mnist_extracted_files_are_taken(tiny_fashion, tmp_path):
+    data.prepare("fashion_mnist", tmp_path / "one", data_dir=tmp_path)
+    for path in tiny_fashion.glob("*.gz"):
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    manifest = data.prepare("fashion_mnist", tmp_path / "two", data_dir=tmp_path)
+    assert "FashionMNIST/raw/train-images-idx3-ubyte" in manifest["sources_sha256"]
+    assert (tmp_path / "one/images.safetensors").read_bytes() == (tmp_path / "two/images.safetensors").read_bytes()
+    path = tiny_fashion / "t10k-images-idx3-ubyte"
+    for content in (path.read_bytes()[:-1], b"not an IDX file", b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte is corrupt"):
+            data.prepare("fashion_mnist", tmp_path / "two", data_dir=tmp_path)
 
 
 # --- folders of images

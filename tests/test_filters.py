@@ -82,6 +82,26 @@ def test_readings_differ_where_the_invalid_filters_move():
     assert math.isnan(filters.mean_l1(norms, reference + 1, 0.1)[1])  # nothing is invalid in the reference
 
 
+def test_layers_are_matched_by_name_not_by_order():
+    norms = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0])}
+    reference = {"b": torch.tensor([0.0]), "a": torch.tensor([5.0, 5.0])}
+    assert filters.invalid(norms, reference, 0.1, "position").tolist() == [False, False, True]
+    assert filters.invalid(norms, reference, 0.1, "rank").tolist() == [True, False, False]
+    with pytest.raises(ValueError, match="has the layer 'c': not the same model"):
+        filters.invalid(norms, {**reference, "c": torch.ones(1)}, 0.1)
+
+
+def test_half_precision_norms_are_summed_in_float():
+    weight = torch.full((1, 64, 3, 3), 0.1, dtype=torch.bfloat16)
+    assert float(filters.l1_norms({"weight": weight})["weight"]) == pytest.approx(576 * float(weight[0, 0, 0, 0]), rel=1e-5)
+
+
+def test_a_lone_patch_embedding_is_no_filter_a_hybrids_convolutions_are():
+    patches = {"patch_embed.proj.weight": torch.zeros(8, 3, 4, 4)}
+    assert filters.conv_weights(patches) == {}
+    assert len(filters.conv_weights({**patches, "conv.weight": torch.zeros(8, 8, 3, 3)})) == 2
+
+
 def test_a_norm_at_the_threshold_is_invalid():
     assert filters.invalid_ratio(torch.tensor([1.0, 1.1]), 1.0) == 0.5
 

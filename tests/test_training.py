@@ -209,6 +209,35 @@ def test_divergence_is_an_outcome_and_reaches_the_students(digits, tmp_path):
         assert sorted(p.name for p in folder.iterdir()) == sorted(training.OUTPUTS)
 
 
+def test_weights_keep_their_order(tmp_path):
+    """Grafting gives a batch norm the weight of the convolution before it: the order is part of a state."""
+    names = [f"{c}.{i}" for i in range(20) for c in "zab"]
+    checkpoint.save_weights(tmp_path / "w", {name: torch.ones(1) for name in names})
+    assert list(checkpoint.load_weights(tmp_path / "w")) == names
+
+
+def test_transformers_train_and_cannot_be_grafted(digits, tmp_path):
+    from dgd import figures, tables
+
+    found = cells({"epochs": 1}, methods=["baseline", "grafting"], student="test_vit", adapt_stem=True)
+    train(found["test_vit", "baseline"], tmp_path, digits)
+    with pytest.raises(
+        training.CannotExchange, match="test_vit cannot take part in 'grafting': network 0 has no convolution filters"
+    ):
+        train(found["test_vit", "grafting"], tmp_path, digits)
+    frame = tables.collect(tmp_path / "t")
+    assert sorted(frame["status"]) == ["cannot exchange", "finished"]
+    tables.write(tables.results_table(frame, []), tmp_path / "results")
+    tables.write(tables.filters_table(frame, []), tmp_path / "filters")
+    assert figures.from_cells(tmp_path / "t", tmp_path / "figures")
+
+
+def test_an_infinite_test_loss_is_a_divergence(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.Group, "evaluate", lambda *_: ([10.0], [math.inf], torch.zeros(1, 599)))
+    with pytest.raises(training.Diverged, match="test loss is not finite in epoch 0"):
+        train(cells(methods=["baseline"])["cifar_resnet8", "baseline"], tmp_path, digits)
+
+
 def test_a_teacher_that_is_not_there_is_named(digits, tmp_path):
     with pytest.raises(ValueError, match=r"cifar_resnet20/baseline/seed0/metrics.json: no such file; train the teacher first"):
         train(cells()["cifar_resnet8", "kd"], tmp_path, digits)

@@ -72,7 +72,7 @@ def test_cells_on_one_gpu_run_one_after_another(device, tool, expected, tmp_path
     if tool:
         (tmp_path / "nvidia-smi").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpus({"recipe": {"device": device}}) == expected
+    assert gpus(device) == expected
     assert yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text())["resources"] == {"gpu": 1}
 
 

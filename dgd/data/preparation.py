@@ -12,14 +12,14 @@ from safetensors.torch import save_file
 from dgd.data.sources import Part, find, resized, stratified
 from dgd.provenance import file_hash
 
-FORMAT = 1
+FORMAT = 2
 MEMORY_LIMIT = 2 << 30  # bytes of uint8 up to which a folder of images is held in memory
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-def list_sha256(files: list[str]) -> str:
-    """Return the SHA-256 of a list of file names, one a line."""
-    return hashlib.sha256("\n".join(files).encode()).hexdigest()
+def list_sha256(lines: list[str]) -> str:
+    """Return the SHA-256 of a list of file names or hashes, one a line."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def moments(images: np.ndarray) -> tuple[list[float], list[float]]:
@@ -61,6 +61,25 @@ def _split(name: str, labels: np.ndarray, train_images: int | None, validation_i
     return {"train": rest[stratified(labels[rest], train_images, seed)], "validation": validation}
 
 
+def is_prepared(out: str | Path, name: str, *, data_dir: str | Path = "data", **arguments) -> bool:
+    """Say whether `out` holds what `prepare` would write for these arguments, going by the manifest alone."""
+    path = Path(out) / "manifest.json"
+    if not path.is_file():
+        return False
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    return (manifest["format"], manifest["name"], manifest["arguments"]) == (FORMAT, name, _arguments(**arguments))
+
+
+def _arguments(train_images=None, validation_images=0, image_size=None, loader="auto", seed=0) -> dict:
+    return {
+        "train_images": train_images,
+        "validation_images": validation_images,
+        "image_size": image_size,
+        "loader": loader,
+        "seed": seed,
+    }
+
+
 def prepare(
     name: str,
     out: str | Path,
@@ -97,6 +116,7 @@ def prepare(
         ValueError: an argument that cannot be, or a corrupt file.
         FileNotFoundError: missing files that cannot be downloaded.
     """
+    arguments = _arguments(train_images, validation_images, image_size, loader, seed)
     source, folder = find(name)
     if loader not in ("auto", "memory", "stream"):
         raise ValueError(f"{name}: loader is {loader!r}, and can be auto, memory or stream")
@@ -129,6 +149,8 @@ def prepare(
             for i, path in enumerate(paths):
                 images[split][i] = resized(folder / path, image_size)
         source_sha256 = {path: file_hash(folder / path) for paths in files.values() for path in paths}
+    else:  # one hash a split over the files' hashes, in the order of the list: a million of them would swamp the manifest
+        source_sha256 = {split: list_sha256([file_hash(folder / path) for path in paths]) for split, paths in files.items()}
     mean, std = moments(images["train"]) if images else (IMAGENET_MEAN, IMAGENET_STD)
     pad = image_size // 8 if source.pad is None else source.pad
 
@@ -137,6 +159,7 @@ def prepare(
     manifest = {
         "format": FORMAT,
         "name": name,
+        "arguments": arguments,
         "loader": loader,
         "num_classes": len(raw.classes),
         "classes": raw.classes,

@@ -168,23 +168,43 @@ def _cifar(data_dir: Path, table: type[CIFAR10]) -> Raw:
 
 
 def _idx(content: bytes) -> np.ndarray:
-    """Read an IDX file of unsigned bytes: 0, 0, type 8, number of axes, one big-endian int32 an axis, the values."""
+    """Read an IDX file of unsigned bytes: 0, 0, type 8, number of axes, one big-endian int32 an axis, the values.
+
+    Raises:
+        ValueError: The content is no such file, or is shorter or longer than its header says.
+    """
     axes = content[3]
     shape = np.frombuffer(content, ">i4", axes, offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    values = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
+    if content[:3] != b"\0\0\x08" or values.size != shape.prod():
+        raise ValueError(f"{values.size} bytes for a header of {content[:4].hex()} and shape {tuple(shape.tolist())}")
+    return values.reshape(shape)
 
 
 def _fashion_mnist(data_dir: Path) -> Raw:
-    """Fashion-MNIST from the four .gz files in torchvision's place; the extracted files have no published checksums."""
+    """Fashion-MNIST from the four .gz files in torchvision's place, or from what was extracted from them.
+
+    The extracted files have no published checksums: their headers and sizes are checked, nothing in them is unpickled, and
+    their SHA-256 stands in the manifest.
+    """
     folder = Path("FashionMNIST") / "raw"
     arrays, sha256 = {}, {}
     for name, md5 in FashionMNIST.resources:
         path = data_dir / folder / name
-        if not path.is_file():
-            _fetch(path, [mirror + name for mirror in FashionMNIST.mirrors], md5)
-        content = _checked(path.read_bytes(), md5, path)
-        arrays[name.removesuffix("-ubyte.gz")] = _idx(gzip.decompress(content))
-        sha256[f"{folder.as_posix()}/{name}"] = hashlib.sha256(content).hexdigest()
+        extracted = path.with_suffix("")
+        if path.is_file() or not extracted.is_file():
+            if not path.is_file():
+                _fetch(path, [mirror + name for mirror in FashionMNIST.mirrors], md5)
+            content = _checked(path.read_bytes(), md5, path)
+            plain = gzip.decompress(content)
+        else:
+            path, content = extracted, extracted.read_bytes()
+            plain = content
+        try:
+            arrays[name.removesuffix("-ubyte.gz")] = _idx(plain)
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"{path} is corrupt: {error}; delete it, or put the original file there") from error
+        sha256[f"{folder.as_posix()}/{path.name}"] = hashlib.sha256(content).hexdigest()
     train, test = (
         Part(arrays[f"{part}-labels-idx1"].astype(np.int64), arrays[f"{part}-images-idx3"][:, None])
         for part in ("train", "t10k")

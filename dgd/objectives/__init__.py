@@ -1,7 +1,8 @@
 """The terms that a step can minimise: one file a term.
 
-A term is a module that takes a `Batch` and returns a scalar. It may own trainable modules. Terms are looked up by name in
-`TERMS`; a new one is a new file and its line here.
+A term is a module that takes a `Batch` and returns a scalar. It may own trainable modules. `needs_teacher = True`
+on its class says that it reads the teachers' logits. Terms are looked up by name in `TERMS`; a new one is a new file and its
+line here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,7 +55,10 @@ class Objective(nn.Module):
             if name not in TERMS:
                 raise ValueError(f"unknown term {name!r}; known: {', '.join(TERMS)}")
             options = dict(options)
-            self.weights[name] = float(options.pop("weight", 1.0))
+            weight = options.pop("weight", 1.0)
+            if not isinstance(weight, int | float):
+                raise ValueError(f"the weight of {name!r} is {weight!r}; it must be a number")
+            self.weights[name] = float(weight)
             try:
                 terms[name] = TERMS[name](**options)
             except TypeError as error:

@@ -17,6 +17,8 @@ class KnowledgeDistillation(nn.Module):
             is linear in p, so the second is the number of teachers times the first.
     """
 
+    needs_teacher = True
+
     def __init__(self, tau: float = 2.0, teachers: str = "mean"):
         super().__init__()
         if tau <= 0:

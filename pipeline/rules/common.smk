@@ -21,7 +21,7 @@ from pathlib import Path
 
 from dgd import config as dgd_config
 from dgd import provenance
-from pipeline.config import fingerprint, gpus, resolve
+from pipeline.config import fingerprint, gpus, listing, resolve
 
 FILES = ", ".join(map(os.path.relpath, workflow.configfiles))
 try:

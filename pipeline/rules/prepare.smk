@@ -33,6 +33,7 @@ rule prepare:
         dataset=lambda wildcards: DATASETS[wildcards.dataset],
         data=json.dumps(CONFIG["data"], sort_keys=True),
         out=lambda wildcards: f"{PREPARED}/{wildcards.dataset}",
+        folder=lambda wildcards: listing(DATASETS[wildcards.dataset]),
         src=fingerprint("dgd/data", "pipeline/prepare.py"),
     message:
         "preparing {wildcards.dataset}"

@@ -40,9 +40,9 @@ rule train:
         cell=one_of(path for path in CELLS if path not in TEACHERS),
     conda:
         "../../envs/train.yaml"
-    threads: CONFIG["recipe"]["threads"]
+    threads: lambda wildcards: CELLS[wildcards.cell]["recipe"]["threads"]
     resources:
-        gpu=gpus(CONFIG),
+        gpu=lambda wildcards: gpus(CELLS[wildcards.cell]["recipe"]["device"]),
         mem_mb=4000,
     params:
         cell=lambda wildcards: json.dumps(CELLS[wildcards.cell], sort_keys=True),
