@@ -16,8 +16,8 @@ RUN python -m pip install --no-cache-dir --disable-pip-version-check --no-deps -
     && install --directory --mode 1777 /results \
     && ln -s /results results && ln -s /results/data data && ln -s /results/.snakemake .snakemake
 
-# There is no git here, and GitPython must not stop the run for it.
-ENV HOME=/tmp XDG_CACHE_HOME=/tmp/cache MPLCONFIGDIR=/tmp/matplotlib PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+# With --user the user has no name here, and Snakemake asks for one; there is no git, and GitPython must not stop the run for it.
+ENV USER=bench HOME=/tmp XDG_CACHE_HOME=/tmp/cache MPLCONFIGDIR=/tmp/matplotlib PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     GIT_PYTHON_REFRESH=quiet
 USER bench
 VOLUME /results

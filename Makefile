@@ -11,11 +11,14 @@ help:           ## list the targets
 
 setup: .venv/.ready  ## make .venv from requirements.lock and install dgd-bench into it
 
-# The stamp is written last: a set-up that was interrupted starts over, a finished one is never repeated.
-.venv/.ready: requirements.lock pyproject.toml
+# The stamps are written last: a set-up that was interrupted starts over, a finished one is never repeated.
+.venv/.locked: requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: $(PYTHON) is not on the PATH (set PYTHON=...)"; exit 1; }
 	@$(PYTHON) -m venv --clear .venv || { echo "python's venv module is needed (Debian: python3.11-venv)"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+.venv/.ready: .venv/.locked pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
