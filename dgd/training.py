@@ -391,6 +391,8 @@ def _result(group: Group, dataset, history: list[dict], predictions: Tensor, spe
         networks.append(_summary(history, i) | {"filters": filters.summary(state)})
     metrics = {
         "status": "finished",
+        # The reported network's, as plain numbers: `dvc metrics show` looks into no list.
+        "top1": {key: networks[0][key] and networks[0][key]["top1"] for key in ("last", "best_on_test", "validation_selected")},
         "parameters": sum(p.numel() for p in group.networks[0].parameters()),
         "conv_filters": networks[0]["filters"]["count"],
         "networks": networks,

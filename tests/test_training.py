@@ -68,6 +68,7 @@ def test_every_method_leaves_its_files(trained):
         assert metrics["status"] == "finished"
         assert len(metrics["networks"]) == n
         assert metrics["networks"][0]["last"]["epoch"] == 2
+        assert metrics["top1"]["last"] == metrics["networks"][0]["last"]["top1"]
         assert metrics["timings"]["peak_memory_mib"] > 0
         history = pd.read_csv(folder / "history.csv")
         assert list(history["epoch"]) == [0, 1, 2]
