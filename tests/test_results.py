@@ -1,0 +1,38 @@
+"""What is committed under results/ comes out again from the cells' own files and today's code."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dgd import config, tables
+from pipeline.config import load
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = sorted(path.parent for path in (ROOT / "results").glob("*/cells.csv") if (path.parent / "tables").is_dir())
+COMMITTED = [folder for folder in BENCHMARKS if (ROOT / "results" / "README.md").read_text().count(f"## {folder.name}\n")]
+
+
+def test_there_are_some():
+    assert "cifar10-small" in {folder.name for folder in COMMITTED}
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_tables_come_out_again(folder, tmp_path):
+    benchmark = load(ROOT / "config" / f"{folder.name}.yaml")
+    expected = config.cells(benchmark)
+    frame = tables.collect(folder, expected)
+    frame.to_csv(tmp_path / "cells.csv", index=False)
+    assert (tmp_path / "cells.csv").read_bytes() == (folder / "cells.csv").read_bytes()
+    cells = pd.read_csv(tmp_path / "cells.csv")
+    papers = [ROOT / "papers" / f"{name}.yaml" for name in benchmark["papers"]]
+    for name, table in (("results", tables.results_table), ("filters", tables.filters_table)):
+        tables.write(table(cells, papers), tmp_path / name)
+        for kind in ("md", "csv", "tex"):
+            assert (tmp_path / f"{name}.{kind}").read_bytes() == (folder / "tables" / f"{name}.{kind}").read_bytes()
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_the_readme_shows_the_table(folder):
+    table = (folder / "tables" / "results.md").read_text().split("\n\n")[0]
+    assert table in (ROOT / "results" / "README.md").read_text()
