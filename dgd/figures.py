@@ -1,7 +1,7 @@
 """Figures of a benchmark: accuracy by epoch and sorted filter norms, as SVG and PNG with the same bytes every time."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import matplotlib.style
@@ -137,7 +137,7 @@ def filter_norms(norms: dict[str, list[np.ndarray]], stem: str | Path, title: st
     return _save(draw, stem, title)
 
 
-def from_cells(folder: str | Path, out: str | Path) -> list[Path]:
+def from_cells(folder: str | Path, out: str | Path, only: Collection[str] | None = None) -> list[Path]:
     """Draw both figures for each data set and model of a benchmark from its finished cells.
 
     Methods with a teacher share the figure with those of the same student without one. Where a student has several
@@ -146,13 +146,14 @@ def from_cells(folder: str | Path, out: str | Path) -> list[Path]:
     Args:
         folder: `results/<benchmark>`; reads metrics.json, history.csv and filters.npz of its cells, network 0.
         out: Folder of the figures, `curves-<dataset>-<model>` and `filters-<dataset>-<model>`.
+        only: Cells to draw, as the column `folder` of cells.csv names them; None draws all that are there.
 
     Returns:
         The paths written; none if no cell finished.
     """
     cells: dict[tuple[str, str, str], list[tuple[str, Path]]] = {}
     for path, metrics in read_cells(folder):
-        if metrics["status"] == "finished":
+        if metrics["status"] == "finished" and (only is None or path.relative_to(folder).as_posix() in only):
             cell = metrics["cell"]
             cells.setdefault((cell["dataset"], cell["student"], cell["model"]), []).append((cell["method"], path))
     written = []

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import pandas as pd
+
 from dgd import figures
 
 
@@ -13,7 +15,9 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    figures.from_cells(args.folder, args.out)
+    # cells.csv holds what the config asks for; a folder may also hold cells of an older one.
+    wanted = pd.read_csv(args.folder / "cells.csv")["folder"].dropna()
+    figures.from_cells(args.folder, args.out, only=set(wanted))
 
 
 if __name__ == "__main__":

@@ -142,3 +142,13 @@ def test_a_student_of_two_teachers_has_two_figures(tmp_path):
 
 def test_from_cells_of_nothing(tmp_path):
     assert from_cells(tmp_path, tmp_path / "figures") == []
+
+
+def test_cells_of_an_older_config_are_not_drawn(tmp_path):
+    folder = tmp_path / "fake"
+    for method in ("baseline", "kd"):
+        fake_cell(folder, method, 0)
+    from_cells(folder, tmp_path / "figures", only={"digits/cifar_resnet8/baseline/seed0"})
+    drawn = labels(tmp_path / "figures" / "curves-digits-cifar_resnet8.svg")
+    assert "baseline (n=1)" in drawn
+    assert not any(label.startswith("kd") for label in drawn)
