@@ -46,19 +46,28 @@ class ConfigError(ValueError):
     """A config that cannot be run; the message names the file, the key and what would be right."""
 
 
-def load(path: str | Path) -> dict:
-    """Read a benchmark's YAML and fill in defaults.
+def read(path: str | Path):
+    """What a benchmark's YAML holds, unchecked.
 
     Raises:
-        ConfigError: The file is not there, is no mapping, or fails `check`.
+        ConfigError: The file is not there, or is not YAML.
     """
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
     try:
-        config = yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def load(path: str | Path) -> dict:
+    """Read a benchmark's YAML and check it.
+
+    Raises:
+        ConfigError: The file is not there, is no mapping, or fails `check`.
+    """
+    config = read(path)
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: a benchmark is a mapping of keys, see config/README.md")
     check(config, str(path))

@@ -1,12 +1,12 @@
 """Write cells.yaml, DVC's names of all cells: `python -m pipeline.cells`, or only those of some configs."""
 
 import argparse
-import os
 from pathlib import Path
 
 import yaml
 
 from dgd.config import ConfigError, cells
+from dgd.tables import replace_file
 from pipeline.config import load
 
 HEADER = "# Names for `dvc repro 'cell@<name>'`. Written by `python -m pipeline.cells`; a test holds it to config/*.yaml.\n"
@@ -41,10 +41,7 @@ def main(argv=None):
     parser.add_argument("configs", nargs="*", type=Path, help="default: config/*.yaml")
     parser.add_argument("--out", type=Path, default=Path("cells.yaml"))
     args = parser.parse_args(argv)
-    text = render(args.configs or sorted(Path("config").glob("*.yaml")))
-    partial = args.out.with_name(args.out.name + ".part")
-    partial.write_text(text)
-    os.replace(partial, args.out)
+    replace_file(args.out, render(args.configs or sorted(Path("config").glob("*.yaml"))).encode())
 
 
 if __name__ == "__main__":

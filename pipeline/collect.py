@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from dgd import tables
@@ -15,11 +14,8 @@ def main(argv=None):
     parser.add_argument("--config", type=json.loads, required=True, help="a resolved config, as JSON")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    expected = [{**cell, "teachers": len(cell["teachers"]), "epochs": cell["recipe"]["epochs"]} for cell in cells(args.config)]
-    frame = tables.collect(args.out.parent, expected)
-    partial = args.out.with_name(args.out.name + ".part")
-    frame.to_csv(partial, index=False)
-    os.replace(partial, args.out)
+    frame = tables.collect(args.out.parent, cells(args.config))
+    tables.replace_file(args.out, frame.to_csv(index=False).encode())
 
 
 if __name__ == "__main__":

@@ -67,11 +67,7 @@ def resolve(config: dict, source: str) -> dict:
 
 def load(path: str | Path) -> dict:
     """Read, check and fill a benchmark's YAML; raises `ConfigError` as `resolve` does."""
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
-    config = yaml.safe_load(path.read_text())
-    return resolve(config, str(path))
+    return resolve(semantics.read(path), str(path))
 
 
 def fingerprint(*paths: str | Path) -> str:

@@ -1,9 +1,9 @@
 """Write the table of keys in config/README.md from the schema: `python -m pipeline.reference`."""
 
 import json
-import os
 from pathlib import Path
 
+from dgd.tables import replace_file
 from pipeline.config import schema
 
 START, END = "<!-- keys: written by `python -m pipeline.reference` -->", "<!-- end of keys -->"
@@ -32,9 +32,7 @@ def main():
     """Replace the table of keys in config/README.md."""
     path = Path("config/README.md")
     before, _, rest = path.read_text().partition(START)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(before + render() + rest.partition(END)[2])
-    os.replace(partial, path)
+    replace_file(path, (before + render() + rest.partition(END)[2]).encode())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import argparse
 import base64
 import html
 import json
-import os
 import re
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +12,7 @@ import jinja2
 import yaml
 
 from dgd.config import cells
+from dgd.tables import replace_file
 
 PAGE = Path(__file__).parent / "report" / "page.html"
 
@@ -34,9 +34,7 @@ def main(argv=None):
         seconds=sum(row["seconds"] for row in rows),
         facts=_facts([row["provenance"] for row in rows]),
     )
-    partial = args.out.with_name(args.out.name + ".part")
-    partial.write_text(page)
-    os.replace(partial, args.out)
+    replace_file(args.out, page.encode())
 
 
 def to_html(markdown: str) -> jinja2.filters.Markup:
