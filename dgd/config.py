@@ -5,12 +5,11 @@ A benchmark is one YAML file (config/README.md lists the keys); a cell is one tr
 
 import re
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 
-from dgd import methods
+from dgd import NETWORKS, methods
 
 RECIPE = {
     "epochs": 200,
@@ -24,6 +23,8 @@ RECIPE = {
     "precision": "fp32",  # fp32 | tf32 (CUDA only) | bf16
     "channels_last": False,
     "compile": False,
+    "fold_teacher": True,
+    "ranks_per_network": 0,
     "deterministic": True,
     "device": "auto",  # auto | cpu | cuda
     "threads": 1,
@@ -147,7 +148,7 @@ def check(config: dict, source: str) -> None:
             f"{source}: teacher_recipe: {sorted(both)[0]} is a student and a teacher, and its baseline is one cell; "
             "leave teacher_recipe out, or make two benchmarks"
         )
-    if find_spec("timm"):
+    if NETWORKS:
         _check_registries(config, rows, source)
 
 

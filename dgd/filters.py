@@ -41,44 +41,53 @@ def entropy(weight: Tensor, bins: int = 10, include_max: bool = True) -> Tensor:
     Returns:
         0-dim float tensor on the weight's device; 0 for a constant tensor.
     """
-    return _entropy(_shares(weight, bins, include_max)[None])[0].to(weight.device)
+    return entropies({"": weight}, bins, include_max)[""].to(weight.device)
 
 
 def layer_entropies(model_or_state: nn.Module | Mapping[str, Tensor], include_max: bool = True) -> dict[str, Tensor]:
     """Entropy of every convolution layer: key -> 0-dim CPU tensor. One transfer from the device for the whole network."""
-    weights = conv_weights(model_or_state)
-    return entropies(weights, include_max=include_max)
+    return entropies(conv_weights(model_or_state), include_max=include_max)
 
 
 def entropies(tensors: Mapping[str, Tensor], bins: int = 10, include_max: bool = True) -> dict[str, Tensor]:
     """`entropy` of each tensor: key -> 0-dim CPU tensor, with one transfer from the device in all."""
     if not tensors:
         return {}
-    shares = torch.stack([_shares(w, bins, include_max) for w in tensors.values()])
-    return dict(zip(tensors, _entropy(shares)))
+    parts = [flat(w) for w in tensors.values()]
+    sizes = [part.numel() for part in parts]
+    if parts[0].device.type != "cpu":
+        parts = torch.cat(parts).cpu().split(sizes)
+    counts = torch.from_numpy(np.stack([_counts(part.numpy(), bins, include_max) for part in parts]))
+    return dict(zip(tensors, _entropy(counts.float() / torch.tensor(sizes)[:, None])))
 
 
-def _shares(weight: Tensor, bins: int, include_max: bool) -> Tensor:
-    """Share of the weights in each bin, float32 (bins,)."""
-    flat = weight.detach().reshape(-1)
-    if not flat.is_floating_point():
-        flat = flat.float()
-    low, high = torch.aminmax(flat)
+def flat(weight: Tensor) -> Tensor:
+    """A tensor's elements in the order in which they lie in memory, without a copy where they lie side by side."""
+    weight = weight.detach()
+    if weight.dtype not in (torch.float32, torch.float64):
+        weight = weight.float()
+    if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+        weight = weight.permute(0, 2, 3, 1)
+    return weight.reshape(-1)
+
+
+def _counts(flat: np.ndarray, bins: int, include_max: bool) -> np.ndarray:
+    """Number of elements in each bin, int64 (bins,)."""
+    low, high = flat.min(), flat.max()
     # Edges are rounded as `min + i * scale` in the weights' own precision: the published code compares with exactly these.
-    edges = low + torch.arange(bins + 1, device=flat.device, dtype=flat.dtype) * ((high - low) / bins)
-    above = (flat >= edges[:, None]).sum(1)  # not histc or bincount: both refuse to be deterministic on CUDA
+    edges = low + np.arange(bins + 1, dtype=flat.dtype) * ((high - low) / flat.dtype.type(bins))
+    above = np.array([np.count_nonzero(flat >= edge) for edge in edges])  # a comparison and a count of bytes: both vectorised
     if include_max:
         above[-1] = 0
-    return (above[:-1] - above[1:]).float() / flat.numel()
+    return above[:-1] - above[1:]
 
 
 def _entropy(shares: Tensor) -> Tensor:
-    """Minus the sum of p log p over the last dimension, (layers, bins) -> CPU (layers,).
+    """Minus the sum of p log p over the last dimension, (layers, bins) -> (layers,).
 
     The terms are subtracted one after the other in float32, as the published loop does it: another order of summation moves
     the last bit, and blending weights rounded to two decimals can turn on it.
     """
-    shares = shares.cpu()
     terms = torch.where(shares > 0, shares * shares.log(), 0.0)
     start = torch.zeros(len(terms), 1)
     return torch.from_numpy(np.subtract.reduce(torch.cat([start, terms], 1).numpy(), axis=1))

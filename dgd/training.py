@@ -5,6 +5,7 @@ Every random number is drawn from a stream named by seed, purpose, network and e
 killed training goes on from its last epoch and ends in the same bytes.
 """
 
+import ctypes
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +26,12 @@ import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dgd import checkpoint, filters, models, provenance
+from dgd import checkpoint, distributed, filters, models, provenance
 from dgd import data as datasets
-from dgd.grafting import EXCHANGES, GraftingError
+from dgd.grafting import EXCHANGES, GraftingError, write
+from dgd.models.folding import freeze
 from dgd.objectives import Batch, Objective
+from dgd.outcomes import CannotExchange, Diverged, NoResult, NoTeacher
 
 OUTPUTS = (
     "metrics.json",
@@ -40,30 +44,6 @@ OUTPUTS = (
 )
 RESUME = "resume.pt"
 EVALUATION_BATCH = 500
-
-
-class NoResult(RuntimeError):
-    """The cell ended without a result, and running it again would end the same; `status` says why in a word."""
-
-    status = "failed"
-
-
-class Diverged(NoResult):
-    """A loss was not finite."""
-
-    status = "diverged"
-
-
-class CannotExchange(NoResult):
-    """The method has its networks exchange weights, and these networks cannot."""
-
-    status = "cannot exchange"
-
-
-class NoTeacher(NoResult):
-    """The teacher's own cell has no result."""
-
-    status = "no teacher"
 
 
 def stream(seed: int, *names) -> int:
@@ -100,7 +80,7 @@ def learning_rates(recipe: Mapping, networks: int) -> Callable[[float], list[flo
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto' is CUDA where there is one.
+    """'auto' is CUDA where there is one; under torchrun each process of a machine takes a device of its own.
 
     Raises:
         ValueError: CUDA is asked for and not there.
@@ -109,44 +89,92 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("recipe.device is 'cuda' and no CUDA device is available; use 'auto' or 'cpu'")
+    if name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     return torch.device(name)
 
 
-class Group:
-    """The networks of a cell, their optimiser, teachers, objective and exchange."""
+class Learner(nn.Module):
+    """A network and what it minimises, as one module: what is compiled, or spread over devices, as a whole.
 
-    def __init__(self, cell: Mapping, dataset, teachers: list[nn.Module], device: torch.device):
+    Args:
+        network: Images (B, C, H, W) to logits (B, K).
+        objective: A `Batch` to a scalar and its terms.
+        autocast: Gives the context in which the network runs.
+    """
+
+    def __init__(self, network: nn.Module, objective: Objective, autocast: Callable):
+        super().__init__()
+        self.network, self.objective, self.autocast = network, objective, autocast
+
+    def forward(self, images: Tensor, labels: Tensor, index: Tensor, teacher_logits: list[Tensor]):
+        """(loss, term -> loss, logits (B, K)) of one batch."""
+        with self.autocast():
+            logits = self.network(images)
+        loss, parts = self.objective(Batch(images, labels, index, logits, teacher_logits))
+        return loss, parts, logits
+
+
+class Group:
+    """The networks of a cell that this process trains, their optimisers, teachers, objectives and exchange.
+
+    Everything that is drawn for a network depends on its number alone, not on which process trains it or what else that does.
+    """
+
+    def __init__(
+        self,
+        cell: Mapping,
+        dataset,
+        teachers: list[nn.Module],
+        device: torch.device,
+        ranks: distributed.Ranks | None = None,
+    ):
         self.cell, self.recipe, self.device = cell, cell["recipe"], device
+        self.ranks = ranks or distributed.Ranks(cell["networks"])
         recipe = self.recipe
-        networks = []
-        for i in range(cell["networks"]):
+        learners = []
+        for i in self.ranks.mine:
             torch.manual_seed(stream(cell["seed"], "init", i))
-            networks.append(_create(cell["student"], dataset, cell))
-        torch.manual_seed(stream(cell["seed"], "init", "objective"))
-        self.networks = nn.ModuleList(self._place(net) for net in networks)
-        self.teachers = [self._place(t).eval().requires_grad_(False) for t in teachers]
-        self.objectives = nn.ModuleList(Objective(cell["objective"]).to(device) for _ in networks)
+            network = self._place(_create(cell["student"], dataset, cell))
+            torch.manual_seed(stream(cell["seed"], "init", "objective", i))
+            learners.append(Learner(network, Objective(cell["objective"]).to(device), self._autocast))
+        self.learners = nn.ModuleList(learners)
+        self.networks = [learner.network for learner in learners]
+        if recipe["compile"]:
+            for network in self.networks:
+                network.compile()
+        self.steppers = [self.ranks.wrap(learner) for learner in learners]
+        self.teachers = [self._freeze(self._place(teacher), dataset) for teacher in teachers]
         self.rates = learning_rates(recipe, cell["networks"])
-        self.optimiser = torch.optim.SGD(
-            [{"params": [*net.parameters(), *obj.parameters()]} for net, obj in zip(self.networks, self.objectives)],
-            lr=recipe["lr"],
-            momentum=recipe["momentum"],
-            weight_decay=recipe["weight_decay"],
-            fused=True,
-        )
-        self.forwards = [torch.compile(net) if recipe["compile"] else net for net in self.networks]
+        self.optimisers = [
+            torch.optim.SGD(
+                learner.parameters(),
+                lr=recipe["lr"],
+                momentum=recipe["momentum"],
+                weight_decay=recipe["weight_decay"],
+                fused=True,
+            )
+            for learner in learners
+        ]
         exchange = dict(cell["exchange"] or {})
         self.exchange = EXCHANGES[exchange.pop("name")] if exchange else None
         self.exchange_options = exchange
         if self.exchange:  # now, not after an epoch
             try:
-                self._exchanged()
+                self.exchange([self.networks[0].state_dict()] * 2, **self.exchange_options)
             except GraftingError as error:
                 raise CannotExchange(f"{cell['student']} cannot take part in {cell['method']!r}: {error}") from None
 
     def _place(self, net: nn.Module) -> nn.Module:
         layout = torch.channels_last if self.recipe["channels_last"] else torch.preserve_format
         return net.to(self.device, memory_format=layout)
+
+    def _freeze(self, teacher: nn.Module, dataset) -> nn.Module:
+        if not self.recipe["fold_teacher"]:
+            return teacher.eval().requires_grad_(False)
+        shape = (2, dataset.in_chans, dataset.image_size, dataset.image_size)
+        example = torch.randn(shape, generator=generator(0, "example")).to(self.device)
+        return freeze(teacher, example, self.recipe["precision"])
 
     def _autocast(self):
         if self.recipe["precision"] == "bf16":
@@ -161,88 +189,101 @@ class Group:
         Raises:
             Diverged: A network's loss was not finite.
         """
-        seed = self.cell["seed"]
-        torch.manual_seed(stream(seed, "dropout", epoch))
-        self.networks.train()
+        return self.ranks.all(lambda: self._train_epoch(loader, epoch))
+
+    def _train_epoch(self, loader, epoch: int) -> list[dict[str, float]]:
+        seed, mine = self.cell["seed"], self.ranks.mine
+        self.learners.train()
         batches = [
-            loader.batches(order=generator(seed, "order", i, epoch), augment=generator(seed, "augment", i, epoch))
-            for i in range(len(self.networks))
+            loader.batches(order=generator(seed, "order", i, epoch), augment=generator(seed, "augment", i, epoch)) for i in mine
         ]
-        names = ["loss", *self.objectives[0].terms, "correct"]
-        sums = torch.zeros(len(self.networks), len(names), device=self.device)
+        names = ["loss", *self.learners[0].objective.terms, "correct"]
+        sums = torch.zeros(len(mine), len(names), device=self.device)
         seen = 0
         for step, group in enumerate(zip(*batches)):
-            for settings, lr in zip(self.optimiser.param_groups, self.rates(epoch + step / len(loader))):
-                settings["lr"] = lr
-            self.optimiser.zero_grad(set_to_none=True)
-            for i, (images, labels, index) in enumerate(group):
-                sums[i] += self._learn(i, images, labels, index)
-            self.optimiser.step()
+            rates = self.rates(epoch + step / len(loader))
+            for k, batch in enumerate(group):
+                torch.manual_seed(stream(seed, "dropout", mine[k], epoch, step, self.ranks.shard))
+                self.optimisers[k].param_groups[0]["lr"] = rates[mine[k]]
+                sums[k] += self._learn(k, *batch, share=len(batch[1]) / loader.size(step))
             seen += len(group[0][1])
-        means = [[value / seen for value in row] for row in sums.tolist()]
-        for i, (row, net) in enumerate(zip(means, self.networks)):
+        parts = self.ranks.over_shards((sums.tolist(), seen))
+        seen = sum(images for _, images in parts)
+        rows = []
+        for k, (i, network) in enumerate(zip(mine, self.networks)):
+            means = [sum(values) / seen for values in zip(*(sums[k] for sums, _ in parts))]
             # What the last step did to weights and batch statistics shows in no loss of this epoch.
-            held = [v.isfinite().all() for v in net.state_dict().values() if v.is_floating_point()]
-            if not math.isfinite(row[0]) or not torch.stack(held).all():
+            held = [v.isfinite().all() for v in network.state_dict().values() if v.is_floating_point()]
+            if not math.isfinite(means[0]) or not torch.stack(held).all():
                 raise Diverged(
                     f"the loss of network {i} is not finite in epoch {epoch} at learning rate "
                     f"{self.rates(epoch)[i]:g}; lower recipe.lr or change the seed"
                 )
-        rows = [dict(zip(names, row)) for row in means]
-        return [{"train_top1": 100 * row.pop("correct"), **row} for row in rows]
+            row = dict(zip(names, means))
+            rows.append({"train_top1": 100 * row.pop("correct"), **row})
+        return rows
 
-    def _learn(self, i: int, images: Tensor, labels: Tensor, index: Tensor) -> Tensor:
-        """Add network i's gradients for one batch; returns sums over the batch: total, terms, correct."""
-        with self._autocast():
-            with torch.no_grad():
-                teacher_logits = [teacher(images) for teacher in self.teachers]
-            logits = self.forwards[i](images)
-        total, parts = self.objectives[i](Batch(images, labels, index, logits, teacher_logits))
-        total.backward()
+    def _learn(self, k: int, images: Tensor, labels: Tensor, index: Tensor, share: float) -> Tensor:
+        """One step of this process's k-th network on its share of the batch; sums over it: loss, terms, correct."""
+        with torch.no_grad(), self._autocast():
+            teacher_logits = [teacher(images) for teacher in self.teachers]
+        loss, parts, logits = self.steppers[k](images, labels, index, teacher_logits)
+        self.optimisers[k].zero_grad(set_to_none=True)
+        # Shards' gradients are averaged; this makes that the mean over the batch where their sizes differ.
+        (loss * (share * self.ranks.shards) if self.ranks.shards > 1 else loss).backward()
+        self.optimisers[k].step()
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).float().sum()
-            return torch.stack([*(value.detach() * len(labels) for value in (total, *parts.values())), correct])
+            return torch.stack([*(value.detach() * len(labels) for value in (loss, *parts.values())), correct])
 
-    @torch.no_grad()
     def evaluate(self, loader) -> tuple[list[float], list[float], Tensor]:
         """Top-1 (percent) and mean cross-entropy of each network, and predictions (networks, images) on the CPU."""
-        self.networks.eval()
-        correct = torch.zeros(len(self.networks), device=self.device)
-        loss = torch.zeros(len(self.networks), device=self.device)
+        top1, loss, predictions = zip(*self.ranks.all(lambda: self._evaluate(loader)))
+        return list(top1), list(loss), torch.stack(predictions)
+
+    @torch.no_grad()
+    def _evaluate(self, loader) -> list[tuple[float, float, Tensor]]:
+        self.learners.eval()
+        for network in self.networks:
+            self.ranks.same_buffers(network)
+        sums = torch.zeros(len(self.networks), 2, device=self.device)
         predictions = []
         for images, labels, _ in loader.batches():
             with self._autocast():
-                logits = torch.stack([forward(images) for forward in self.forwards]).float()
+                logits = torch.stack([network(images) for network in self.networks]).float()
             predicted = logits.argmax(2)
-            correct += (predicted == labels).sum(1)
-            loss += torch.stack([F.cross_entropy(z, labels, reduction="sum") for z in logits])
+            correct = (predicted == labels).sum(1)
+            sums += torch.stack([correct, torch.stack([F.cross_entropy(z, labels, reduction="sum") for z in logits])], 1)
             predictions.append(predicted)
-        top1 = [100 * n / loader.images for n in correct.tolist()]
-        return top1, [x / loader.images for x in loss.tolist()], torch.cat(predictions, 1).cpu()
+        parts = self.ranks.over_shards((sums.cpu(), [batch.cpu() for batch in predictions]))
+        correct, loss = sum(sums for sums, _ in parts).T.tolist()
+        predicted = torch.cat([part for batch in zip(*(batches for _, batches in parts)) for part in batch], 1)
+        return [(100 * n / loader.images, x / loader.images, own) for n, x, own in zip(correct, loss, predicted)]
 
     @torch.no_grad()
     def trade(self) -> None:
         """Let the networks exchange weights, if the method has them do so."""
-        if self.exchange:
-            for net, state in zip(self.networks, self._exchanged()):
-                net.load_state_dict(state)
+        if not self.exchange:
+            return
+        states = [network.state_dict() for network in self.networks]
+        if len(states) < self.cell["networks"]:  # the others are in other processes
+            states = [*self.ranks.left(states), *states]
+        for network, state in zip(self.networks, self.exchange(states, **self.exchange_options)[-len(self.networks) :]):
+            write(network, state)
 
-    def _exchanged(self) -> list[dict[str, Tensor]]:
-        return self.exchange([net.state_dict() for net in self.networks], **self.exchange_options)
+    def state(self) -> list[dict] | None:
+        """All that a later epoch depends on, an item a network of the cell; None where the process does not lead."""
+        own = [
+            {"learner": learner.state_dict(), "optimiser": optimiser.state_dict()}
+            for learner, optimiser in zip(self.learners, self.optimisers)
+        ]
+        return self.ranks.collect(own)
 
-    def state(self) -> dict:
-        """All that a later epoch depends on."""
-        return {
-            "networks": self.networks.state_dict(),
-            "objectives": self.objectives.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
-
-    def load(self, state: Mapping) -> None:
-        """Take up a `state`."""
-        self.networks.load_state_dict(state["networks"])
-        self.objectives.load_state_dict(state["objectives"])
-        self.optimiser.load_state_dict(state["optimiser"])
+    def load(self, states: list[Mapping]) -> None:
+        """Take up what `state` gave."""
+        for i, learner, optimiser in zip(self.ranks.mine, self.learners, self.optimisers):
+            learner.load_state_dict(states[i]["learner"])
+            optimiser.load_state_dict(states[i]["optimiser"])
 
 
 def _create(name: str, dataset, cell: Mapping) -> nn.Module:
@@ -277,8 +318,8 @@ def load_teacher(folder: Path, dataset, cell: Mapping) -> nn.Module:
     return teacher
 
 
-def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str | Path | None = None) -> dict:
-    """Train one cell and write its folder.
+def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str | Path | None = None) -> dict | None:
+    """Train one cell and write its folder; under `torchrun` all its processes call this together, see `dgd.distributed`.
 
     Args:
         cell: A resolved cell of `dgd.config.cells`.
@@ -287,7 +328,7 @@ def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str
         out: The cell's folder; `results / cell['path']` by default.
 
     Returns:
-        What metrics.json holds.
+        What metrics.json holds; None in the processes of a `torchrun` that do not lead.
 
     Raises:
         Diverged: A loss was not finite. The folder then holds metrics.json with `status` and `error`, and empty outputs.
@@ -299,6 +340,7 @@ def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str
     torch.set_num_threads(recipe["threads"])
     device = pick_device(recipe["device"])
     _set_arithmetic(recipe)
+    _keep_memory()
     dataset = datasets.load(data)
     folders = [Path(results) / path for path in cell["teachers"]]
     facts = {
@@ -312,10 +354,13 @@ def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str
         "epochs": recipe["epochs"],
         "protocol": cell["protocol"],
     }
+    stamp = json.dumps([cell, facts, provenance.code_hash()], sort_keys=True)
+    ranks = distributed.join(cell["networks"], device)
     try:
         teachers = [load_teacher(folder, dataset, cell) for folder in folders]
-        group = Group(cell, dataset, teachers, device)
-        result = _fit(group, dataset, out, json.dumps([cell, facts, provenance.code_hash()], sort_keys=True))
+        group = Group(cell, dataset, teachers, device, ranks)
+        facts["started"] = datetime.now(UTC).isoformat(timespec="microseconds")
+        result = _fit(group, dataset, out, stamp)
     except NoResult as error:
         result = {
             "metrics": {"status": error.status, "error": str(error)},
@@ -324,20 +369,29 @@ def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str
             "filters": {},
             "weights": {},
         }
-        _write(out, cell, about, facts, result)
+        if ranks.leads:
+            _write(out, cell, about, facts, result)
+        ranks.close()
         raise
-    return _write(out, cell, about, facts, result)
+    metrics = _write(out, cell, about, facts, result) if ranks.leads else None
+    ranks.close()
+    return metrics
 
 
-def _fit(group: Group, dataset, out: Path, stamp: str) -> dict:
+def _fit(group: Group, dataset, out: Path, stamp: str) -> dict | None:
     """The epochs: train, evaluate, exchange. Evaluation comes first, so no reported network was just blended."""
-    cell, recipe = group.cell, group.recipe
+    cell, recipe, ranks = group.cell, group.recipe, group.ranks
     epochs = recipe["epochs"]
     workers = cell["data"]["workers"]
 
     def loader(split: str, size: int):
         return dataset.loader(
-            split, batch_size=size, device=group.device, workers=workers, channels_last=recipe["channels_last"]
+            split,
+            batch_size=size,
+            device=group.device,
+            workers=workers,
+            channels_last=recipe["channels_last"],
+            shard=(ranks.shard, ranks.shards),
         )
 
     train = loader("train", recipe["batch_size"])
@@ -345,10 +399,18 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> dict:
     validation = loader("validation", EVALUATION_BATCH) if dataset.sizes["validation"] else None
     resume = out / RESUME
     history, spent, first = [], {"seconds": 0.0, "training": 0.0}, 0
-    if state := checkpoint.load_state(resume, stamp):
+    if state := ranks.told(checkpoint.load_state(resume, stamp) if ranks.leads else None):
         group.load(state["group"])
         history, spent, first = state["history"], state["spent"], state["epoch"] + 1
-    bar = tqdm(range(first, epochs), initial=first, total=epochs, desc=cell["path"], unit="epoch", mininterval=5)
+    bar = tqdm(
+        range(first, epochs),
+        initial=first,
+        total=epochs,
+        desc=cell["path"],
+        unit="epoch",
+        mininterval=5,
+        disable=not ranks.leads,
+    )
     predictions = None
     for epoch in bar:
         start = time.perf_counter()
@@ -372,18 +434,22 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> dict:
         if not last:
             group.trade()
         spent["seconds"] += time.perf_counter() - start
-        if not last:
-            point = {"group": group.state(), "history": history, "spent": spent, "epoch": epoch, "stamp": stamp}
+        state = None if last else group.state()
+        if state:
+            point = {"group": state, "history": history, "spent": spent, "epoch": epoch, "stamp": stamp}
             checkpoint.save_state(resume, point)
-    return _result(group, dataset, history, predictions, spent, train.images)
+    memory = _peak_memory(group)
+    states = ranks.collect([network.state_dict() for network in group.networks])
+    return states and _result(group, dataset, states, history, predictions, spent, train.images, memory)
 
 
-def _result(group: Group, dataset, history: list[dict], predictions: Tensor, spent: dict, images: int) -> dict:
+def _result(
+    group: Group, dataset, states: list[dict], history: list[dict], predictions: Tensor, spent: dict, images: int, memory: dict
+) -> dict:
     networks, arrays, weights = [], {}, {}
     labels = dataset.tensors["test_labels"]
     small = np.uint8 if dataset.num_classes <= 256 else np.uint16
-    for i, net in enumerate(group.networks):
-        state = net.state_dict()
+    for i, state in enumerate(states):
         weights |= {f"{i}.{key}": value for key, value in state.items()}
         arrays |= {f"l1/{i}/{key}": value.float().cpu().numpy() for key, value in filters.l1_norms(state).items()}
         entropies = filters.layer_entropies(state)
@@ -399,7 +465,7 @@ def _result(group: Group, dataset, history: list[dict], predictions: Tensor, spe
         "timings": {
             "seconds": round(spent["seconds"], 3),
             "images_per_second": round(images * len(history) * len(networks) / spent["training"], 1),
-            "peak_memory_mib": round(_peak_memory(group.device), 1),
+            **memory,
         },
     }
     return {
@@ -450,11 +516,27 @@ def _hash(path: Path) -> str | None:
     return provenance.file_hash(path) if path.is_file() else None
 
 
-def _peak_memory(device: torch.device) -> float:
-    """MiB: allocated on the CUDA device, else resident in the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+def _peak_memory(group: Group) -> dict[str, float | None]:
+    """MiB resident in all processes of the cell, and MiB allocated on a CUDA device, of the one that holds most."""
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    device = torch.cuda.max_memory_allocated() / 2**20 if group.device.type == "cuda" else None
+    everywhere = group.ranks.everywhere((resident, device))
+    on_device = [device for _, device in everywhere if device is not None]
+    return {
+        "peak_memory_mib": round(sum(resident for resident, _ in everywhere), 1),
+        "peak_device_memory_mib": round(max(on_device), 1) if on_device else None,
+    }
+
+
+def _keep_memory() -> None:
+    """Have glibc keep what is freed: it would give large blocks back, and each step would fault their pages in again."""
+    try:
+        keep = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # another C library
+        return
+    no_mmap, trim = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD
+    keep(no_mmap, 0)
+    keep(trim, 2**31 - 1)
 
 
 def _set_arithmetic(recipe: Mapping) -> None:

@@ -80,9 +80,17 @@ class Loader:
         images: number of images of the split.
     """
 
-    def __init__(self, dataset: "Dataset", split: str, batch_size: int, device: torch.device, channels_last: bool):
+    def __init__(
+        self,
+        dataset: "Dataset",
+        split: str,
+        batch_size: int,
+        device: torch.device,
+        channels_last: bool,
+        shard: tuple[int, int] = (0, 1),
+    ):
         self.dataset, self.split, self.batch_size, self.device = dataset, split, batch_size, device
-        self.channels_last = channels_last
+        self.channels_last, self.shard = channels_last, shard
         self.images = dataset.sizes[split]
         self.mean = torch.tensor(dataset.mean, device=device)[:, None, None]
         self.std = torch.tensor(dataset.std, device=device)[:, None, None]
@@ -92,15 +100,29 @@ class Loader:
         return -(-self._used(self.split == "train") // self.batch_size)
 
     def _used(self, training: bool) -> int:
-        """Number of images in an epoch: a last training batch of one is left out, batch norm cannot train on it."""
-        alone = training and self.images > 1 and self.images % self.batch_size == 1
-        return self.images - alone
+        """Number of images in an epoch; a last training batch of one image a shard is left out, for batch norm's sake."""
+        rest = self.images % self.batch_size
+        alone = training and self.images > self.batch_size and rest < 2 * self.shard[1]
+        return self.images - alone * rest
+
+    def size(self, step: int) -> int:
+        """Number of images of a training step's batch, over all shards."""
+        return min(self.batch_size, self._used(True) - step * self.batch_size)
+
+    def _slices(self, images: int) -> list[slice]:
+        """Where this shard's part of each batch lies in the epoch's order."""
+        part, parts = self.shard
+        found = []
+        for start in range(0, images, self.batch_size):
+            size = min(self.batch_size, images - start)
+            found.append(slice(start + size * part // parts, start + size * (part + 1) // parts))
+        return found
 
     def batches(self, order: torch.Generator | None = None, augment: torch.Generator | None = None) -> Iterator[Batch]:
         """Return an epoch's batches. All random numbers are drawn here, on the CPU, before the first batch.
 
         With neither generator every image comes once, in order and as it is. With either, this is a training epoch:
-        the last batch is left out if it holds a single image.
+        the last batch is left out if a shard of it would hold less than two images.
 
         Args:
             order: CPU generator of the order of the images; None keeps them in order.
@@ -123,8 +145,7 @@ class Loader:
         padded, labels = self.dataset.on_device(self.split, self.device)
         index = index.to(self.device)
 
-        def batch(start: int) -> Batch:
-            of = slice(start, start + self.batch_size)
+        def batch(of: slice) -> Batch:
             images = augment(
                 padded,
                 index[of],
@@ -137,7 +158,7 @@ class Loader:
             )
             return images, labels[index[of]], index[of]
 
-        return map(batch, range(0, len(index), self.batch_size))
+        return map(batch, self._slices(len(index)))
 
 
 class _Files(torch.utils.data.Dataset):
@@ -175,10 +196,10 @@ class StreamLoader(Loader):
         seeds = [None] * len(index)
         if generator is not None:
             seeds = torch.randint(0, 2**63 - 1, (len(index),), generator=generator).tolist()
+        keys = list(zip(index.tolist(), seeds))
         loader = torch.utils.data.DataLoader(
             self.files,
-            batch_size=self.batch_size,
-            sampler=list(zip(index.tolist(), seeds)),
+            batch_sampler=[keys[of] for of in self._slices(len(keys))],
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own: the global one stays as it is
@@ -235,6 +256,7 @@ class Dataset:
         device: str | torch.device = "cpu",
         workers: int = 0,
         channels_last: bool = False,
+        shard: tuple[int, int] = (0, 1),
     ) -> Loader:
         """Return the loader of a split.
 
@@ -244,6 +266,7 @@ class Dataset:
             device: where the batches are made and given.
             workers: processes that read files; only a streamed folder has any.
             channels_last: memory format of the images.
+            shard: (k, n): give the k-th of n parts of every batch, as one of n processes that share it.
 
         Raises:
             ValueError: no such split, or an empty one.
@@ -253,7 +276,7 @@ class Dataset:
             raise ValueError(f"{self.name} has no images in split {split!r}; there are {', '.join(there)}")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, and must be at least 1")
-        args = self, split, batch_size, torch.device(device), channels_last
+        args = self, split, batch_size, torch.device(device), channels_last, shard
         return StreamLoader(*args, workers=workers) if self.manifest["loader"] == "stream" else Loader(*args)
 
 

@@ -1,0 +1,184 @@
+"""One cell over several processes: the same bytes as in one, also after a process was killed, and nobody waits for ever."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dgd import checkpoint, config, data, training
+
+ROOT = Path(__file__).parents[1]
+FILES = ("model.safetensors", "history.csv", "predictions.npz", "filters.npz", "config.yaml")
+SCRIPT = """
+import json, sys
+from dgd import training
+try:
+    training.train_cell(json.loads(sys.argv[1]), results=sys.argv[2], data=sys.argv[3])
+except training.NoResult as error:
+    print("outcome:", error)
+"""
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    out = tmp_path_factory.mktemp("digits")
+    data.prepare("digits", out, train_images=60, validation_images=30)
+    return out
+
+
+def cells(methods, student="cifar_resnet8", **recipe):
+    benchmark = {
+        "benchmark": "t",
+        "seeds": [0],
+        "datasets": ["digits"],
+        "pairs": [{"student": student, "teacher": "cifar_resnet20"}],
+        "methods": methods,
+        "recipe": {"epochs": 3, "batch_size": 16, "schedule": "difflr", "device": "cpu", **recipe},
+        "adapt_stem": student.startswith("test_"),
+    }
+    config.check(benchmark, "test")
+    return {c["method"]: c for c in config.cells(benchmark) if c["student"] == student}
+
+
+def start(processes, cell, results, digits, script=SCRIPT):
+    """The cell in that many processes, as torchrun starts them, but without torchrun, which would end the others itself."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-c", script, json.dumps(cell), str(results), str(digits)]
+    return [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=env | {"RANK": str(k), "LOCAL_RANK": str(k), "WORLD_SIZE": str(processes)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for k in range(processes)
+    ]
+
+
+def finish(running):
+    outputs = [process.communicate(timeout=200)[0] for process in running]
+    assert [process.returncode for process in running] == [0] * len(running), "\n".join(outputs)
+    return outputs
+
+
+@pytest.fixture(scope="module")
+def alone(digits, tmp_path_factory):
+    """The cells, each trained in one process."""
+    results = tmp_path_factory.mktemp("alone")
+    wanted = cells(["grafting", {"four": {"base": "grafting", "networks": 4}}]) | {
+        "drop path": cells(["grafting"], "test_efficientnet")["grafting"]
+    }
+    for cell in wanted.values():
+        training.train_cell(cell, results=results, data=digits)
+    return results, wanted
+
+
+def same(cell, *roots):
+    a, b = (root / cell["path"] for root in roots)
+    for name in FILES:
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("name", ["grafting", "four", "drop path"])
+def test_a_process_a_network_gives_the_bytes_of_one_process(alone, digits, tmp_path, name):
+    results, wanted = alone
+    finish(start(wanted[name]["networks"], wanted[name], tmp_path, digits))
+    same(wanted[name], results, tmp_path)
+
+
+def test_torchrun_starts_it_and_the_teacher_is_read_by_all(digits, tmp_path):
+    cell = cells(["dgd"])["dgd"]
+    teacher = config.cells(
+        {
+            "benchmark": "t",
+            "seeds": [0],
+            "datasets": ["digits"],
+            "pairs": [{"student": "cifar_resnet20"}],
+            "methods": ["baseline"],
+        }
+    )[0]
+    teacher["recipe"] |= {"epochs": 1, "device": "cpu"}
+    for root in ("one", "two"):
+        training.train_cell(teacher, results=tmp_path / root, data=digits)
+    training.train_cell(cell, results=tmp_path / "one", data=digits)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipeline.train"]
+    arguments = ["--cell", json.dumps(cell), "--data", str(digits), "--results", str(tmp_path / "two")]
+    subprocess.run([*torchrun, *arguments], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=200)
+    same(cell, tmp_path / "one", tmp_path / "two")
+
+
+def test_processes_that_share_batches_compute_the_gradient_of_the_whole_batch(digits, tmp_path):
+    """On a network without batch norm, whose statistics are each process's own, as everywhere in data parallel training."""
+    cell = cells(["baseline"], "test_vit", epochs=2, batch_size=17, lr=0.01)["baseline"]
+    training.train_cell(cell, results=tmp_path / "one", data=digits)
+    finish(start(2, cell, tmp_path / "many", digits))
+    one, many = (pd.read_csv(tmp_path / root / cell["path"] / "history.csv") for root in ("one", "many"))
+    pd.testing.assert_frame_equal(one, many, rtol=1e-4)
+    one, many = (checkpoint.load_weights(tmp_path / root / cell["path"] / "model.safetensors") for root in ("one", "many"))
+    assert max(float((one[key] - many[key]).abs().max()) for key in one) < 1e-4
+
+
+def test_two_networks_of_two_processes_each(digits, tmp_path):
+    cell = cells(["grafting"])["grafting"]
+    finish(start(4, cell, tmp_path, digits))
+    metrics = json.loads((tmp_path / cell["path"] / "metrics.json").read_text())
+    assert len(metrics["networks"]) == 2
+    history = pd.read_csv(tmp_path / cell["path"] / "history.csv")
+    assert history[["loss_0", "loss_1"]].notna().all().all()
+
+
+def test_a_killed_process_ends_the_others_and_the_cell_goes_on(digits, tmp_path):
+    """Also in the middle of an epoch: that takes longer here than anybody may wait."""
+    cell = cells(["grafting"], epochs=4)["grafting"]
+    slow = SCRIPT.replace(
+        "try:",
+        "import time\nfrom pathlib import Path\nlearn = training.Group._learn\n"
+        "def wait(*args, **options):\n"
+        "    if (Path(sys.argv[2]) / 'slow').exists(): time.sleep(3600)\n"
+        "    return learn(*args, **options)\n"
+        "training.Group._learn = wait\ntry:",
+    )
+    folder = tmp_path / "killed" / cell["path"]
+    running = start(2, cell, tmp_path / "killed", digits, slow)
+    deadline = time.monotonic() + 120
+    while not (folder / training.RESUME).exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    (tmp_path / "killed" / "slow").touch()
+    time.sleep(0.5)
+    os.kill(running[1].pid, signal.SIGKILL)
+    output = running[0].communicate(timeout=60)[0]
+    assert running[0].returncode == 1
+    assert "rank 1 is gone" in output
+    running[1].communicate()
+    assert not (folder / "metrics.json").exists()
+    (tmp_path / "killed" / "slow").unlink()
+    finish(start(2, cell, tmp_path / "killed", digits))
+    training.train_cell(cell, results=tmp_path / "whole", data=digits)
+    same(cell, tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_divergence_of_one_network_is_the_outcome_of_all(digits, tmp_path):
+    cell = cells(["grafting"], lr=1.0e30)["grafting"]
+    outputs = finish(start(2, cell, tmp_path, digits))
+    assert all("outcome: the loss of network 0 is not finite" in output for output in outputs)
+    assert json.loads((tmp_path / cell["path"] / "metrics.json").read_text())["status"] == "diverged"
+
+
+def test_processes_that_do_not_fit_the_networks_are_told(digits, tmp_path):
+    cell = cells(["grafting"])["grafting"]
+    outputs = [process.communicate(timeout=100)[0] for process in start(3, cell, tmp_path, digits)]
+    assert (
+        "3 processes cannot share 2 networks evenly: start torchrun with --nproc-per-node=2, or a multiple of it" in outputs[0]
+    )
