@@ -3,10 +3,13 @@
 Importing the package registers its CIFAR networks with timm, so that `timm.create_model('cifar_resnet32')` works.
 """
 
+import os
 from importlib.util import find_spec
 
 __version__ = "0.1.0"
 
-# A workflow launcher may hold snakemake alone: it reads configs and plans, and never builds a network.
-if find_spec("timm"):
+# A workflow launcher may hold snakemake alone: it reads configs and plans, and never builds a network. Nor do the steps that
+# only read results: they say so by DGD_NETWORKS=no, and are spared the seconds that importing torch and timm takes.
+NETWORKS = find_spec("timm") is not None and os.environ.get("DGD_NETWORKS") != "no"
+if NETWORKS:
     from dgd import models as models
