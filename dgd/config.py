@@ -20,11 +20,11 @@ RECIPE = {
     "schedule": "slr",  # slr | dlr | difflr, see dgd.training.learning_rates
     "step_epochs": 60,
     "gamma": 0.1,
-    "precision": "fp32",  # fp32 | tf32 (CUDA only) | bf16
-    "channels_last": False,
+    "precision": "bf16",  # bf16 | fp32 | tf32 (CUDA only)
+    "channels_last": True,
     "compile": False,
     "fold_teacher": True,
-    "ranks_per_network": 0,
+    "ranks_per_network": 0,  # 0: one process for all networks, see dgd.distributed
     "deterministic": True,
     "device": "auto",  # auto | cpu | cuda
     "threads": 1,
@@ -161,6 +161,8 @@ def _check_recipe(recipe: dict, source: str) -> None:
         if not isinstance(recipe[key], wanted) or (isinstance(recipe[key], bool) and kind is not bool):
             hint = "; YAML takes 5e-4 for a text, write 5.0e-4" if kind is float else ""
             raise ConfigError(f"{source}: recipe.{key} is {recipe[key]!r}; it must be of type {kind.__name__}{hint}")
+    if recipe["ranks_per_network"] < 0:
+        raise ConfigError(f"{source}: recipe.ranks_per_network is {recipe['ranks_per_network']}; it must be 0 or more")
     choices = {
         "schedule": ("slr", "dlr", "difflr"),
         "precision": ("fp32", "tf32", "bf16"),
@@ -192,6 +194,11 @@ def _check_registries(config: dict, rows: list, source: str) -> None:
         for term in row["objective"]:
             if getattr(objectives.TERMS[term], "needs_teacher", False) and not row["teachers"]:
                 raise ConfigError(f"{source}: methods.{name}: the term {term!r} needs a teacher; set teachers: 1")
+
+
+def processes(cell: Mapping) -> int:
+    """Processes that a cell is spread over."""
+    return cell["networks"] * cell["recipe"]["ranks_per_network"] or 1
 
 
 def slug(dataset: str) -> str:

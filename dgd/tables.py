@@ -4,12 +4,15 @@ Accuracies are top-1 on the test split in percent. The headline is the last epoc
 the first of its group (network 0); the best epoch on the test split stands beside it and never replaces it.
 """
 
+import io
 import json
 import math
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +91,9 @@ PAPER_ROW = {
 
 PAPER_OPTIONAL = ("teacher", "threshold", "epoch", "sd", "n", "who", "note")
 
+NOTHING = pd.DataFrame(columns=["paper", *PAPER_ROW, "family"])
+"""Published numbers of a cell that has none."""
+
 
 # ---------------------------------------------------------------------------------------------------------- reading
 
@@ -153,14 +159,38 @@ def read_filters(path: str | Path) -> dict[int, dict[str, np.ndarray]]:
 
     Returns:
         {network: {layer: L1 norms (filters,)}}, in the order of the file.
+
+    Raises:
+        ValueError: The file is damaged, or holds something else.
     """
     norms: dict[int, dict[str, np.ndarray]] = {}
-    with np.load(path, allow_pickle=False) as arrays:
-        for key in arrays.files:
-            if key.startswith("l1/"):
-                _, network, layer = key.split("/", 2)
-                norms.setdefault(int(network), {})[layer] = arrays[key]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.startswith("l1/"):
+                    _, network, layer = name.removesuffix(".npy").split("/", 2)
+                    norms.setdefault(int(network), {})[layer] = _vector(archive.read(name))
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise ValueError(f"{path}: {error}; delete the cell's folder and train it again") from error
     return norms
+
+
+def _vector(npy: bytes) -> np.ndarray:
+    """Return the array (n,) of a .npy file; `np.load` takes as long again to parse a header that thousands of layers share."""
+    start = 10 + int.from_bytes(npy[8:10], "little")
+    return np.frombuffer(npy, _dtype(npy[:start]), offset=start)
+
+
+@cache
+def _dtype(header: bytes) -> np.dtype:
+    """Return the number type of a .npy header, which must be that of an array (n,)."""
+    stream = io.BytesIO(header)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("not a .npy array of format 1.0")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    if len(shape) != 1:
+        raise ValueError(f"an array of shape {shape}; L1 norms of a layer are (filters,)")
+    return dtype
 
 
 # ------------------------------------------------------------------------------------------------------- collecting
@@ -192,20 +222,21 @@ def collect(folder: str | Path, expected: Sequence[dict] | None = None) -> pd.Da
     else:
         wanted = {_key(cell): cell for cell in expected}
 
-    norms = {}
-    for key in wanted:
+    def norms(key: tuple) -> dict[int, dict[str, np.ndarray]]:
         path, metrics = found.get(key, (None, {}))
-        if metrics.get("status") == "finished" and (path / "filters.npz").exists():
-            norms[key] = read_filters(path / "filters.npz")
+        there = key in wanted and metrics.get("status") == "finished" and (path / "filters.npz").exists()
+        return read_filters(path / "filters.npz") if there else {}
 
+    baselines = cache(lambda key: norms(key).get(0))  # read once each; the norms of all cells would fill the memory
     rows = []
     for key, cell in wanted.items():
         path, metrics = found.get(key, (None, {"status": "missing", "cell": cell}))
         cell = metrics["cell"]
-        baseline = norms.get((slug(cell["dataset"]), cell["student"], "baseline", cell["seed"]), {}).get(0)
+        baseline = baselines((slug(cell["dataset"]), cell["student"], "baseline", cell["seed"]))
+        networks = norms(key)
         for network, row in enumerate(_rows(path, metrics)):
             row["folder"] = path.relative_to(folder).as_posix() if path else ""
-            own = norms.get(key, {}).get(network)
+            own = networks.get(network)
             if own is not None and baseline is not None:
                 try:
                     row |= _filter_columns(own, baseline)
@@ -274,6 +305,7 @@ def results_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable) -> pd.Da
     """
     rows = []
     papers = papers if isinstance(papers, pd.DataFrame) else read_papers(papers)
+    published = _by_cell(papers)
     cells = cells.assign(teacher=cells["teacher"].fillna(""))
     teachers = set(cells["teacher"]) - {""}
     students = set(cells.loc[cells["method"] != "baseline", "student"])
@@ -284,7 +316,7 @@ def results_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable) -> pd.Da
             roles = [name for name, among in (("teacher", teachers), ("student", students)) if student in among]
             role = " and ".join(roles) if method == "baseline" and roles else "student"
             rows.append({"dataset": dataset, "student": student, "teacher": teacher, "method": method, "role": role})
-            rows[-1] |= _ours(group, base) | _published(group.iloc[0], papers)
+            rows[-1] |= _ours(group, base) | _published(group.iloc[0], papers, published)
     table = _typed(pd.DataFrame(rows, columns=list(RESULTS)))
     inside = (table["predict_low"] <= table["paper_mean"]) & (table["paper_mean"] <= table["predict_high"])
     table["paper_within"] = inside.map({True: "yes", False: "no"})
@@ -328,18 +360,19 @@ def filters_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable) -> pd.Da
     """
     rows = []
     papers = papers if isinstance(papers, pd.DataFrame) else read_papers(papers)
+    published = _by_cell(papers)
     cells = cells.assign(teacher=cells["teacher"].fillna(""))
     names = [name.removesuffix("_1") for name in FILTERS if name.endswith("_1")]
     for dataset in cells["dataset"].unique():
         for (student, teacher, method), group in _ordered(cells[cells["dataset"] == dataset]):
-            first = _finished(group)
+            first, cell = _finished(group), group.iloc[0]
             for threshold in THRESHOLDS:
                 row = {"dataset": dataset, "student": student, "teacher": teacher, "method": method}
                 row |= {"threshold": float(threshold), "n": len(first), "filters": _mean(first["conv_filters"])}
                 row |= {name: _mean(first[f"{name}_{threshold}"]) for name in names}
                 row["invalid_ratio_sd"] = mean_interval(first[f"invalid_ratio_{threshold}"].dropna()).sd
                 for metric in ("invalid_ratio", "valid_count", "invalid_count", "mean_l1_valid", "mean_l1_invalid"):
-                    match = _matching(group.iloc[0], papers, metric)
+                    match = _matching(cell, published, metric)
                     match = match[match["threshold"] == float(threshold)]
                     row[f"paper_{metric}"] = match["value"].iloc[0] if len(match) else math.nan
                     if len(match) and not row.get("paper_source"):
@@ -546,10 +579,10 @@ def _ours(group: pd.DataFrame, base: pd.DataFrame) -> dict:
     return row
 
 
-def _published(cell: pd.Series, papers: pd.DataFrame) -> dict:
+def _published(cell: pd.Series, papers: pd.DataFrame, published: dict) -> dict:
     """Return the paper's side of a row of the results table."""
-    found = _matching(cell, papers, "top1")
-    variants = _matching(cell, papers, "top1", variants=True)
+    found = _matching(cell, published, "top1")
+    variants = _matching(cell, published, "top1", variants=True)
     others = [f"{_value(row)} ({_source(row)})" for _, row in found.iloc[1:].iterrows()]
     others += [f"{row['method']} {_value(row)} ({_source(row)})" for _, row in variants.iterrows()]
     row = {"paper": "", "paper_others": "; ".join(others)}
@@ -572,25 +605,26 @@ def _published(cell: pd.Series, papers: pd.DataFrame) -> dict:
     return row
 
 
-def _matching(cell: pd.Series, papers: pd.DataFrame, metric: str, variants: bool = False) -> pd.DataFrame:
+def _by_cell(papers: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
+    """Return the published numbers by all that must agree with a cell but its method, in their order."""
+    keys = ["metric", "dataset", "model", "teacher", "networks", "teachers"]
+    papers = papers.assign(teacher=papers["teacher"].fillna(""), family=papers["method"].map(_family))
+    return dict(iter(papers.groupby(keys, sort=False)))
+
+
+def _matching(cell: pd.Series, published: dict[tuple, pd.DataFrame], metric: str, variants: bool = False) -> pd.DataFrame:
     """Return the published numbers of one of our cells, best first.
 
     Dataset, model, teacher, method and the numbers of networks and teachers must agree. A method's name is compared
     without its counts ("dgd-1t4s" is dgd). `variants` asks for the same method by another recipe ("grafting-dlr").
     """
     dataset = cell["dataset"].removeprefix("imagefolder-").lower()
+    key = metric, dataset, cell["student"], cell["teacher"], cell["networks"], cell["teachers"]
+    found = published.get(key)
+    if found is None:
+        return NOTHING
     method = _family(cell["method"])
-    families = papers["method"].map(_family)
-    same = families.str.startswith(f"{method}-") if variants else families == method
-    return papers[
-        same
-        & (papers["metric"] == metric)
-        & (papers["dataset"] == dataset)
-        & (papers["model"] == cell["student"])
-        & (papers["teacher"].fillna("") == cell["teacher"])
-        & (papers["networks"] == cell["networks"])
-        & (papers["teachers"] == cell["teachers"])
-    ]
+    return found[found["family"].str.startswith(f"{method}-") if variants else found["family"] == method]
 
 
 def _family(method: str) -> str:

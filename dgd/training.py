@@ -26,7 +26,7 @@ import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dgd import checkpoint, distributed, filters, models, provenance
+from dgd import checkpoint, distributed, filters, memory, models, provenance
 from dgd import data as datasets
 from dgd.grafting import EXCHANGES, GraftingError, write
 from dgd.models.folding import freeze
@@ -43,7 +43,6 @@ OUTPUTS = (
     "model.safetensors",
 )
 RESUME = "resume.pt"
-EVALUATION_BATCH = 500
 
 
 def stream(seed: int, *names) -> int:
@@ -156,6 +155,10 @@ class Group:
             )
             for learner in learners
         ]
+        for optimiser in self.optimisers:
+            # The first step would make these between its activations, and leave the heap in pieces.
+            for parameter in optimiser.param_groups[0]["params"]:
+                optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         exchange = dict(cell["exchange"] or {})
         self.exchange = EXCHANGES[exchange.pop("name")] if exchange else None
         self.exchange_options = exchange
@@ -228,10 +231,10 @@ class Group:
         with torch.no_grad(), self._autocast():
             teacher_logits = [teacher(images) for teacher in self.teachers]
         loss, parts, logits = self.steppers[k](images, labels, index, teacher_logits)
-        self.optimisers[k].zero_grad(set_to_none=True)
         # Shards' gradients are averaged; this makes that the mean over the batch where their sizes differ.
         (loss * (share * self.ranks.shards) if self.ranks.shards > 1 else loss).backward()
         self.optimisers[k].step()
+        self.optimisers[k].zero_grad(set_to_none=True)  # now: between steps nobody holds gradients, however many the networks
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).float().sum()
             return torch.stack([*(value.detach() * len(labels) for value in (loss, *parts.values())), correct])
@@ -395,8 +398,8 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> dict | None:
         )
 
     train = loader("train", recipe["batch_size"])
-    test = loader("test", EVALUATION_BATCH)
-    validation = loader("validation", EVALUATION_BATCH) if dataset.sizes["validation"] else None
+    test = loader("test", memory.EVALUATION_BATCH)
+    validation = loader("validation", memory.EVALUATION_BATCH) if dataset.sizes["validation"] else None
     resume = out / RESUME
     history, spent, first = [], {"seconds": 0.0, "training": 0.0}, 0
     if state := ranks.told(checkpoint.load_state(resume, stamp) if ranks.leads else None):
@@ -438,13 +441,13 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> dict | None:
         if state:
             point = {"group": state, "history": history, "spent": spent, "epoch": epoch, "stamp": stamp}
             checkpoint.save_state(resume, point)
-    memory = _peak_memory(group)
+    peak = _peak_memory(group)
     states = ranks.collect([network.state_dict() for network in group.networks])
-    return states and _result(group, dataset, states, history, predictions, spent, train.images, memory)
+    return states and _result(group, dataset, states, history, predictions, spent, train.images, peak)
 
 
 def _result(
-    group: Group, dataset, states: list[dict], history: list[dict], predictions: Tensor, spent: dict, images: int, memory: dict
+    group: Group, dataset, states: list[dict], history: list[dict], predictions: Tensor, spent: dict, images: int, peak: dict
 ) -> dict:
     networks, arrays, weights = [], {}, {}
     labels = dataset.tensors["test_labels"]
@@ -465,7 +468,7 @@ def _result(
         "timings": {
             "seconds": round(spent["seconds"], 3),
             "images_per_second": round(images * len(history) * len(networks) / spent["training"], 1),
-            **memory,
+            **peak,
         },
     }
     return {
@@ -522,21 +525,26 @@ def _peak_memory(group: Group) -> dict[str, float | None]:
     device = torch.cuda.max_memory_allocated() / 2**20 if group.device.type == "cuda" else None
     everywhere = group.ranks.everywhere((resident, device))
     on_device = [device for _, device in everywhere if device is not None]
+    expected = memory.estimate(group.cell, cuda=bool(on_device))
     return {
         "peak_memory_mib": round(sum(resident for resident, _ in everywhere), 1),
+        "estimated_memory_mib": expected["host"],
         "peak_device_memory_mib": round(max(on_device), 1) if on_device else None,
+        "estimated_device_memory_mib": expected["device"] or None,
     }
 
 
 def _keep_memory() -> None:
     """Have glibc keep what is freed: it would give large blocks back, and each step would fault their pages in again."""
     try:
-        keep = ctypes.CDLL(None).mallopt
+        set_option = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # another C library
         return
-    no_mmap, trim = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD
-    keep(no_mmap, 0)
-    keep(trim, 2**31 - 1)
+    trim_threshold, mmap_threshold = -1, -3
+    set_option(
+        mmap_threshold, 32 << 20
+    )  # the most it takes: an activation of a step is smaller, one of the evaluation may not be
+    set_option(trim_threshold, 2**31 - 1)
 
 
 def _set_arithmetic(recipe: Mapping) -> None:

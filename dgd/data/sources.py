@@ -52,12 +52,13 @@ class Source(NamedTuple):
     """A row of the registry: how to read a data set, and how its training images are augmented.
 
     `pad` is the zero-padding of the random crop in pixels (None: an eighth of the image size), `flip` says
-    whether a mirrored image is still the same thing.
+    whether a mirrored image is still the same thing. `shape`, for planning: classes, channels, side, training and test images.
     """
 
     read: Callable[[Path], Raw]
     pad: int | None
     flip: bool
+    shape: tuple[int, int, int, int, int] | None = None
 
 
 def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -256,10 +257,10 @@ def resized(path: Path, image_size: int) -> np.ndarray:
 
 
 SOURCES: dict[str, Source] = {
-    "digits": Source(_digits, pad=1, flip=False),
-    "cifar10": Source(lambda data_dir: _cifar(data_dir, CIFAR10), pad=4, flip=True),
-    "cifar100": Source(lambda data_dir: _cifar(data_dir, CIFAR100), pad=4, flip=True),
-    "fashion_mnist": Source(_fashion_mnist, pad=4, flip=True),
+    "digits": Source(_digits, pad=1, flip=False, shape=(10, 1, 8, 1198, 599)),
+    "cifar10": Source(lambda data_dir: _cifar(data_dir, CIFAR10), pad=4, flip=True, shape=(10, 3, 32, 50_000, 10_000)),
+    "cifar100": Source(lambda data_dir: _cifar(data_dir, CIFAR100), pad=4, flip=True, shape=(100, 3, 32, 50_000, 10_000)),
+    "fashion_mnist": Source(_fashion_mnist, pad=4, flip=True, shape=(10, 1, 28, 60_000, 10_000)),
     "imagefolder": Source(_image_folder, pad=None, flip=True),
 }
 NAMES = tuple(name for name in SOURCES if name != "imagefolder")

@@ -1,0 +1,181 @@
+"""The plain code that ours is timed against computes the same; measuring runs; the written figures are the measured ones."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn.functional import pad as zero_pad
+
+from benchmarks import ROOT, measure, plain, report
+from dgd import data, filters, models, training
+from dgd.grafting import graft
+
+
+def network(name: str, seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return models.create(name, num_classes=plain.CLASSES)
+
+
+@pytest.mark.parametrize(("base", "networks"), [("baseline", 1), ("kd", 1), ("dgd", 2)])
+def test_a_step_is_the_plain_step(base, networks):
+    """Weights and gradients after it; kd differs from the plain one's Kullback-Leibler form by a constant."""
+    student, device, dataset = "cifar_resnet8", torch.device("cpu"), measure.dataset(16)
+    loader = dataset.loader("train", batch_size=16)
+    images, labels, index = next(loader.batches())
+    loader.batches = lambda **_: iter([(images, labels, index)])  # neither shuffled nor augmented, every time
+    cell = measure.make_cell(student, student, base, networks, threads=1, precision="fp32", lr=0.1)
+    group = training.Group(cell, dataset, [network(student, 7) for _ in cell["teachers"]], device)
+    nets = [network(student, 0) for _ in range(networks)]
+    for net, own in zip(nets, group.networks):
+        net.load_state_dict(own.state_dict())
+    recipe = cell["recipe"]
+    rates = group.rates(0)
+    optimisers = [
+        torch.optim.SGD(net.parameters(), lr=lr, momentum=recipe["momentum"], weight_decay=recipe["weight_decay"])
+        for net, lr in zip(nets, rates)
+    ]
+    teachers = [network(student, 7).eval() for _ in cell["teachers"]]
+    list(plain.train_epoch(nets, teachers, [[(images, labels)]] * networks, optimisers, device))
+    group.train_epoch(loader, 0)
+    for net, own in zip(nets, group.networks):
+        for (name, theirs), ours in zip(net.named_parameters(), own.parameters()):
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5, msg=name)
+        for name, theirs in net.state_dict().items():
+            torch.testing.assert_close(own.state_dict()[name], theirs, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_the_plain_transforms_give_our_crops_and_flips_to_the_last_bit():
+    """That ours are as likely as torchvision's is tested in test_data.py."""
+    images, labels = plain.random_images(1)
+    cases = [(i, j, flip) for i in range(9) for j in range(9) for flip in (False, True)]
+    rows, columns, flips = (torch.tensor(values) for values in zip(*cases))
+    shifts, none = torch.stack([rows, columns]), torch.zeros(len(cases), dtype=torch.int64)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (plain.MEAN, plain.STD))
+    ours = data.augment(zero_pad(images, [4] * 4), none, shifts, flips, 4, mean, std)
+    theirs = plain.Images(images, labels)
+    assert all((ours == theirs[0][0]).flatten(1).all(1).sum() == 1 for _ in range(50))
+
+
+@pytest.mark.parametrize("networks", [2, 3])
+def test_the_plain_exchange_is_the_papers(networks):
+    nets = [network("cifar_resnet8", seed).train() for seed in range(networks)]
+    for net in nets:
+        net(torch.randn(4, 3, 32, 32))
+    states = [net.state_dict() for net in nets]
+    for key, weight in filters.conv_weights(states[0]).items():
+        assert plain.entropy(weight) == pytest.approx(float(filters.entropy(weight)), abs=1e-6), key
+    for theirs, ours in zip(plain.graft(states), graft(states, protocol="paper")):
+        assert theirs.keys() == ours.keys()
+        for key in ours:
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=1e-6, msg=key)
+
+
+def test_measuring_runs_and_is_rendered(tmp_path):
+    out = tmp_path / "machine.json"
+    command = [sys.executable, "-m", "benchmarks.measure", "--quick", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    assert done.returncode == 0, done.stdout
+    found = json.loads(out.read_text())
+    assert set(measure.PARTS) == set(found) - {"machine", "runs"}
+    assert found["machine"]["bandwidth_gb_s"] > 0
+    for row in found["steps"]:
+        assert set(row["images_per_second"]) >= {"plain", "ours", "limit"}
+        assert all(values["min"] > 0 for values in row["images_per_second"].values())
+    assert 0 < found["overhead"]["seconds_to_first_step"]["median"] < found["runs"]["overhead"]["seconds"]
+    page = report.results([found], [], [])
+    assert "kd, cifar_resnet8 → cifar_resnet8, batch 64: " in page
+    assert "| cifar_resnet8 | grafting |" in " ".join(page.split())
+    assert "after the `snakemake` command" in report.speed([found])
+
+
+def measured() -> dict:
+    """What a machine's file holds, with numbers that are easy to follow."""
+
+    def times(value: float) -> dict:
+        return {"median": value, "min": 0.9 * value, "max": 1.1 * value}
+
+    def row(model, method, networks, speed):
+        arms = {"plain": times(speed), "ours": times(3 * speed), "limit": times(4 * speed)}
+        return {
+            "model": model,
+            "teacher": "cifar_resnet56" if method == "kd" else None,
+            "method": method,
+            "networks": networks,
+            "batch_size": 64,
+            "steps": 20,
+            "seconds": {arm: [1.0] * 3 for arm in (*arms, *(["ours_fp32"] if method == "kd" else []))},
+            "images_per_second": arms,
+            "cpu_seconds_per_image": {arm: times(0.004) for arm in arms},
+            "speedup": {"ours": times(3), "ours_fp32": times(1.5)},
+            "share_of_limit": times(0.75),
+        }
+
+    machine = {"name": "A CPU, 1 thread", "cpu": "A CPU", "cores": 2, "cpu_capability": "AVX2", "gpu": None, "packages": {}}
+    return {
+        "machine": machine | {"matrix_tflops": {"fp32": 0.1, "bf16": 0.4}, "bandwidth_gb_s": 20.0},
+        "runs": {"steps": {"finished": "2026-01-02T03:04:05+00:00", "git": {"commit": "abcdef0123", "dirty": False}}},
+        "steps": [row("cifar_resnet20", "kd", 1, 100.0), row("cifar_resnet20", "grafting", 2, 250.0)],
+        "data": {"batch_size": 64, "seconds_per_batch": times(0.0032)},
+        "exchange": [
+            {
+                "model": "cifar_resnet20",
+                "networks": 4,
+                "seconds": {"plain": times(2), "ours": times(0.016)},
+                "speedup": times(120),
+            },
+            {
+                "model": "cifar_resnet56",
+                "networks": 2,
+                "seconds": {"plain": times(1), "ours": times(0.01)},
+                "speedup": times(100),
+            },
+        ],
+        "overhead": {"seconds_to_first_step": times(10), "seconds_per_cell": times(5), "cells": 4},
+        "memory": [{"model": "resnet18", "method": "kd", "networks": 1, "measured_mib": 1000.0, "estimated_mib": 1100.0}],
+    }
+
+
+def test_what_is_rendered_is_what_was_measured(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "a-cpu-1-thread.json").write_text(json.dumps(measured()))
+    growth = {"cells": 1000, **{f"{step}_seconds": 2.5 for step in report.GROWTH}}
+    (tmp_path / "results" / "scale-a-cpu.json").write_text(json.dumps({"scale": [growth]}))
+    machines, growth = report.read(tmp_path)
+    tried = [{"what": "CUDA graphs", "figure": "1.00 times", "verdict": "left out"}]
+    page = " ".join(report.results(machines, growth, tried).split())
+    for text in (
+        "## A CPU, 1 thread",
+        "Measured on 2026-01-02 at abcdef0.",
+        "batch 64: 3.00 (2.70–3.30) times the plain loop**, 300 images/s against 100, and 75.0 % of the limit.",
+        "| cifar_resnet20 ← cifar_resnet56 | kd | 3.00 (2.70–3.30) | 0.750 (0.675–0.825) | 100 | 300 | 400 | 4.00 | 4.00 |",
+        # 3.2 ms of a step of 64 images at 300 images/s
+        "takes 3.20 (2.88–3.52) ms: 1.50 % of a kd step of cifar_resnet20.",
+        # 16 ms of an epoch in which four networks see 50,000 images each, at 750 images/s
+        "| cifar_resnet20 | 4 | 120 (108–132) | 2.00 | 16.0 | 0.00600 % |",
+        "| cifar_resnet56 | 2 | 100 (90.0–110) | 1.00 | 10.0 | |",
+        "at least 100 times as fast",
+        "starts 10.0 (9.00–11.0) s after the `snakemake` command",
+        "| resnet18 | kd | 1 | 1,000 | 1,100 | 1.10 |",
+        "| 1,000 | 2.50 | 2.50 | 2.50 | 2.50 | 2.50 |",
+        "| CUDA graphs | 1.00 times | left out |",
+    ):
+        assert text in page
+    short = " ".join(report.speed(machines).split())
+    assert "| cifar_resnet20 ← cifar_resnet56 | kd | 100 | 300 | 3.00 |" in short
+    assert "1.50 % of a kd step" in short
+    assert "at most 0.00600 % of an epoch" in short
+
+
+def test_marks_keep_the_text_around_them():
+    mark = "<!-- speed: written by `python -m benchmarks.report` -->"
+    text = report.between(f"before\n{mark}\nold\n<!-- end of speed -->\nafter\n", "speed", "new")
+    assert text == f"before\n{mark}\n\nnew\n\n<!-- end of speed -->\nafter\n"
+    assert report.between(text, "speed", "new") == text
+    assert report.between("no marks\n", "speed", "new") == "no marks\n"
+
+
+def test_the_written_figures_are_the_measured_ones():
+    for path, text in report.render().items():
+        assert path.read_text() == text, f"{path.name}: run `python -m benchmarks.report`"
