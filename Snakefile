@@ -24,6 +24,11 @@ report: "pipeline/report/workflow.rst"
 include: "pipeline/rules/common.smk"
 
 
+# GPUs are those of one machine: the limit in profiles/default holds there, and not for all machines of a cluster together.
+resource_scopes:
+    gpu="local",
+
+
 localrules:
     all,
 

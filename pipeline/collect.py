@@ -1,4 +1,4 @@
-"""Collect a benchmark's cells: `python -m pipeline.collect --config '<resolved config>' --out results/quick/cells.csv`."""
+"""Collect a benchmark's cells: `python -m pipeline.collect --config <resolved config> --out results/quick/cells.csv`."""
 
 import argparse
 import json
@@ -11,10 +11,10 @@ from dgd.config import cells
 def main(argv=None):
     """Write a row for every cell and network, also for cells that are expected and have no result."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--config", type=json.loads, required=True, help="a resolved config, as JSON")
+    parser.add_argument("--config", type=Path, required=True, help="a resolved config, a JSON file")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    frame = tables.collect(args.out.parent, cells(args.config))
+    frame = tables.collect(args.out.parent, cells(json.loads(args.config.read_text())))
     tables.replace_file(args.out, frame.to_csv(index=False).encode())
 
 

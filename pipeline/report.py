@@ -1,4 +1,4 @@
-"""Write the report: `python -m pipeline.report --config '<resolved config as JSON>' --out results/quick/report.html`."""
+"""Write the report: `python -m pipeline.report --config <resolved config> --out results/quick/report.html`."""
 
 import argparse
 import base64
@@ -15,22 +15,26 @@ from dgd.config import cells
 from dgd.tables import replace_file
 
 PAGE = Path(__file__).parent / "report" / "page.html"
+# What a browser still shows at once: of more cells only those without a result are listed, of a larger SVG the PNG is shown.
+LISTED = 1000
+SVG_BYTES = 250_000
 
 
 def main(argv=None):
     """Put tables, figures, config and provenance of a benchmark on one page that needs no other file and no network."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--config", type=json.loads, required=True, help="a resolved config, as JSON")
+    parser.add_argument("--config", type=Path, required=True, help="a resolved config, a JSON file")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    folder = args.out.parent
-    rows = [_row(Path(args.config["results"]), cell["path"]) for cell in cells(args.config)]
+    folder, config = args.out.parent, json.loads(args.config.read_text())
+    rows = [_row(folder.parent, cell["path"]) for cell in cells(config)]
     page = jinja2.Template(PAGE.read_text(), autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
-        benchmark=args.config["benchmark"],
-        config=yaml.safe_dump(args.config, sort_keys=False),
+        benchmark=config["benchmark"],
+        config=yaml.safe_dump(config, sort_keys=False),
         tables=[(name, to_html((folder / "tables" / f"{name}.md").read_text())) for name in ("results", "filters")],
         figures=[(path.stem, _data_uri(path)) for path in sorted((folder / "figures").glob("*.svg"))],
         cells=rows,
+        listed=rows if len(rows) <= LISTED else [row for row in rows if row["status"] != "finished"],
         seconds=sum(row["seconds"] for row in rows),
         facts=_facts([row["provenance"] for row in rows]),
     )
@@ -71,8 +75,10 @@ def _block(text: str) -> str:
     return f"<p>{html.escape(text)}</p>"
 
 
-def _data_uri(path: Path) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
+def _data_uri(svg: Path) -> str:
+    """A figure as a page can hold it: the SVG, or the PNG beside it where the SVG is large."""
+    kind, path = ("svg+xml", svg) if svg.stat().st_size <= SVG_BYTES else ("png", svg.with_suffix(".png"))
+    return f"data:image/{kind};base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _row(results: Path, path: str) -> dict:

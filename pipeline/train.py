@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from dgd import training
+from pipeline import slots
 
 
 def main(argv=None):
@@ -16,6 +16,10 @@ def main(argv=None):
     parser.add_argument("--results", type=Path, required=True, help="results root, which teachers' paths are relative to")
     args = parser.parse_args(argv)
     out = args.results / args.cell["path"]
+    # The lock lives as long as this name. CUDA reads which devices it may see once, perhaps when torch is imported.
+    _slot = slots.take() if args.cell["recipe"]["device"] != "cpu" else None
+    from dgd import training
+
     try:
         training.train_cell(args.cell, results=args.results, data=args.data, out=out)
     except training.NoResult as error:

@@ -17,6 +17,7 @@ from dgd.tables import (
     filter_sets,
     filters_table,
     markdown,
+    read_filters,
     read_papers,
     replace_file,
     results_table,
@@ -115,6 +116,27 @@ def test_collect_is_tidy(benchmark):
     assert (row["parameters"], row["conv_filters"], row["seconds"]) == (858868, 4, 9.0)
     assert row["folder"] == "cifar100/cifar_resnet56/grafting/seed1"
     assert (row["networks"], row["teachers"], row["epochs"], row["protocol"]) == (2, 0, 3, "paper")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_norms_are_read_as_numpy_reads_them(tmp_path, save):
+    """The reader of many small arrays does not go through `np.load`."""
+    arrays = {
+        f"l1/{i}/layer{n}.conv.weight": np.arange(n, dtype=kind) for i, kind in enumerate(("<f4", ">f8")) for n in (1, 0, 33)
+    }
+    save(tmp_path / "filters.npz", **arrays, **{"entropy/0": np.ones((2, 2))})
+    norms = read_filters(tmp_path / "filters.npz")
+    found = {f"l1/{network}/{layer}": array for network, layers in norms.items() for layer, array in layers.items()}
+    assert list(found) == list(arrays)
+    for key, array in np.load(tmp_path / "filters.npz").items():
+        if key in found:
+            np.testing.assert_array_equal(found[key], array, strict=True)
+    save(tmp_path / "wrong.npz", **{"l1/0/conv.weight": np.ones((2, 2))})
+    with pytest.raises(ValueError, match=r"wrong.npz: an array of shape \(2, 2\)"):
+        read_filters(tmp_path / "wrong.npz")
+    (tmp_path / "half.npz").write_bytes((tmp_path / "filters.npz").read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"half.npz: .*train it again"):
+        read_filters(tmp_path / "half.npz")
 
 
 def test_collect_carries_what_did_not_finish(benchmark):

@@ -16,7 +16,7 @@ import yaml
 from dgd import provenance
 from dgd.config import cells as cells_of
 from pipeline.cells import render
-from pipeline.config import gpus, load
+from pipeline.config import gpus, load, one_of
 from pipeline.report import to_html
 
 ROOT = Path(__file__).parents[1]
@@ -187,3 +187,38 @@ def test_dvc_trains_a_cell_once_and_again_only_for_new_code(repo):
 )
 def test_the_report_turns_our_markdown_into_html(markdown, expected):
     assert expected in to_html(markdown).replace("\n", "")
+
+
+def test_patterns_of_cells_match_them_and_nothing_else():
+    """On names that need care: prefixes of each other, dots, a teacher beside students."""
+    paths = [
+        f"b/{d}/{m}/{k}/seed{s}"
+        for d in ("c10", "c1.0")
+        for m in ("r8", "r8-by-r20")
+        for k in ("kd", "kd-x")
+        for s in (0, 1, 10)
+    ]
+    paths += ["b/c10/r20/baseline/seed0"]
+    pattern = re.compile(one_of(paths))
+    assert all(pattern.fullmatch(path) for path in paths)
+    others = [
+        "b/c10/r20/kd/seed0",
+        "b/c10/r8/kd/seed2",
+        "b/c1x0/r8/kd/seed0",
+        "b/c10/r8/kd",
+        "b/c10/r8/kd/seed0/x",
+        "xb/c10/r8/kd/seed0",
+    ]
+    assert not any(pattern.fullmatch(path) for path in others)
+    assert not re.fullmatch(one_of([]), "")
+
+
+def test_a_config_longer_than_a_command_line_may_be_is_collected(repo):
+    """Linux takes no argument above 128 KiB; a config of 2,000 methods is longer, and is stood in for by blanks."""
+    config = yaml.safe_load((repo / "config/test/tiny.yaml").read_text()) | {"methods": ["baseline"]}
+    (repo / "long.yaml").write_text(yaml.safe_dump(config))
+    rules = (repo / "pipeline/rules/tables.smk").read_text()
+    assert rules.count("config=RESOLVED") == 2
+    (repo / "pipeline/rules/tables.smk").write_text(rules.replace("config=RESOLVED", "config=RESOLVED + ' ' * 200_000"))
+    run(repo, "snakemake", "--cores", "1", "--configfile", "long.yaml", "--", "results/tiny/cells.csv")
+    assert len((repo / "results/tiny/cells.csv").read_text().splitlines()) == 2

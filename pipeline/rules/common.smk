@@ -15,13 +15,19 @@ OUTPUTS:
 
 import json
 import os
-import re
 import sys
 from pathlib import Path
 
+# A job that an executor starts on another machine reads the workflow again, and the config was held to the registries of models
+# and data sets before: it saves the seconds that importing them takes. The rule's own command does import them.
+if workflow.remote_exec:
+    os.environ.update(DGD_NETWORKS="no")
+
 from dgd import config as dgd_config
 from dgd import provenance
-from pipeline.config import fingerprint, gpus, listing, resolve
+from pipeline.config import fingerprint, gpus, listing, one_of, resolve
+
+os.environ.pop("DGD_NETWORKS", None)
 
 FILES = ", ".join(map(os.path.relpath, workflow.configfiles))
 try:
@@ -42,17 +48,9 @@ TABLES = ("results", "filters")
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH')}")
 
 
-def one_of(paths):
-    """A regular expression that matches these paths and nothing else."""
-    return "|".join(map(re.escape, paths)) or "(?!)"
-
-
-def teachers_of(wildcards):
-    """Weights of the cells that this cell learns from."""
-    return [
-        f"{RESULTS}/{path}/model.safetensors"
-        for path in CELLS[wildcards.cell]["teachers"]
-    ]
+def teachers_of(wildcards, file):
+    """This file of every cell that this cell learns from."""
+    return [f"{RESULTS}/{path}/{file}" for path in CELLS[wildcards.cell]["teachers"]]
 
 
 def data_of(wildcards, file):

@@ -32,7 +32,7 @@ rule prepare:
     params:
         dataset=lambda wildcards: DATASETS[wildcards.dataset],
         data=json.dumps(CONFIG["data"], sort_keys=True),
-        out=lambda wildcards: f"{PREPARED}/{wildcards.dataset}",
+        out=lambda wildcards, output: os.path.dirname(output.manifest),
         folder=lambda wildcards: listing(DATASETS[wildcards.dataset]),
         src=fingerprint("dgd/data", "pipeline/prepare.py"),
     message:

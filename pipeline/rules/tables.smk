@@ -3,8 +3,8 @@ This part of the workflow reads the cells and writes tables, figures and the rep
 
 REQUIRED INPUTS:
 
-    <results>/<cell>/metrics.json, history.csv, filters.npz    of every cell of the benchmark
-    papers/*.yaml                                              published numbers
+    <results>/<cell>/metrics.json, history.csv, filters.npz, provenance.json    of every cell of the benchmark
+    papers/*.yaml                                                               published numbers
 
 OUTPUTS, in <results>/<benchmark>/:
 
@@ -14,7 +14,11 @@ OUTPUTS, in <results>/<benchmark>/:
     report.html         all of it on one page
 """
 
-PAPERS = expand("papers/{name}.yaml", name=CONFIG["papers"])
+# Part of the workflow, also where data and results lie in a remote store.
+PAPERS = [local(f"papers/{name}.yaml") for name in CONFIG["papers"]]
+# Paths and not `rules.collect.output`: Snakemake then hashes all inputs of a rule for each of them, minutes for 10,000 cells.
+CELLS_CSV = f"{BENCHMARK}/cells.csv"
+FIGURES = f"{BENCHMARK}/figures"
 
 
 rule collect:
@@ -26,7 +30,7 @@ rule collect:
             file=("metrics.json", "filters.npz"),
         ),
     output:
-        f"{BENCHMARK}/cells.csv",
+        CELLS_CSV,
     log:
         f"{BENCHMARK}/logs/collect.log",
     conda:
@@ -40,13 +44,13 @@ rule collect:
     message:
         "collecting {BENCHMARK}"
     shell:
-        "python -m pipeline.collect --config {params.config:q} --out {output:q} 2>&1 | tee {log:q}"
+        "DGD_NETWORKS=no python -m pipeline.collect --config <(printf %s {params.config:q}) --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule tabulate:
     """Setting our numbers beside the papers'."""
     input:
-        cells=rules.collect.output,
+        cells=CELLS_CSV,
         papers=PAPERS,
     output:
         report(
@@ -88,19 +92,22 @@ rule tabulate:
     message:
         "tabulating {BENCHMARK}"
     shell:
-        "python -m pipeline.tabulate --cells {input.cells:q} --papers {input.papers:q} --out {params.out:q} "
+        "DGD_NETWORKS=no python -m pipeline.tabulate --cells {input.cells:q} --papers {input.papers:q} --out {params.out:q} "
         "2>&1 | tee {log:q}"
 
 
 rule plot:
     """Plotting learning curves and filter norms."""
     input:
-        cells=rules.collect.output,
-        histories=expand(f"{RESULTS}/{{cell}}/history.csv", cell=CELLS),
-        filters=expand(f"{RESULTS}/{{cell}}/filters.npz", cell=CELLS),
+        expand(
+            f"{RESULTS}/{{cell}}/{{file}}",
+            cell=CELLS,
+            file=("metrics.json", "history.csv", "filters.npz"),
+        ),
+        cells=CELLS_CSV,
     output:
         report(
-            directory(f"{BENCHMARK}/figures"),
+            directory(FIGURES),
             patterns=["{figure}.svg"],
             caption="../report/figures.rst",
             category="Figures",
@@ -119,15 +126,19 @@ rule plot:
     message:
         "plotting {BENCHMARK}"
     shell:
-        "python -m pipeline.plot --folder {params.folder:q} --out {output:q} 2>&1 | tee {log:q}"
+        "DGD_NETWORKS=no python -m pipeline.plot --folder {params.folder:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule report:
     """Putting tables, figures, config and provenance on one page."""
     input:
-        tables=rules.tabulate.output,
-        figures=rules.plot.output,
-        provenance=expand(f"{RESULTS}/{{cell}}/provenance.json", cell=CELLS),
+        expand(
+            f"{RESULTS}/{{cell}}/{{file}}",
+            cell=CELLS,
+            file=("metrics.json", "provenance.json"),
+        ),
+        tables=expand(f"{BENCHMARK}/tables/{{name}}.md", name=TABLES),
+        figures=FIGURES,
     output:
         report(
             f"{BENCHMARK}/report.html",
@@ -147,4 +158,4 @@ rule report:
     message:
         "writing {output}"
     shell:
-        "python -m pipeline.report --config {params.config:q} --out {output:q} 2>&1 | tee {log:q}"
+        "DGD_NETWORKS=no python -m pipeline.report --config <(printf %s {params.config:q}) --out {output:q} 2>&1 | tee {log:q}"

@@ -4,7 +4,7 @@ This part of the workflow trains cells. A teacher is a `baseline` cell of anothe
 REQUIRED INPUTS:
 
     <data.dir>/prepared/<benchmark>/<dataset>/     the prepared data set
-    <results>/<teacher's cell>/model.safetensors   for methods with teachers
+    <results>/<teacher's cell>/                    its weights and metrics, for methods with teachers
 
 OUTPUTS, in <results>/<benchmark>/<dataset>/<model>/<method>/seed<k>/:
 
@@ -23,7 +23,11 @@ rule train:
     input:
         images=lambda wildcards: data_of(wildcards, "images.safetensors"),
         manifest=lambda wildcards: data_of(wildcards, "manifest.json"),
-        teachers=teachers_of,
+        teachers=lambda wildcards: teachers_of(wildcards, "model.safetensors"),
+        # Says whether a teacher has a result. It also holds seconds, which are no reason to train a student again.
+        outcomes=lambda wildcards: [
+            ancient(path) for path in teachers_of(wildcards, "metrics.json")
+        ],
     output:
         metrics=f"{RESULTS}/{{cell}}/metrics.json",
         history=f"{RESULTS}/{{cell}}/history.csv",
