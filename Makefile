@@ -43,7 +43,7 @@ lint: setup   ## ruff, snakefmt, snakemake --lint
 	snakemake --lint
 
 lock:         ## resolve pyproject.toml again into requirements.lock (needs uv)
-	uv pip compile pyproject.toml --all-extras --generate-hashes --python-version 3.11 \
+	uv pip compile pyproject.toml --extra pipeline --extra dev --generate-hashes --python-version 3.11 \
 	  --python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-header \
 	  --constraint constraints.txt --output-file requirements.lock
 

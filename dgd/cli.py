@@ -72,7 +72,8 @@ def _train(args: argparse.Namespace) -> int:
             print(f"{out}: {error.status}: {error}", file=sys.stderr)
             failed = 1
             continue
-        print(f"{out}: {metrics['networks'][0]['last']['top1']:.2f} % test top-1 at the last epoch")
+        if metrics:  # under torchrun one process has them
+            print(f"{out}: {metrics['networks'][0]['last']['top1']:.2f} % test top-1 at the last epoch")
     return failed
 
 

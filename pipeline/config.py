@@ -1,8 +1,7 @@
-"""What the Snakefile knows when it is parsed: the checked config, code fingerprints, GPUs. Nothing here needs torch."""
+"""What the Snakefile knows when it is parsed: the checked config and code fingerprints. Nothing here needs torch."""
 
 import difflib
 import re
-import shutil
 from collections.abc import Iterable
 from copy import deepcopy
 from hashlib import sha256
@@ -108,12 +107,6 @@ def one_of(paths: Iterable[str]) -> str:
         heads_of.setdefault(f"/{one_of(rests)}" if rests else "", []).append(re.escape(head))
     parts = [f"(?:{'|'.join(heads)}){tail}" for tail, heads in heads_of.items()]
     return f"(?:{'|'.join(parts)})" if parts else "(?!)"
-
-
-def gpus(device: str) -> int:
-    """GPUs that a cell takes: 1 if it will run on CUDA, found out without importing torch."""
-    there = shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists()
-    return int(device == "cuda" or (device == "auto" and there))
 
 
 def _fill(config: dict, rules: dict) -> dict:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def main(argv=None):
     except training.NoResult as error:
         # Recorded in metrics.json: the other cells go on, and the table shows the hole.
         print(error, file=sys.stderr)
-    print(f"{args.cell['path']}: {_summary(json.loads((out / 'metrics.json').read_text()))}", flush=True)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{args.cell['path']}: {_summary(json.loads((out / 'metrics.json').read_text()))}", flush=True)
 
 
 def _summary(metrics: dict) -> str:

@@ -16,7 +16,8 @@ import yaml
 from dgd import provenance
 from dgd.config import cells as cells_of
 from pipeline.cells import render
-from pipeline.config import gpus, load, one_of
+from pipeline.config import load, one_of
+from pipeline.jobs import gpus, launcher, mem_mb, threads
 from pipeline.report import to_html
 
 ROOT = Path(__file__).parents[1]
@@ -67,13 +68,39 @@ def test_the_snakefile_is_short():
     assert len((ROOT / "Snakefile").read_text().splitlines()) < 60
 
 
+def cell(**recipe) -> dict:
+    config = load(ROOT / "config/test/tiny.yaml")
+    return cells_of(config | {"recipe": config["recipe"] | recipe})[-1]
+
+
 @pytest.mark.parametrize(("device", "tool", "expected"), [("auto", True, 1), ("cpu", True, 0), ("cuda", False, 1)])
 def test_cells_on_one_gpu_run_one_after_another(device, tool, expected, tmp_path, monkeypatch):
     if tool:
         (tmp_path / "nvidia-smi").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpus(device) == expected
+    assert gpus(cell(device=device)) == expected
+    assert gpus(cell(device=device, ranks_per_network=2)) == 4 * expected
     assert yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text())["resources"] == {"gpu": 1}
+
+
+def test_a_job_asks_for_what_its_processes_take():
+    alone, spread = cell(threads=2), cell(threads=2, ranks_per_network=1)
+    assert (threads(alone), threads(spread)) == (2, 4)
+    assert launcher(alone) == "OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 python"
+    assert launcher(spread).endswith("python -m torch.distributed.run --standalone --nproc-per-node=2")
+    assert mem_mb(alone) < mem_mb(cell(batch_size=2000)) < mem_mb(spread)
+
+
+def test_a_cell_over_two_processes_gives_the_bytes_of_one(repo):
+    config = yaml.safe_load((repo / "config/test/tiny.yaml").read_text())
+    config["recipe"] |= {"ranks_per_network": 1, "device": "cpu"}
+    (repo / "spread.yaml").write_text(yaml.safe_dump(config | {"results": "spread"}))
+    config["recipe"]["ranks_per_network"] = 0
+    (repo / "alone.yaml").write_text(yaml.safe_dump(config | {"results": "alone"}))
+    for name in ("spread", "alone"):
+        run(repo, "snakemake", "--cores", "2", "--configfile", f"{name}.yaml", "--", f"{name}/{DGD}/metrics.json")
+    for file in ("model.safetensors", "history.csv"):
+        assert (repo / "spread" / DGD / file).read_bytes() == (repo / "alone" / DGD / file).read_bytes()
 
 
 def test_wrong_configs_give_one_line_and_no_traceback(repo):

@@ -25,7 +25,8 @@ if workflow.remote_exec:
 
 from dgd import config as dgd_config
 from dgd import provenance
-from pipeline.config import fingerprint, gpus, listing, one_of, resolve
+from pipeline.config import fingerprint, listing, one_of, resolve
+from pipeline.jobs import gpus, launcher, mem_mb, threads
 
 os.environ.pop("DGD_NETWORKS", None)
 

@@ -44,11 +44,12 @@ rule train:
         cell=one_of(path for path in CELLS if path not in TEACHERS),
     conda:
         "../../envs/train.yaml"
-    threads: lambda wildcards: CELLS[wildcards.cell]["recipe"]["threads"]
+    threads: lambda wildcards: threads(CELLS[wildcards.cell])
     resources:
-        gpu=lambda wildcards: gpus(CELLS[wildcards.cell]["recipe"]["device"]),
-        mem_mb=4000,
+        gpu=lambda wildcards: gpus(CELLS[wildcards.cell]),
+        mem_mb=lambda wildcards: mem_mb(CELLS[wildcards.cell]),
     params:
+        launcher=lambda wildcards: launcher(CELLS[wildcards.cell]),
         cell=lambda wildcards: json.dumps(CELLS[wildcards.cell], sort_keys=True),
         data=lambda wildcards, input: os.path.dirname(input.manifest),
         results=lambda wildcards, output: output.metrics.split(wildcards.cell)[0],
@@ -57,8 +58,7 @@ rule train:
         "training {wildcards.cell}"
     shell:
         # The progress bars go to the log; the line at the end goes to the terminal too.
-        "OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} "
-        "python -m pipeline.train --cell {params.cell:q} --data {params.data:q} --results {params.results:q} "
+        "{params.launcher} -m pipeline.train --cell {params.cell:q} --data {params.data:q} --results {params.results:q} "
         "2> {log:q} | tee -a {log:q}"
 
 
