@@ -28,6 +28,7 @@ from benchmarks.plain import CLASSES, MEAN, SIZE, STD, random_images
 from dgd import models, provenance, training
 from dgd.config import cells
 from dgd.data import Dataset
+from dgd.memory import EVALUATION_BATCH
 from dgd.tables import replace_file
 
 BATCH = 64
@@ -51,6 +52,7 @@ class Size:
         seconds: What a repeat of the plain loop should last; it is at least two steps.
         headline: The row that is measured with `headline_steps`, `headline_repeats`, and in float32 as well.
         exchange: Models whose exchange is timed, in groups of `groups` networks.
+        memory: Model, method and number of networks of the groups whose memory is measured.
         matrix: Side of the matrices that are multiplied; four times that on CUDA.
         copied: Bytes of the block that is copied; alike.
         runs: How often the small benchmark is run from `snakemake` on, of so many cells: `seeds`.
@@ -66,6 +68,7 @@ class Size:
     headline_repeats: int
     exchange: Sequence[str]
     groups: Sequence[int]
+    memory: Sequence[tuple[str, str, int]]
     matrix: int
     copied: int
     runs: int
@@ -91,6 +94,14 @@ FULL = Size(
     headline_repeats=5,
     exchange=("cifar_resnet20", "cifar_resnet56", "cifar_resnet110", "cifar_mobilenetv2"),
     groups=(2, 4, 8),
+    memory=(
+        *(("cifar_resnet20", "baseline" if n == 1 else "grafting", n) for n in (1, 2, 4, 8)),
+        ("cifar_resnet56", "dgd", 2),
+        ("cifar_resnet110", "baseline", 1),
+        ("cifar_mobilenetv2", "dgd", 2),
+        ("resnet18", "baseline", 1),
+        ("resnet18", "grafting", 4),
+    ),
     matrix=2048,
     copied=1 << 28,
     runs=3,
@@ -107,6 +118,7 @@ QUICK = Size(
     headline_repeats=2,
     exchange=("cifar_resnet8",),
     groups=(2,),
+    memory=(("cifar_resnet8", "grafting", 2),),
     matrix=256,
     copied=1 << 20,
     runs=1,
@@ -192,8 +204,7 @@ class Ours:
     def __init__(self, cell: Mapping, steps: int):
         recipe = cell["recipe"]
         device = training.pick_device(recipe["device"])
-        training._set_arithmetic(recipe)
-        training._keep_memory()
+        training.set_up(recipe)
         teachers = [
             models.create(cell["teacher"], num_classes=CLASSES, image_size=SIZE, adapt_stem=True) for _ in cell["teachers"]
         ]
@@ -215,7 +226,7 @@ class Ours:
         for _ in range(self.steps):
             for network in group.networks:
                 network.zero_grad(set_to_none=True)
-                with group._autocast():
+                with group.learners[0].autocast():
                     with torch.no_grad():
                         for teacher in group.teachers:
                             teacher(self.images)
@@ -345,6 +356,37 @@ def measure_exchange(size: Size, threads: int) -> list[dict]:
     return rows
 
 
+def measure_memory(size: Size, threads: int) -> list[dict]:
+    """MiB that a group takes at its peak, each in a process of its own, and what was expected before it started."""
+    rows = []
+    for student, base, networks in size.memory:
+        cell = make_cell(student, size.models[student], base, networks, threads)
+        command = [sys.executable, "-c", "import sys; from benchmarks.measure import hold; hold(sys.argv[1])", json.dumps(cell)]
+        peak = json.loads(subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, check=True).stdout)
+        where = "_device" if peak["peak_device_memory_mib"] else ""
+        rows.append(
+            {
+                "model": student,
+                "method": base,
+                "networks": networks,
+                "measured_mib": peak[f"peak{where}_memory_mib"],
+                "estimated_mib": peak[f"estimated{where}_memory_mib"],
+            }
+        )
+    return rows
+
+
+def hold(cell: str) -> None:
+    """Train, evaluate and exchange twice; print the peak of this process. `Ours` and its loader hold the training images."""
+    ours = Ours(json.loads(cell), 4)
+    test = dataset(EVALUATION_BATCH).loader("train", batch_size=EVALUATION_BATCH, channels_last=ours.loader.channels_last)
+    for _ in range(2):
+        ours.train()
+        ours.group.evaluate(test)
+        ours.group.trade()
+    print(json.dumps(training.peak_memory(ours.group)))
+
+
 def measure_overhead(size: Size, threads: int) -> dict:
     """What the harness adds to training: a small benchmark on the embedded digits, from the `snakemake` command on."""
     config = {
@@ -383,7 +425,13 @@ def measure_overhead(size: Size, threads: int) -> dict:
     }
 
 
-PARTS = {"steps": measure_steps, "data": measure_data, "exchange": measure_exchange, "overhead": measure_overhead}
+PARTS = {
+    "steps": measure_steps,
+    "data": measure_data,
+    "exchange": measure_exchange,
+    "memory": measure_memory,
+    "overhead": measure_overhead,
+}
 
 
 def describe_machine(size: Size, threads: int) -> dict:

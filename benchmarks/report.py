@@ -1,6 +1,7 @@
 """Write the measured figures into benchmarks/README.md and README.md: `python -m benchmarks.report`.
 
-They come from benchmarks/results/*.json and benchmarks/tried.yaml alone; a test holds the two files to them.
+They come from benchmarks/results/*.json, benchmarks/tried.yaml and results/fast-path/cells.csv alone; a test holds the two files to
+them.
 """
 
 import json
@@ -9,10 +10,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from tabulate import tabulate
 
 from benchmarks import ROOT
+from dgd.statistics import difference, mean_interval
 from dgd.tables import replace_file
 
 FOLDER = ROOT / "benchmarks"
@@ -187,6 +190,19 @@ def say_overhead(found: Mapping) -> str:
     )
 
 
+def say_accuracy(cells: pd.DataFrame) -> str:
+    """Whether the fast path changes accuracy: kd against kd-plain of config/fast-path.yaml."""
+    top1 = {method: rows["top1_last"].tolist() for method, rows in cells.query("network == 0").groupby("method")}
+    said = {method: "{:.2f} ± {:.2f} %".format(*mean_interval(values)[:2]) for method, values in top1.items()}
+    gap, low, high, _ = difference(top1["kd"], top1["kd-plain"])
+    pair = cells.query("method == 'kd'").iloc[0]
+    return (
+        f"Accuracy, kd {pair.teacher} → {pair.student} on a part of {pair.dataset}, {len(top1['kd'])} seeds each "
+        f"(config/fast-path.yaml): {said['kd']} with the fast path, {said['kd-plain']} with the plain arithmetic; the "
+        f"difference is {gap:+.2f} points, 95 % interval [{low:+.2f}, {high:+.2f}]."
+    )
+
+
 def memory_table(found: Mapping) -> str:
     """Peak memory of a cell, measured and estimated before it started."""
     return table(
@@ -267,9 +283,10 @@ def render() -> dict[Path, str]:
     """The two files as they should be."""
     machines, growth = read(FOLDER)
     tried = yaml.safe_load((FOLDER / "tried.yaml").read_text())
+    same = say_accuracy(pd.read_csv(ROOT / "results" / "fast-path" / "cells.csv"))
     pages = {
-        FOLDER / "README.md": ("results", results(machines, growth, tried)),
-        ROOT / "README.md": ("speed", speed(machines)),
+        FOLDER / "README.md": ("results", same + "\n\n" + results(machines, growth, tried)),
+        ROOT / "README.md": ("speed", speed(machines) + "\n\n" + same),
     }
     return {path: between(path.read_text(), *place) for path, place in pages.items()}
 

@@ -340,10 +340,8 @@ def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str
     out = Path(out or Path(results) / cell["path"])
     out.mkdir(parents=True, exist_ok=True)
     recipe = cell["recipe"]
-    torch.set_num_threads(recipe["threads"])
+    set_up(recipe)
     device = pick_device(recipe["device"])
-    _set_arithmetic(recipe)
-    _keep_memory()
     dataset = datasets.load(data)
     folders = [Path(results) / path for path in cell["teachers"]]
     facts = {
@@ -441,7 +439,7 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> dict | None:
         if state:
             point = {"group": state, "history": history, "spent": spent, "epoch": epoch, "stamp": stamp}
             checkpoint.save_state(resume, point)
-    peak = _peak_memory(group)
+    peak = peak_memory(group)
     states = ranks.collect([network.state_dict() for network in group.networks])
     return states and _result(group, dataset, states, history, predictions, spent, train.images, peak)
 
@@ -519,7 +517,7 @@ def _hash(path: Path) -> str | None:
     return provenance.file_hash(path) if path.is_file() else None
 
 
-def _peak_memory(group: Group) -> dict[str, float | None]:
+def peak_memory(group: Group) -> dict[str, float | None]:
     """MiB resident in all processes of the cell, and MiB allocated on a CUDA device, of the one that holds most."""
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     device = torch.cuda.max_memory_allocated() / 2**20 if group.device.type == "cuda" else None
@@ -532,6 +530,13 @@ def _peak_memory(group: Group) -> dict[str, float | None]:
         "peak_device_memory_mib": round(max(on_device), 1) if on_device else None,
         "estimated_device_memory_mib": expected["device"] or None,
     }
+
+
+def set_up(recipe: Mapping) -> None:
+    """Set this process's threads, arithmetic and allocator as a cell of this recipe has them."""
+    torch.set_num_threads(recipe["threads"])
+    _set_arithmetic(recipe)
+    _keep_memory()
 
 
 def _keep_memory() -> None:

@@ -16,7 +16,7 @@ CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 RULES = [
     (script, (smk.parent / env).resolve())
     for smk in sorted(ROOT.glob("pipeline/rules/*.smk"))
-    for env, script in re.findall(r'conda:\s+"([^"]+)".*?python -m pipeline\.(\w+)', smk.read_text(), re.DOTALL)
+    for env, script in re.findall(r'conda:\s+"([^"]+)".*?-m pipeline\.(\w+)', smk.read_text(), re.DOTALL)
 ]
 PYTHON = "3.11"
 

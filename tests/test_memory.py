@@ -39,8 +39,7 @@ def train(cell):
         tensors[f"{split}_images"] = torch.randint(0, 256, (sizes[split], 3, 32, 32), dtype=torch.uint8)
         tensors[f"{split}_labels"] = torch.randint(0, 10, (sizes[split],))
     dataset = data.Dataset(manifest, tensors)
-    training._keep_memory()
-    torch.set_num_threads(1)
+    training.set_up(cell["recipe"])
     shape = {"num_classes": 10, "in_chans": 3, "image_size": 32, "adapt_stem": True}
     teachers = [models.create(cell["teacher"], **shape) for _ in cell["teachers"]]
     group = training.Group(cell, dataset, teachers, torch.device("cpu"))
@@ -57,7 +56,7 @@ def train(cell):
         if isinstance(thing, torch.Tensor) and thing.device.type == "cpu":
             storage = thing.untyped_storage()
             alive[storage.data_ptr()] = storage.nbytes()
-    return sum(alive.values()) / 2**20, training._peak_memory(group)
+    return sum(alive.values()) / 2**20, training.peak_memory(group)
 
 
 SCRIPT = "import json, sys; from tests.test_memory import train; print(json.dumps(train(json.loads(sys.argv[1]))))"
