@@ -377,9 +377,12 @@ def measure_memory(size: Size, threads: int) -> list[dict]:
 
 
 def hold(cell: str) -> None:
-    """Train, evaluate and exchange twice; print the peak of this process. `Ours` and its loader hold the training images."""
+    """Train, evaluate and exchange twice; print the peak of this process."""
     ours = Ours(json.loads(cell), 4)
-    test = dataset(EVALUATION_BATCH).loader("train", batch_size=EVALUATION_BATCH, channels_last=ours.loader.channels_last)
+    layout = ours.loader.channels_last
+    test = dataset(EVALUATION_BATCH).loader(
+        "train", batch_size=EVALUATION_BATCH, device=ours.group.device, channels_last=layout
+    )
     for _ in range(2):
         ours.train()
         ours.group.evaluate(test)

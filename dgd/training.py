@@ -94,7 +94,7 @@ def pick_device(name: str) -> torch.device:
 
 
 class Learner(nn.Module):
-    """A network and what it minimises, as one module: what is compiled, or spread over devices, as a whole.
+    """A network and what it minimises, as one module: what data parallel training wraps.
 
     Args:
         network: Images (B, C, H, W) to logits (B, K).

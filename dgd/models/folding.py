@@ -34,7 +34,7 @@ def freeze(net: nn.Module, example: Tensor, precision: str = "fp32") -> nn.Modul
     chosen = folded if close else net
     if precision == "bf16":
         for module in chosen.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
+            if type(module) in (nn.Conv2d, nn.Linear):  # a subclass may compute its weight
                 module.to(torch.bfloat16)
     return chosen
 
@@ -50,7 +50,7 @@ def _fold(net: nn.Module, example: Tensor) -> nn.Module:
         calls[module] = calls.get(module, 0) + 1
         if type(module) is nn.Conv2d:
             made[id(output)] = module, output
-        elif id(inputs[0]) in made:
+        elif isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in made:
             pairs[module] = made[id(inputs[0])][0]
 
     kinds = (nn.Conv2d, nn.BatchNorm2d)
