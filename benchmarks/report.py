@@ -1,7 +1,6 @@
 """Write the measured figures into benchmarks/README.md and README.md: `python -m benchmarks.report`.
 
-They come from benchmarks/results/*.json, benchmarks/tried.yaml and results/fast-path/cells.csv alone; a test holds the two files to
-them.
+They come from benchmarks/results/*.json, benchmarks/tried.yaml and results/fast-path/cells.csv; a test holds both files to them.
 """
 
 import json

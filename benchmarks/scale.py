@@ -19,13 +19,12 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks import copy_workflow
 from dgd import data, provenance, training
 from dgd.config import cells
 from dgd.tables import replace_file
 from pipeline.config import resolve
 
-ROOT = Path(__file__).parents[1]
-PARTS = ("Snakefile", "pipeline", "dgd", "papers", "profiles", "envs")
 SEEDS, EPOCHS, BLOCK = 5, 200, 100
 STUDENTS = (
     *("cifar_resnet8", "cifar_resnet20", "cifar_resnet32", "cifar_resnet44", "cifar_resnet56", "cifar_resnet110"),
@@ -109,10 +108,7 @@ def fill(results: Path, config: dict, templates: dict[int, dict[str, bytes]]) ->
 
 def world(folder: Path, count: int) -> dict:
     """A copy of the workflow in `folder` with scale.yaml, a config of so many cells; returns it with every default."""
-    for part in PARTS:
-        source = ROOT / part
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, folder / part)
+    copy_workflow(folder)
     config = benchmark(count)
     (folder / "scale.yaml").write_text(yaml.safe_dump(config))
     config = resolve(config, "scale.yaml")

@@ -2,6 +2,7 @@
 
 import argparse
 import fnmatch
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def _list(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     """Train the cells of a benchmark that match a pattern, or the one cell of a cell's own config.yaml."""
-    from dgd import config, data, training
+    from dgd import config, data, distributed, training
 
     own = _cell_of(args.config)
     if own:
@@ -52,7 +53,8 @@ def _train(args: argparse.Namespace) -> int:
         wanted = [cell for path, cell in known.items() if fnmatch.fnmatch(path, pattern) or path.endswith(f"/{pattern}")]
         if not wanted:
             raise SystemExit(f"{args.config}: no cell matches {pattern!r}; `dgd-bench list {args.config}` lists them")
-    needed = {path: known[path] for cell in wanted for path in cell["teachers"] if path in known}
+    # In a process of a torchrun (see `_spread`) teachers and data are there.
+    needed = {path: known[path] for cell in wanted for path in cell["teachers"] if path in known and not distributed.launched()}
     needed |= {cell["path"]: cell for cell in wanted}
     failed = 0
     for path, cell in needed.items():
@@ -64,8 +66,11 @@ def _train(args: argparse.Namespace) -> int:
         del options["workers"]
         options["data_dir"] = options.pop("dir")
         prepared = Path(options["data_dir"]) / "prepared" / cell["benchmark"] / cell["slug"]
-        if not data.is_prepared(prepared, cell["dataset"], **options):
+        if not distributed.launched() and not data.is_prepared(prepared, cell["dataset"], **options):
             data.prepare(cell["dataset"], prepared, **options)
+        if config.processes(cell) > 1 and not distributed.launched():
+            failed |= _spread(config.processes(cell), args, path)
+            continue
         try:
             metrics = training.train_cell(cell, results=args.results, data=prepared)
         except training.NoResult as error:
@@ -75,6 +80,14 @@ def _train(args: argparse.Namespace) -> int:
         if metrics:  # under torchrun one process has them
             print(f"{out}: {metrics['networks'][0]['last']['top1']:.2f} % test top-1 at the last epoch")
     return failed
+
+
+def _spread(processes: int, args: argparse.Namespace, path: str) -> int:
+    """Train one cell in as many processes as it asks for."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run(
+        [*torchrun, "-m", "dgd.cli", "train", args.config, path, "--results", args.results, "--again"]
+    ).returncode
 
 
 def _cell_of(path: str | Path) -> dict | None:
@@ -153,3 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
         print(f"dgd-bench: {error}", file=sys.stderr)
         return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

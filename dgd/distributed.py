@@ -8,6 +8,7 @@ Networks exchange weights in a ring, point to point: process i sends to i + 1 an
 """
 
 import os
+import platform
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -88,16 +89,11 @@ class Processes(Ranks):
     """Process r of a `torchrun` trains shard r % D of network r // D.
 
     Raises:
-        ValueError: The number of processes is no multiple of the number of networks.
+        ValueError: Two processes have the same GPU.
     """
 
     def __init__(self, networks: int, device: torch.device):
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        if world % networks:
-            raise ValueError(
-                f"{world} processes cannot share {networks} networks evenly: start torchrun with "
-                f"--nproc-per-node={networks}, or a multiple of it"
-            )
         self.shards = world // networks
         self.shard = rank % self.shards
         self.mine = range(rank // self.shards, rank // self.shards + 1)
@@ -106,6 +102,13 @@ class Processes(Ranks):
             torch.cuda.set_device(device)
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
         self.control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        if device.type == "cuda":
+            taken = self.everywhere((platform.node(), str(torch.cuda.get_device_properties(device).uuid)))
+            if len(set(taken)) < world:
+                raise ValueError(
+                    f"{world} processes have {len(set(taken))} GPUs, and each needs one of its own: give the cell more, or set "
+                    "recipe.ranks_per_network to 0"
+                )
         of = [dist.new_group(range(k * self.shards, (k + 1) * self.shards)) for k in range(networks)]
         self.peers = of[self.mine[0]]
         self.device = device
@@ -197,6 +200,16 @@ class Processes(Ranks):
             os._exit(1)
 
 
-def join(networks: int, device: torch.device) -> Ranks:
-    """The cell's processes: this one alone, or those of the `torchrun` that it is in."""
+def join(networks: int, processes: int, device: torch.device) -> Ranks:
+    """The cell's processes: this one alone, or those of the `torchrun` that it is in.
+
+    Raises:
+        ValueError: There are not as many as the config asks for: it alone says what is computed.
+    """
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world != processes:
+        raise ValueError(
+            f"the cell's recipe.ranks_per_network asks for {processes} processes and this is one of {world}: start it with "
+            f"torchrun --nproc-per-node={processes}, or change the config"
+        )
     return Processes(networks, device) if launched() else Ranks(networks)

@@ -2,7 +2,7 @@
 
 The data set is held once, whatever the number of networks. A network costs its weights, the optimiser's momentum and the new
 weights of an exchange; the group trains its networks in turn, so activations and gradients of one step count once. A teacher
-costs its weights and what one forward pass without gradients holds.
+costs its weights and what one forward pass without gradients holds. The processes that read a streamed folder are not counted.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dgd import models
 from dgd.config import processes
+from dgd.data.loader import EVALUATION_BATCH
 from dgd.data.preparation import MEMORY_LIMIT
 from dgd.data.sources import find
 
@@ -21,7 +22,6 @@ PROCESS = 1000 * MIB  # Python, torch and timm, and the kernels that a first ste
 CUDA = 3000 * MIB  # what CUDA's own libraries add to it
 WORKSPACE = 1.25  # convolutions' own
 HEADROOM = 1.5  # for the allocator's holes: the same cell, run again, has taken half as much again
-EVALUATION_BATCH = 500
 
 
 @lru_cache
@@ -83,7 +83,8 @@ def estimate(cell: Mapping, cuda: bool = False) -> dict[str, int]:
     weights, kept, largest = footprint(cell["student"], *shape)
     together = 1 if recipe["ranks_per_network"] else cell["networks"]
     batch = -(-recipe["batch_size"] // (recipe["ranks_per_network"] or 1))
-    group = weights * (1 + 2 * together + (2 * together + 2 if cell["exchange"] else 0))
+    buckets = weights if recipe["ranks_per_network"] > 1 else 0  # of DistributedDataParallel
+    group = buckets + weights * (1 + 2 * together + (2 * together + 2 if cell["exchange"] else 0))
     step = batch * kept // half
     if cell["teachers"]:
         t_weights, _, t_largest = footprint(cell["teacher"], *shape)

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -28,6 +29,8 @@ from tqdm import tqdm
 
 from dgd import checkpoint, distributed, filters, memory, models, provenance
 from dgd import data as datasets
+from dgd.config import processes
+from dgd.data.loader import EVALUATION_BATCH
 from dgd.grafting import EXCHANGES, GraftingError, write
 from dgd.models.folding import freeze
 from dgd.objectives import Batch, Objective
@@ -336,12 +339,15 @@ def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str
     Raises:
         Diverged: A loss was not finite. The folder then holds metrics.json with `status` and `error`, and empty outputs.
         NoTeacher: The teacher has no result; recorded likewise.
+        ValueError: There are not as many processes as the recipe's `ranks_per_network` asks for.
     """
     out = Path(out or Path(results) / cell["path"])
     out.mkdir(parents=True, exist_ok=True)
     recipe = cell["recipe"]
     set_up(recipe)
     device = pick_device(recipe["device"])
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     dataset = datasets.load(data)
     folders = [Path(results) / path for path in cell["teachers"]]
     facts = {
@@ -356,7 +362,7 @@ def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str
         "protocol": cell["protocol"],
     }
     stamp = json.dumps([cell, facts, provenance.code_hash()], sort_keys=True)
-    ranks = distributed.join(cell["networks"], device)
+    ranks = distributed.join(cell["networks"], processes(cell), device)
     try:
         teachers = [load_teacher(folder, dataset, cell) for folder in folders]
         group = Group(cell, dataset, teachers, device, ranks)
@@ -396,8 +402,8 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> dict | None:
         )
 
     train = loader("train", recipe["batch_size"])
-    test = loader("test", memory.EVALUATION_BATCH)
-    validation = loader("validation", memory.EVALUATION_BATCH) if dataset.sizes["validation"] else None
+    test = loader("test", EVALUATION_BATCH)
+    validation = loader("validation", EVALUATION_BATCH) if dataset.sizes["validation"] else None
     resume = out / RESUME
     history, spent, first = [], {"seconds": 0.0, "training": 0.0}, 0
     if state := ranks.told(checkpoint.load_state(resume, stamp) if ranks.leads else None):
@@ -518,9 +524,12 @@ def _hash(path: Path) -> str | None:
 
 
 def peak_memory(group: Group) -> dict[str, float | None]:
-    """MiB resident in all processes of the cell, and MiB allocated on a CUDA device, of the one that holds most."""
+    """MiB resident in the cell's processes, not counting those that read files, and MiB allocated on the fullest CUDA device.
+
+    The first is each process's peak so far: of the largest cell, where one process has trained several.
+    """
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    device = torch.cuda.max_memory_allocated() / 2**20 if group.device.type == "cuda" else None
+    device = torch.cuda.max_memory_allocated(group.device) / 2**20 if group.device.type == "cuda" else None
     everywhere = group.ranks.everywhere((resident, device))
     on_device = [device for _, device in everywhere if device is not None]
     expected = memory.estimate(group.cell, cuda=bool(on_device))
@@ -535,15 +544,25 @@ def peak_memory(group: Group) -> dict[str, float | None]:
 def set_up(recipe: Mapping) -> None:
     """Set this process's threads, arithmetic and allocator as a cell of this recipe has them."""
     torch.set_num_threads(recipe["threads"])
+    if recipe["precision"] == "bf16" and pick_device(recipe["device"]).type == "cpu" and not _has_bf16():
+        print("this processor has no bf16 instructions: `precision: fp32` would be faster", file=sys.stderr)
     _set_arithmetic(recipe)
     _keep_memory()
+
+
+def _has_bf16() -> bool:
+    """Whether the processor multiplies bf16 (avx512_bf16, amx_bf16, Arm's bf16); True where nothing says."""
+    try:
+        return "bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True
 
 
 def _keep_memory() -> None:
     """Have glibc keep what is freed: it would give large blocks back, and each step would fault their pages in again."""
     try:
         set_option = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # another C library
+    except (AttributeError, OSError, TypeError):  # another C library
         return
     trim_threshold, mmap_threshold = -1, -3
     set_option(

@@ -22,11 +22,14 @@ def gpus(cell: Mapping) -> int:
 
 def mem_mb(cell: Mapping) -> int:
     """Megabytes: `dgd.memory.estimate`, or 4000 a process in a launcher that cannot build networks to ask them."""
-    if not dgd.NETWORKS:
-        return 4000 * processes(cell)
-    from dgd.memory import MIB, estimate
+    if dgd.NETWORKS:
+        from dgd.memory import MIB, estimate
 
-    return estimate(cell, cuda=gpus(cell) > 0)["host"] * MIB // 10**6 + 1
+        try:
+            return estimate(cell, cuda=gpus(cell) > 0)["host"] * MIB // 10**6 + 1
+        except ValueError:  # a model that cannot take these images: its own cell says so, and the others go on
+            pass
+    return 4000 * processes(cell)
 
 
 def launcher(cell: Mapping) -> str:

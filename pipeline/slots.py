@@ -62,9 +62,9 @@ def claim(devices: list[str]) -> tuple[str, IO]:
 def take() -> IO | None:
     """Let CUDA see one GPU only, claimed by `claim`; call it before anything starts CUDA, and keep what it returns.
 
-    None, and nothing is changed, without a GPU, and under torchrun, whose processes each pick theirs by LOCAL_RANK.
+    None, and nothing is changed, without a GPU.
     """
-    there = [] if "LOCAL_RANK" in os.environ else devices()
+    there = devices()
     if not there:
         return None
     os.environ["CUDA_VISIBLE_DEVICES"], handle = claim(there)

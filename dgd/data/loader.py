@@ -7,6 +7,7 @@ Normalize, image by image, and the numbers are the same to the last bit.
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from dgd.data.sources import decode, find
 from dgd.provenance import file_hash
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+EVALUATION_BATCH = 500
 
 
 def normalize(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, channels_last: bool = False) -> torch.Tensor:
@@ -112,11 +114,13 @@ class Loader:
     def _slices(self, images: int) -> list[slice]:
         """Where this shard's part of each batch lies in the epoch's order."""
         part, parts = self.shard
-        found = []
-        for start in range(0, images, self.batch_size):
-            size = min(self.batch_size, images - start)
-            found.append(slice(start + size * part // parts, start + size * (part + 1) // parts))
-        return found
+        bounds = [*range(0, images, self.batch_size), images]
+        if images > self.batch_size and images % self.batch_size < parts and images % self.batch_size:
+            del bounds[-2]  # a last batch with nothing for some shard goes to the one before
+        return [
+            slice(start + (end - start) * part // parts, start + (end - start) * (part + 1) // parts)
+            for start, end in pairwise(bounds)
+        ]
 
     def batches(self, order: torch.Generator | None = None, augment: torch.Generator | None = None) -> Iterator[Batch]:
         """Return an epoch's batches. All random numbers are drawn here, on the CPU, before the first batch.
@@ -269,13 +273,15 @@ class Dataset:
             shard: (k, n): give the k-th of n parts of every batch, as one of n processes that share it.
 
         Raises:
-            ValueError: no such split, or an empty one.
+            ValueError: no such split, an empty one, or training batches of less than two images a shard.
         """
         if not self.sizes.get(split):
             there = [name for name, size in self.sizes.items() if size]
             raise ValueError(f"{self.name} has no images in split {split!r}; there are {', '.join(there)}")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, and must be at least 1")
+        if split == "train" and batch_size < 2 * shard[1]:
+            raise ValueError(f"batch_size is {batch_size}; {shard[1]} processes that share it need at least {2 * shard[1]}")
         args = self, split, batch_size, torch.device(device), channels_last, shard
         return StreamLoader(*args, workers=workers) if self.manifest["loader"] == "stream" else Loader(*args)
 

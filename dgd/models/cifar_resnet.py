@@ -192,6 +192,35 @@ class BasicBlock(nn.Module):
         out = self.act1(self.bn1(self.conv1(x)))
         return self.act2(self.bn2(self.conv2(out)) + self.shortcut(x))
 
+    def fused(self) -> nn.Module:
+        """This block for a CPU and without gradients, once its batch norms are folded away; itself if they are not."""
+        folded = isinstance(self.bn1, nn.Identity) and isinstance(self.bn2, nn.Identity)
+        return FusedBlock(self) if folded else self
+
+
+class FusedBlock(nn.Module):
+    """A folded `BasicBlock` whose activations and sum are computed inside its convolutions, by oneDNN.
+
+    The operators are those that torch's own compiler emits for such a block; they are not part of torch's public interface, so
+    `dgd.models.folding.freeze` tries them and does without where they fail.
+    """
+
+    def __init__(self, block: BasicBlock) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.shortcut = block.conv1, block.conv2, block.shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `BasicBlock`."""
+        x = x.to(self.conv1.weight.dtype)
+        out = torch.ops.mkldnn._convolution_pointwise(x, *_arguments(self.conv1), "relu", [], "")
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            out, self.shortcut(x), *_arguments(self.conv2), "add", 1.0, "relu", [], ""
+        )
+
+
+def _arguments(conv: nn.Conv2d) -> tuple:
+    return conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
+
 
 class CifarResNet(CifarNet):
     """A CIFAR ResNet of depth 6n + 2: a 3x3 stem and three stages of n blocks with 16, 32 and 64 channels.

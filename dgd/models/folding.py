@@ -1,4 +1,4 @@
-"""A frozen network made cheaper to run: batch norms folded into the convolutions before them, weights cast once."""
+"""A frozen network made cheaper to run: batch norms folded into convolutions, blocks fused, weights cast once."""
 
 import copy
 
@@ -14,8 +14,8 @@ TOLERANCE = 1e-3
 def freeze(net: nn.Module, example: Tensor, precision: str = "fp32") -> nn.Module:
     """The network for inference only: in eval mode, without gradients, folded where that can be done.
 
-    Which batch norm follows which convolution is seen in one forward pass, so this works on any network; a network whose logits
-    change by more than rounding (because something else reads the convolution) is left unfolded.
+    Which batch norm follows which convolution is seen in one forward pass, so this works on any network; what changes the logits
+    by more than rounding (because something else reads a convolution) or fails is left out.
 
     Args:
         net: A trained network; it is not changed.
@@ -26,17 +26,35 @@ def freeze(net: nn.Module, example: Tensor, precision: str = "fp32") -> nn.Modul
     Returns:
         A network whose float32 logits differ from the given one's by rounding: at most `TOLERANCE` of their largest.
     """
-    net = copy.deepcopy(net).eval().requires_grad_(False)
-    folded = _fold(copy.deepcopy(net), example)
-    with torch.autocast(example.device.type, enabled=False):
-        wanted, got = net(example), folded(example)
-    close = bool((got - wanted).abs().max() <= TOLERANCE * wanted.abs().max())
-    chosen = folded if close else net
+    chosen = copy.deepcopy(net).eval().requires_grad_(False)
+    for attempt in (_fold, _fuse):
+        changed = attempt(copy.deepcopy(chosen), example)
+        if _agree(chosen, changed, example):
+            chosen = changed
     if precision == "bf16":
         for module in chosen.modules():
             if type(module) in (nn.Conv2d, nn.Linear):  # a subclass may compute its weight
                 module.to(torch.bfloat16)
     return chosen
+
+
+def _agree(net: nn.Module, changed: nn.Module, example: Tensor) -> bool:
+    with torch.autocast(example.device.type, enabled=False):
+        wanted = net(example)
+        try:
+            got = changed(example)
+        except (AttributeError, RuntimeError):  # an operator that this build of torch does not have
+            return False
+    return bool((got - wanted).abs().max() <= TOLERANCE * wanted.abs().max())
+
+
+def _fuse(net: nn.Module, example: Tensor) -> nn.Module:
+    """Put in their fused form the blocks that have one, on a CPU."""
+    if example.device.type == "cpu":
+        for name, module in list(net.named_modules()):
+            if hasattr(module, "fused"):
+                net.set_submodule(name, module.fused())
+    return net
 
 
 def _fold(net: nn.Module, example: Tensor) -> nn.Module:
