@@ -1,6 +1,6 @@
 """Write the measured figures into benchmarks/README.md and README.md: `python -m benchmarks.report`.
 
-They come from benchmarks/results/*.json, benchmarks/tried.yaml and results/fast-path/cells.csv; a test holds both files to them.
+They come from benchmarks/results/*.json, benchmarks/tried.yaml and results/fast-path/cells.csv; a test holds them to that.
 """
 
 import json
@@ -54,9 +54,9 @@ def table(rows: Iterable[Mapping[str, object]]) -> str:
 
 
 def read(folder: Path) -> tuple[list[dict], list[dict]]:
-    """What was measured on each machine, and the rows of growth with the number of cells."""
+    """What was measured on each machine, and what `benchmarks.scale` measured."""
     files = {path.name: json.loads(path.read_text()) for path in sorted((folder / "results").glob("*.json"))}
-    growth = [row for name, found in files.items() if name.startswith("scale-") for row in found["scale"]]
+    growth = [found for name, found in files.items() if name.startswith("scale-")]
     return [found for name, found in files.items() if not name.startswith("scale-")], growth
 
 
@@ -236,11 +236,14 @@ def machine_section(found: Mapping) -> list[str]:
 def results(machines: Sequence[Mapping], growth: Sequence[Mapping], tried: Sequence[Mapping]) -> str:
     """What stands in benchmarks/README.md."""
     parts = [part for found in machines for part in machine_section(found)] or ["Nothing was measured yet: `make benchmark`."]
-    if growth:
+    for found in growth:
         rows = [
-            {"cells": f"{row['cells']:,}"} | {f"{step}, s": number(row[f"{step}_seconds"]) for step in GROWTH} for row in growth
+            {"cells": f"{row['cells']:,}"} | {f"{step}, s": number(row[f"{step}_seconds"]) for step in GROWTH}
+            for row in found["scale"]
         ]
-        parts += ["## Growth with the number of cells", table(rows)]
+        where = f"{found['machine']['cpu']}, {found['machine']['cores']} cores"
+        commit = f"{found['git']['commit'][:7]}{' and uncommitted changes' * found['git']['dirty']}"
+        parts += [f"## Growth with the number of cells: {where}", f"{found['finished'][:10]}, commit {commit}.", table(rows)]
     if tried:
         parts += ["## What was tried", table({key: row[key] for key in ("what", "figure", "verdict")} for row in tried)]
     return "\n\n".join(parts)

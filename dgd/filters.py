@@ -76,9 +76,8 @@ def _counts(flat: np.ndarray, bins: int, include_max: bool) -> np.ndarray:
     low, high = flat.min(), flat.max()
     # Edges are rounded as `min + i * scale` in the weights' own precision: the published code compares with exactly these.
     edges = low + np.arange(bins + 1, dtype=flat.dtype) * ((high - low) / flat.dtype.type(bins))
-    above = np.array([np.count_nonzero(flat >= edge) for edge in edges])  # a comparison and a count of bytes: both vectorised
-    if include_max:
-        above[-1] = 0
+    inner = [np.count_nonzero(flat >= edge) for edge in edges[1:-1]]  # a comparison and a count of bytes: both vectorised
+    above = np.array([flat.size, *inner, 0 if include_max else np.count_nonzero(flat >= edges[-1])])
     return above[:-1] - above[1:]
 
 

@@ -167,10 +167,14 @@ def _blend(own: State, neighbour: State, weights: Mapping[str, float], rule: Pro
             )
     blended = dict(own)
     floats = [key for key, value in own.items() if value.is_floating_point()]
-    # Two products and a sum, each rounded: lerp rounds otherwise. All in one call: the calls would take most of the time.
-    kept = torch._foreach_mul([own[key] for key in floats], [shares[key] for key in floats])
-    torch._foreach_add_(kept, torch._foreach_mul([neighbour[key] for key in floats], [1 - shares[key] for key in floats]))
-    blended.update(zip(floats, kept))
+    theirs, ours, kept = [neighbour[key] for key in floats], [own[key] for key in floats], [shares[key] for key in floats]
+    # All tensors in one call: the calls would take most of the time.
+    if rule.digits is None:
+        mixed = torch._foreach_lerp(theirs, ours, kept)
+    else:  # two products and a sum, each rounded, as in the script: lerp rounds otherwise
+        mixed = torch._foreach_mul(ours, kept)
+        torch._foreach_add_(mixed, torch._foreach_mul(theirs, [1 - share for share in kept]))
+    blended.update(zip(floats, mixed))
     for key, value in own.items():
         if value.is_floating_point():
             continue
@@ -181,9 +185,8 @@ def _blend(own: State, neighbour: State, weights: Mapping[str, float], rule: Pro
 
 
 @torch.no_grad()
-def write(model: nn.Module, state: State) -> None:
-    """Put a state of the model's own keys and shapes into it; as `load_state_dict`, without its time in Python."""
-    own = model.state_dict()
+def write(own: State, state: State) -> None:
+    """Put a state into the tensors of a model's own `state_dict()`: as `load_state_dict`, without its time in Python."""
     torch._foreach_copy_(list(own.values()), [state[key] for key in own])
 
 
@@ -206,8 +209,9 @@ class Grafter:
         Raises:
             GraftingError: See `graft`; the models are then unchanged.
         """
-        for model, state in zip(self.models, graft([m.state_dict() for m in self.models], **self.options)):
-            write(model, state)
+        states = [model.state_dict() for model in self.models]
+        for own, state in zip(states, graft(states, **self.options)):
+            write(own, state)
 
 
 EXCHANGES = {"graft": graft}

@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-# They read finished cells or plan new ones, and take no part in training: an edit there makes no cell stale.
-READERS = ("cli.py", "figures.py", "memory.py", "statistics.py", "tables.py")
+# They read finished cells and take no part in training one: an edit there makes no cell stale.
+READERS = ("cli.py", "figures.py", "statistics.py", "tables.py")
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn", "safetensors")
 
 

@@ -271,11 +271,11 @@ class Group:
         """Let the networks exchange weights, if the method has them do so."""
         if not self.exchange:
             return
-        states = [network.state_dict() for network in self.networks]
-        if len(states) < self.cell["networks"]:  # the others are in other processes
-            states = [*self.ranks.left(states), *states]
-        for network, state in zip(self.networks, self.exchange(states, **self.exchange_options)[-len(self.networks) :]):
-            write(network, state)
+        own = [network.state_dict() for network in self.networks]
+        # Where the others are in other processes, the one before in the ring is all that this one's new state depends on.
+        left = self.ranks.left(own) if len(own) < self.cell["networks"] else []
+        for state, new in zip(own, self.exchange([*left, *own], **self.exchange_options)[len(left) :]):
+            write(state, new)
 
     def state(self) -> list[dict] | None:
         """All that a later epoch depends on, an item a network of the cell; None where the process does not lead."""

@@ -141,7 +141,16 @@ def test_what_is_rendered_is_what_was_measured(tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "a-cpu-1-thread.json").write_text(json.dumps(measured()))
     growth = {"cells": 1000, **{f"{step}_seconds": 2.5 for step in report.GROWTH}}
-    (tmp_path / "results" / "scale-a-cpu.json").write_text(json.dumps({"scale": [growth]}))
+    (tmp_path / "results" / "scale-a-cpu.json").write_text(
+        json.dumps(
+            {
+                "scale": [growth],
+                "machine": {"cpu": "A CPU", "cores": 2},
+                "git": {"commit": "abcdef0123", "dirty": False},
+                "finished": "2026-01-02T03:04:05+00:00",
+            }
+        )
+    )
     machines, growth = report.read(tmp_path)
     tried = [{"what": "CUDA graphs", "figure": "1.00 times", "verdict": "left out"}]
     page = " ".join(report.results(machines, growth, tried).split())

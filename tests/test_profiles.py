@@ -8,6 +8,11 @@ import pytest
 import yaml
 from snakemake.cli import get_argument_parser
 
+from dgd.config import cells
+from dgd.memory import MIB, estimate
+from pipeline.config import load
+from pipeline.jobs import gpus, mem_mb
+
 ROOT = Path(__file__).parents[1]
 PROFILES = {path.parent.name: yaml.safe_load(path.read_text()) for path in ROOT.glob("profiles/*/config.yaml")}
 RULES = "".join(path.read_text() for path in ROOT.glob("pipeline/rules/*.smk"))
@@ -51,13 +56,17 @@ def test_rules_and_resources_are_ours(name):
         assert set(resources) <= known
 
 
-def test_every_cell_has_a_gpu_on_a_cluster():
-    """The machine that submits may have none, and `gpu` is found out there."""
-    for name in ("slurm", "kubernetes"):
-        assert {rule: resources["gpu"] for rule, resources in PROFILES[name]["set-resources"].items()} == {
-            "train": 1,
-            "teacher": 1,
-        }
+@pytest.mark.parametrize("name", ["slurm", "kubernetes"])
+def test_every_cell_has_a_gpu_and_its_estimate_on_a_cluster(name):
+    """The machine that submits may have no GPU: the profile says that cells run on CUDA, and the rules then count."""
+    (change,) = PROFILES[name]["config"]
+    key, _, value = change.partition("=")
+    config = load(ROOT / "config/test/tiny.yaml")
+    cell = cells(config | {key: config[key] | yaml.safe_load(value)})[-1]
+    assert gpus(cell) == 1
+    assert mem_mb(cell) == estimate(cell, cuda=True)["host"] * MIB // 10**6 + 1
+    for resources in PROFILES[name]["set-resources"].values():
+        assert not {"gpu", "mem_mb"} & set(resources)
 
 
 def test_a_job_on_a_cluster_counts_gpus_by_machine():

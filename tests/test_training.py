@@ -129,9 +129,11 @@ training.train_cell(json.loads(sys.argv[1]), results=sys.argv[2], data=sys.argv[
 """
 
 
-@pytest.mark.parametrize("student", ["cifar_resnet8", "test_efficientnet"])  # the second one draws random numbers (drop path)
+# The second one draws random numbers (drop path). In float32: it shrinks 8x8 images to 1x1, where torch 2.14's bf16 gradient of a
+# strided depthwise convolution holds memory that nobody wrote.
+@pytest.mark.parametrize("student", ["cifar_resnet8", "test_efficientnet"])
 def test_killed_and_started_again_ends_in_the_same_bytes(digits, tmp_path, student):
-    cell = cells({"epochs": 8}, methods=["grafting"], student=student)[student, "grafting"]
+    cell = cells({"epochs": 8, "precision": "fp32"}, methods=["grafting"], student=student)[student, "grafting"]
     whole = train(cell, tmp_path / "whole", digits)
     assert whole["status"] == "finished"
     folder = tmp_path / "killed" / cell["path"]
@@ -252,15 +254,30 @@ def test_recipes_run_and_repeat(digits, tmp_path, recipe):
     assert without_timings(tmp_path / "0" / cell["path"]) == without_timings(tmp_path / "1" / cell["path"])
 
 
-@pytest.mark.parametrize("key", ["channels_last", pytest.param("compile", marks=pytest.mark.slow)])
-def test_fast_paths_are_the_same_law(digits, tmp_path, key):
-    """They move rounding only: after one epoch the losses agree to 0.1 %."""
+PLAIN = {"precision": "fp32", "channels_last": False, "compile": False, "fold_teacher": False}
+
+
+@pytest.mark.parametrize(
+    ("fast", "rel"),
+    [
+        ({"channels_last": True}, 1e-3),
+        ({"fold_teacher": True}, 1e-3),
+        ({"precision": "bf16"}, 1e-2),  # eight bits of every product
+        ({"precision": "bf16", "channels_last": True, "fold_teacher": True}, 1e-2),
+        pytest.param({"compile": True}, 1e-3, marks=pytest.mark.slow),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_fast_paths_are_the_same_law(trained, digits, tmp_path, fast, rel):
+    """They move rounding only: after one epoch with a teacher the losses agree."""
     losses = []
-    for k, wanted in enumerate((False, True)):
-        cell = cells({"epochs": 1, key: wanted}, methods=["baseline"])["cifar_resnet8", "baseline"]
+    for k, recipe in enumerate((PLAIN, PLAIN | fast)):
+        cell = cells({"epochs": 1, **recipe}, methods=["kd"])["cifar_resnet8", "kd"]
+        (tmp_path / str(k) / cell["teachers"][0]).parent.mkdir(parents=True)
+        (tmp_path / str(k) / cell["teachers"][0]).symlink_to(trained / cell["teachers"][0])
         train(cell, tmp_path / str(k), digits)
-        losses.append(pd.read_csv(tmp_path / str(k) / cell["path"] / "history.csv")["loss_0"].iloc[0])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+        losses.append(pd.read_csv(tmp_path / str(k) / cell["path"] / "history.csv").filter(regex="^(loss|ce|kd)_0").iloc[0])
+    assert losses[0].tolist() == pytest.approx(losses[1].tolist(), rel=rel)
 
 
 def test_learning_rates():

@@ -14,8 +14,8 @@ TOLERANCE = 1e-3
 def freeze(net: nn.Module, example: Tensor, precision: str = "fp32") -> nn.Module:
     """The network for inference only: in eval mode, without gradients, folded where that can be done.
 
-    Which batch norm follows which convolution is seen in one forward pass, so this works on any network; what changes the logits
-    by more than rounding (because something else reads a convolution) or fails is left out.
+    Which batch norm follows which convolution is seen in one forward pass, so this works on any network; what fails, or changes
+    the logits by more than rounding (because something else reads a convolution), is left out.
 
     Args:
         net: A trained network; it is not changed.
@@ -29,23 +29,29 @@ def freeze(net: nn.Module, example: Tensor, precision: str = "fp32") -> nn.Modul
     chosen = copy.deepcopy(net).eval().requires_grad_(False)
     for attempt in (_fold, _fuse):
         changed = attempt(copy.deepcopy(chosen), example)
-        if _agree(chosen, changed, example):
+        if _agree(chosen, changed, example, precision):
             chosen = changed
-    if precision == "bf16":
-        for module in chosen.modules():
-            if type(module) in (nn.Conv2d, nn.Linear):  # a subclass may compute its weight
-                module.to(torch.bfloat16)
-    return chosen
+    return _cast(chosen) if precision == "bf16" else chosen
 
 
-def _agree(net: nn.Module, changed: nn.Module, example: Tensor) -> bool:
-    with torch.autocast(example.device.type, enabled=False):
-        wanted = net(example)
-        try:
-            got = changed(example)
-        except (AttributeError, RuntimeError):  # an operator that this build of torch does not have
-            return False
+def _agree(net: nn.Module, changed: nn.Module, example: Tensor, precision: str) -> bool:
+    kind = example.device.type
+    try:
+        with torch.autocast(kind, enabled=False):
+            wanted, got = net(example), changed(example)
+        if precision == "bf16":
+            with torch.autocast(kind, dtype=torch.bfloat16):
+                _cast(copy.deepcopy(changed))(example)
+    except (AttributeError, RuntimeError):  # an operator that this build of torch does not have, or not for these tensors
+        return False
     return bool((got - wanted).abs().max() <= TOLERANCE * wanted.abs().max())
+
+
+def _cast(net: nn.Module) -> nn.Module:
+    for module in net.modules():
+        if type(module) in (nn.Conv2d, nn.Linear):  # a subclass may compute its weight
+            module.to(torch.bfloat16)
+    return net
 
 
 def _fuse(net: nn.Module, example: Tensor) -> nn.Module:
