@@ -129,8 +129,8 @@ training.train_cell(json.loads(sys.argv[1]), results=sys.argv[2], data=sys.argv[
 """
 
 
-# The second one draws random numbers (drop path). In float32: it shrinks 8x8 images to 1x1, where torch 2.14's bf16 gradient of a
-# strided depthwise convolution holds memory that nobody wrote.
+# The second one draws random numbers (drop path). In float32: it shrinks 8x8 images to 1x1, where torch 2.14's bf16 gradient of
+# a strided depthwise convolution holds memory that nobody wrote.
 @pytest.mark.parametrize("student", ["cifar_resnet8", "test_efficientnet"])
 def test_killed_and_started_again_ends_in_the_same_bytes(digits, tmp_path, student):
     cell = cells({"epochs": 8, "precision": "fp32"}, methods=["grafting"], student=student)[student, "grafting"]
