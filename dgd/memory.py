@@ -24,14 +24,33 @@ WORKSPACE = 1.25  # convolutions' own
 HEADROOM = 1.5  # for the allocator's holes: the same cell, run again, has taken half as much again
 
 
-@lru_cache
 def footprint(model: str, num_classes: int, in_chans: int, image_size: int, adapt_stem: bool) -> tuple[int, int, int]:
     """What a network holds in float32, found out without allocating it.
 
     Returns:
         Bytes of weights and batch statistics, bytes that a training step keeps for its backward pass for each image, and bytes
         of the largest output of a layer for each image.
+
+    Raises:
+        ValueError: The model cannot take such images.
     """
+    found = _footprint(model, num_classes, in_chans, image_size, adapt_stem)
+    if isinstance(found, ValueError):
+        raise found
+    return found
+
+
+@lru_cache(None)
+def _footprint(
+    model: str, num_classes: int, in_chans: int, image_size: int, adapt_stem: bool
+) -> tuple[int, int, int] | ValueError:
+    try:
+        return _measure(model, num_classes, in_chans, image_size, adapt_stem)
+    except ValueError as error:  # kept like a result: a benchmark may ask for it in each of a thousand cells
+        return error
+
+
+def _measure(model: str, num_classes: int, in_chans: int, image_size: int, adapt_stem: bool) -> tuple[int, int, int]:
     shape = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size, "adapt_stem": adapt_stem}
     with torch.device("meta"):
         net = models.create(model, **shape).train()

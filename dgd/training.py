@@ -528,7 +528,7 @@ def peak_memory(group: Group) -> dict[str, float | None]:
 
     The first is each process's peak so far: of the largest cell, where one process has trained several.
     """
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    resident = _peak_resident() / 2**10
     device = torch.cuda.max_memory_allocated(group.device) / 2**20 if group.device.type == "cuda" else None
     everywhere = group.ranks.everywhere((resident, device))
     on_device = [device for _, device in everywhere if device is not None]
@@ -539,6 +539,14 @@ def peak_memory(group: Group) -> dict[str, float | None]:
         "peak_device_memory_mib": round(max(on_device), 1) if on_device else None,
         "estimated_device_memory_mib": expected["device"] or None,
     }
+
+
+def _peak_resident() -> int:
+    """KiB. Linux's own mark comes first: what getrusage says of a process counts its parent's size at the time of the fork."""
+    try:
+        return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def set_up(recipe: Mapping) -> None:
