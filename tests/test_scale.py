@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from benchmarks import scale
+from benchmarks import ROOT, scale
 from dgd.config import cells
 from dgd.tables import collect, filters_table, results_table
 
@@ -47,9 +47,9 @@ def test_every_cell_is_collected_and_tabulated_once(tmp_path):
     assert set(frame["status"]) == {"finished"}
     folders = frame.loc[frame["network"] == 0, "folder"]
     assert sorted(folders) == sorted(cell["path"].removeprefix("scale/") for cell in cells(config))
-    table = results_table(frame, [scale.ROOT / "papers" / "dgd.yaml"])
+    table = results_table(frame, [ROOT / "papers" / "dgd.yaml"])
     assert len(table) == 40
     assert set(table["status"]) == {"5 of 5"}
     assert table["n"].eq(5).all()
-    assert len(filters_table(frame, [scale.ROOT / "papers" / "dgd.yaml"])) == 80
+    assert len(filters_table(frame, [ROOT / "papers" / "dgd.yaml"])) == 80
     assert json.loads((tmp_path / "scale.json").read_text()) == config
