@@ -84,10 +84,10 @@ def _train(args: argparse.Namespace) -> int:
 
 def _spread(processes: int, args: argparse.Namespace, path: str) -> int:
     """Train one cell in as many processes as it asks for."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run(
-        [*torchrun, "-m", "dgd.cli", "train", args.config, path, "--results", args.results, "--again"]
-    ).returncode
+    from dgd.config import torchrun
+
+    command = ["-m", "dgd.cli", "train", args.config, path, "--results", args.results, "--again"]
+    return subprocess.run([sys.executable, *torchrun(processes), *command]).returncode
 
 
 def _cell_of(path: str | Path) -> dict | None:

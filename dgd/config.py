@@ -201,6 +201,11 @@ def processes(cell: Mapping) -> int:
     return cell["networks"] * cell["recipe"]["ranks_per_network"] or 1
 
 
+def torchrun(processes: int) -> list[str]:
+    """Arguments of python that start what follows them in so many processes of this machine."""
+    return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+
+
 def slug(dataset: str) -> str:
     """The folder name of a data set: its name, or `imagefolder-<name of the folder>`."""
     kind, _, path = dataset.partition(":")

@@ -55,8 +55,8 @@ class Ranks:
         return work()
 
     def left(self, states: list[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
-        """For each network of this process the state of the one before it in the ring."""
-        return [states[i - 1] for i in range(len(states))]
+        """The state before this process's first network in the ring, if another process has it: a list of one or none."""
+        return []
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module, its gradients averaged over the processes that share the network."""
@@ -134,8 +134,6 @@ class Processes(Ranks):
         (state,) = states
         rank, world = dist.get_rank(), dist.get_world_size()
         to, source = (rank + self.shards) % world, (rank - self.shards) % world
-        if to == rank:
-            return states
         received = {key: torch.empty_like(value) for key, value in state.items()}
         for kind in sorted({str(value.dtype) for value in state.values()}):
             keys = [key for key, value in state.items() if str(value.dtype) == kind]
@@ -212,4 +210,4 @@ def join(networks: int, processes: int, device: torch.device) -> Ranks:
             f"the cell's recipe.ranks_per_network asks for {processes} processes and this is one of {world}: start it with "
             f"torchrun --nproc-per-node={processes}, or change the config"
         )
-    return Processes(networks, device) if launched() else Ranks(networks)
+    return Processes(networks, device) if world > 1 else Ranks(networks)

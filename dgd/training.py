@@ -272,8 +272,7 @@ class Group:
         if not self.exchange:
             return
         own = [network.state_dict() for network in self.networks]
-        # Where the others are in other processes, the one before in the ring is all that this one's new state depends on.
-        left = self.ranks.left(own) if len(own) < self.cell["networks"] else []
+        left = self.ranks.left(own)  # all that the first one's new state depends on besides
         for state, new in zip(own, self.exchange([*left, *own], **self.exchange_options)[len(left) :]):
             write(state, new)
 

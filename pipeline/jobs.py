@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import dgd
-from dgd.config import processes
+from dgd.config import processes, torchrun
 
 
 def threads(cell: Mapping) -> int:
@@ -37,4 +37,4 @@ def launcher(cell: Mapping) -> str:
     n = cell["recipe"]["threads"]
     python = f"OMP_NUM_THREADS={n} MKL_NUM_THREADS={n} python"
     number = processes(cell)
-    return python if number == 1 else f"{python} -m torch.distributed.run --standalone --nproc-per-node={number}"
+    return python if number == 1 else " ".join([python, *torchrun(number)])
