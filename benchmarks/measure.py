@@ -340,7 +340,7 @@ def measure_exchange(size: Size, threads: int) -> list[dict]:
                 plain.start(cell, BATCH)
                 ours = Ours(cell, 1)
                 ours.group.trade()  # warm-up
-                arms = {"plain": lambda: plain.ask(call="exchange"), "ours": lambda group=ours.group: timed(group.trade)}
+                arms = {"plain": lambda: plain.ask(call="exchange"), "ours": lambda group=ours.group: timed(lambda: group.trade(0))}
                 taken = in_turn(arms, size.repeats)
                 seconds = {arm: [pair[0] for pair in pairs] for arm, pairs in taken.items()}
                 rows.append(

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 
 def _list(args: argparse.Namespace) -> None:
-    from dgd import config, data, grafting, methods, objectives
+    from dgd import config, data, methods, objectives
 
     if args.config:
         for cell in config.cells(config.load(args.config)):
@@ -32,7 +32,7 @@ def _list(args: argparse.Namespace) -> None:
     import timm
 
     print("\nterms:     ", ", ".join(objectives.TERMS))
-    print("exchanges: ", ", ".join(grafting.EXCHANGES))
+    print("exchanges: ", ", ".join(methods.EXCHANGES))
     print("data sets: ", ", ".join(data.NAMES), ", imagefolder:<path>", sep="")
     print("models:    ", ", ".join(timm.list_models("cifar_*")), "and every other timm name")
 

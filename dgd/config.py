@@ -17,7 +17,7 @@ RECIPE = {
     "lr": 0.1,
     "momentum": 0.9,
     "weight_decay": 5e-4,
-    "schedule": "slr",  # slr | dlr | difflr, see dgd.training.learning_rates
+    "schedule": "slr",  # slr | dlr | difflr | cosine, see dgd.training.learning_rates
     "step_epochs": 60,
     "gamma": 0.1,
     "precision": "bf16",  # bf16 | fp32 | tf32 (CUDA only)
@@ -29,6 +29,10 @@ RECIPE = {
     "device": "auto",  # auto | cpu | cuda
     "threads": 1,
     "evaluate_every": 1,  # epochs; the last one is always evaluated
+    "filters_every": 10,  # epochs between two records of filter norms; the last one is always recorded
+    "weight_average": "none",  # none | ema | swa, over epochs
+    "average_decay": 0.9,
+    "average_from": 1,
 }
 DATA = {
     "dir": "data",
@@ -38,9 +42,18 @@ DATA = {
     "loader": "auto",
     "workers": 2,
 }
-DEFAULTS = {"papers": ["dgd"], "teacher_seeds": [0], "teacher_recipe": {}, "adapt_stem": False, "protocol": "paper"}
+DEFAULTS = {
+    "papers": ["dgd"],
+    "teacher_seeds": [0],
+    "teacher_recipe": {},
+    "adapt_stem": False,
+    "protocol": "paper",
+    "report": "first",
+    "controls": {},
+    "pruning": [],
+}
+READINGS = ("last", "best-on-test", "mean", "best", "ensemble")
 KEYS = ("benchmark", "seeds", "datasets", "pairs", "methods", "data", "recipe", "results", *DEFAULTS)
-PROTOCOLS = ("paper", "reference-code")
 
 
 class ConfigError(ValueError):
@@ -100,12 +113,18 @@ def check(config: dict, source: str) -> None:
         if key not in KEYS:
             raise ConfigError(f"{source}: {key}: unknown key; known: {', '.join(KEYS)}")
     config = filled(config)
-    if config["protocol"] not in PROTOCOLS:
-        raise ConfigError(f"{source}: protocol is {config['protocol']!r}; it must be one of {', '.join(PROTOCOLS)}")
+    for key, allowed in {"protocol": methods.PROTOCOLS, "report": ("first", "mean", "best")}.items():
+        if config[key] not in allowed:
+            raise ConfigError(f"{source}: {key} is {config[key]!r}; it must be one of {', '.join(allowed)}")
     try:
         rows = [methods.resolve(entry) for entry in config["methods"]]
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{source}: {error}") from None
+    for name, row in rows:
+        try:
+            methods.filled_exchange(row["exchange"], config["protocol"])
+        except ValueError as error:
+            raise ConfigError(f"{source}: methods.{name}: {error}") from None
     names = [name for name, _ in rows]
     for name in names:
         if names.count(name) > 1:
@@ -126,8 +145,18 @@ def check(config: dict, source: str) -> None:
             raise ConfigError(
                 f"{source}: data.image_size is needed for {name}: the side in pixels that its images are brought to"
             )
+    for reading in [*config["controls"], *(reading for held in config["controls"].values() for reading in held)]:
+        name, _, how = reading.partition("@")
+        if name not in names or (how or "last") not in READINGS:
+            raise ConfigError(
+                f"{source}: controls: {reading!r} is no reading; write a name of methods, or <name>@<how> with one of "
+                f"{', '.join(READINGS)}"
+            )
     for pair in config["pairs"]:
-        for name, row in rows:
+        for name in pair.get("methods", ()):
+            if name not in names:
+                raise ConfigError(f"{source}: pairs: {name!r} of {pair['student']} is no name of methods")
+        for name, row in rows_of(pair, rows):
             if row["teachers"] and not pair.get("teacher"):
                 raise ConfigError(
                     f"{source}: method {name!r} needs a teacher and the pair of {pair['student']} has none; "
@@ -161,10 +190,14 @@ def _check_recipe(recipe: dict, source: str) -> None:
         if not isinstance(recipe[key], wanted) or (isinstance(recipe[key], bool) and kind is not bool):
             hint = "; YAML takes 5e-4 for a text, write 5.0e-4" if kind is float else ""
             raise ConfigError(f"{source}: recipe.{key} is {recipe[key]!r}; it must be of type {kind.__name__}{hint}")
-    if recipe["ranks_per_network"] < 0:
-        raise ConfigError(f"{source}: recipe.ranks_per_network is {recipe['ranks_per_network']}; it must be 0 or more")
+    for key, least in {"ranks_per_network": 0, "evaluate_every": 1, "filters_every": 1, "average_from": 1}.items():
+        if recipe[key] < least:
+            raise ConfigError(f"{source}: recipe.{key} is {recipe[key]}; it must be {least} or more")
+    if not 0 <= recipe["average_decay"] < 1:
+        raise ConfigError(f"{source}: recipe.average_decay is {recipe['average_decay']}; it must be from 0 to below 1")
     choices = {
-        "schedule": ("slr", "dlr", "difflr"),
+        "schedule": ("slr", "dlr", "difflr", "cosine"),
+        "weight_average": ("none", "ema", "swa"),
         "precision": ("fp32", "tf32", "bf16"),
         "device": ("auto", "cpu", "cuda"),
     }
@@ -174,7 +207,7 @@ def _check_recipe(recipe: dict, source: str) -> None:
 
 
 def _check_registries(config: dict, rows: list, source: str) -> None:
-    from dgd import data, grafting, models, objectives
+    from dgd import data, models, objectives
 
     for name in config["datasets"]:
         if not data.is_known(name):
@@ -188,7 +221,6 @@ def _check_registries(config: dict, rows: list, source: str) -> None:
     for name, row in rows:
         try:
             objectives.Objective(_objective(row, config["protocol"]))
-            grafting.check_options(row["exchange"])
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{source}: methods.{name}: {error}") from None
         for term in row["objective"]:
@@ -235,14 +267,19 @@ def cells(config: dict) -> list[dict]:
 
     for dataset in config["datasets"]:
         for pair in config["pairs"]:
-            needed = max(row["teachers"] for _, row in rows)
+            needed = max((row["teachers"] for _, row in rows_of(pair, rows)), default=0)
             for seed in config["teacher_seeds"][:needed]:
                 add(dataset, pair["teacher"], None, *teacher, seed)
         for pair in config["pairs"]:
-            for name, row in rows:
+            for name, row in rows_of(pair, rows):
                 for seed in config["seeds"]:
                     add(dataset, pair["student"], pair.get("teacher"), name, row, seed)
     return list(found.values())
+
+
+def rows_of(pair: Mapping, rows: list[tuple[str, dict]]) -> list[tuple[str, dict]]:
+    """The methods that a pair is trained by: all, or those that it names."""
+    return [(name, row) for name, row in rows if name in pair.get("methods", [name])]
 
 
 def _path(config, dataset, model, method, seed) -> str:
@@ -261,9 +298,6 @@ def _objective(row: dict, protocol: str) -> dict[str, dict]:
 
 
 def _cell(config, dataset, student, teacher, name, row, seed) -> dict:
-    exchange = dict(row["exchange"]) if row["exchange"] else None
-    if exchange:
-        exchange.setdefault("protocol", config["protocol"])
     return {
         "benchmark": config["benchmark"],
         "dataset": dataset,
@@ -276,7 +310,7 @@ def _cell(config, dataset, student, teacher, name, row, seed) -> dict:
         "networks": row["networks"],
         "teachers": [_path(config, dataset, teacher, "baseline", k) for k in config["teacher_seeds"][: row["teachers"]]],
         "objective": _objective(row, config["protocol"]),
-        "exchange": exchange,
+        "exchange": methods.filled_exchange(row["exchange"], config["protocol"]),
         "protocol": config["protocol"],
         "adapt_stem": config["adapt_stem"],
         "data": dict(config["data"]),

@@ -61,6 +61,24 @@ def entropies(tensors: Mapping[str, Tensor], bins: int = 10, include_max: bool =
     return dict(zip(tensors, _entropy(counts.float() / torch.tensor(sizes)[:, None])))
 
 
+def filter_entropies(
+    model_or_state: nn.Module | Mapping[str, Tensor], bins: int = 10, include_max: bool = True
+) -> dict[str, Tensor]:
+    """Entropy in nats of the weights of each filter: key -> float tensor (filters,). Source: 2001.05868 equation 5."""
+    found = {}
+    for key, weight in conv_weights(model_or_state).items():
+        rows = weight.detach().float().flatten(1)
+        low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+        edges = low + torch.arange(bins + 1, device=rows.device) * ((high - low) / bins)
+        above = torch.stack([(rows >= edges[:, i : i + 1]).sum(1) for i in range(bins + 1)], 1)
+        above[:, 0] = rows.shape[1]
+        if include_max:
+            above[:, -1] = 0
+        counts = above[:, :-1] - above[:, 1:]
+        found[key] = torch.special.entr(counts / rows.shape[1]).sum(1)
+    return found
+
+
 def flat(weight: Tensor) -> Tensor:
     """A tensor's elements in the order in which they lie in memory, without a copy where they lie side by side."""
     weight = weight.detach()

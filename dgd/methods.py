@@ -27,6 +27,46 @@ class Method:
     recipe: Mapping = field(default_factory=dict)
 
 
+# What an exchange does, as data: every option with its default. dgd.grafting computes it.
+WHEN = {"every": 1, "from": 1, "until": None, "evaluate": "before"}  # epochs, counted from 1
+AROUND = {"momentum": "keep", "batch_norm": "blend"}
+EXCHANGES: dict[str, dict] = {
+    "graft": {
+        "a": 0.4,
+        "c": 500.0,
+        "criterion": "entropy",
+        "level": "layer",
+        "rule": "arctan",
+        "share": None,
+        "protocol": "paper",
+    },
+    "average": {},
+    "swap": {},
+    "noise": {"gamma": 0.1, "base": 0.975},
+    "internal": {"gamma": 0.1},
+}
+ALONE = ("noise", "internal")
+"""Exchanges that work on each network by itself."""
+
+PROTOCOLS: dict[str, dict] = {
+    "paper": {"layers": "dimension", "non_conv": "last", "include_max": True, "digits": None, "counters": "keep"},
+    "reference-code": {"layers": "name", "non_conv": "last", "include_max": False, "digits": 2, "counters": "blend"},
+}
+"""Where the papers' text and the published CIFAR script differ in an exchange; each is an option of `graft` too."""
+
+CHOICES = {
+    "criterion": ("entropy", "l1", "bn-gamma"),
+    "level": ("layer", "filter"),
+    "rule": ("arctan", "ratio"),
+    "protocol": tuple(PROTOCOLS),
+    "layers": ("dimension", "name"),
+    "non_conv": ("last", "own", "none"),
+    "counters": ("keep", "blend"),
+    "momentum": ("keep", "reset", "graft"),
+    "batch_norm": ("blend", "reestimate"),
+    "evaluate": ("before", "after"),
+}
+
 GRAFT = {"name": "graft"}
 BASELINE = Method()
 KD = Method({"ce": 1.0, "kd": 1.0}, teachers=1)
@@ -77,6 +117,57 @@ def resolve(entry: str | Mapping) -> tuple[str, dict]:
         raise ValueError(f"methods.{name}: objective is empty; it needs at least one term")
     if method.networks < 1 or method.teachers < 0:
         raise ValueError(f"methods.{name}: networks must be at least 1 and teachers at least 0")
-    if method.exchange and method.networks < 2:
+    if method.exchange and method.exchange["name"] not in ALONE and method.networks < 2:
         raise ValueError(f"methods.{name}: {method.exchange['name']} needs at least 2 networks, networks is {method.networks}")
     return name, asdict(method)
+
+
+def filled_exchange(exchange: Mapping | None, protocol: str = "paper") -> dict | None:
+    """An exchange with every option written out, those of the protocol included; None is none.
+
+    Args:
+        exchange: {'name': ..., option: ...}.
+        protocol: What `graft` follows where the exchange does not say.
+
+    Raises:
+        ValueError: Unknown exchange or option, or a value that it cannot have.
+    """
+    if not exchange:
+        return None
+    name = exchange["name"]
+    if name not in EXCHANGES:
+        raise ValueError(f"unknown exchange {name!r}; known: {', '.join(EXCHANGES)}")
+    options = {**EXCHANGES[name], **({} if name in ALONE else AROUND), **WHEN}
+    if name == "graft":
+        protocol = exchange.get("protocol", protocol)
+        options |= {"protocol": protocol, **PROTOCOLS.get(protocol, {})}
+    for key, value in exchange.items():
+        if key == "name":
+            continue
+        if key not in options:
+            raise ValueError(f"exchange {name!r} has no option {key!r}; known: {', '.join(options)}")
+        _check_option(key, value)
+    return {"name": name, **options, **exchange}
+
+
+def _check_option(key: str, value) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if key == "non_conv" and number:
+        good, wanted = 0 <= value <= 1, "one of last, own, none, or a number from 0 to 1"
+    elif key in CHOICES:
+        good, wanted = value in CHOICES[key], f"one of {', '.join(CHOICES[key])}"
+    elif key in ("every", "from"):
+        good, wanted = whole and value >= 1, "a whole number of at least 1"
+    elif key in ("until", "digits"):
+        good, wanted = value is None or (whole and value >= 0), "a whole number or null"
+    elif key == "include_max":
+        good, wanted = isinstance(value, bool), "true or false"
+    elif key == "share":
+        good, wanted = value is None or (number and 0 <= value <= 1), "a number from 0 to 1, or null"
+    elif key == "base":
+        good, wanted = number and 0 < value <= 1, "a number above 0 and at most 1"
+    else:
+        good, wanted = number, "a number"
+    if not good:
+        raise ValueError(f"exchange option {key} is {value!r}; it must be {wanted}")

@@ -5,9 +5,11 @@ Every random number is drawn from a stream named by seed, purpose, network and e
 killed training goes on from its last epoch and ends in the same bytes.
 """
 
+import copy
 import ctypes
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -25,13 +27,14 @@ import torch
 import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from dgd import checkpoint, distributed, filters, memory, models, provenance
+from dgd import checkpoint, distributed, filters, memory, methods, models, provenance
 from dgd import data as datasets
 from dgd.config import processes
 from dgd.data.loader import EVALUATION_BATCH
-from dgd.grafting import EXCHANGES, GraftingError, write
+from dgd.grafting import CARRIED, RING, WITHIN, GraftingError, blend, write
 from dgd.models.folding import freeze
 from dgd.objectives import Batch, Objective
 from dgd.outcomes import CannotExchange, Diverged, NoResult, NoTeacher
@@ -46,6 +49,8 @@ OUTPUTS = (
     "model.safetensors",
 )
 RESUME = "resume.pt"
+REESTIMATE = 50
+"""Batches that batch norm's statistics are estimated from anew, where that is asked for."""
 
 
 def stream(seed: int, *names) -> int:
@@ -64,7 +69,8 @@ def learning_rates(recipe: Mapping, networks: int) -> Callable[[float], list[flo
 
     `slr`: one rate for all, times gamma every `step_epochs`. `difflr`: network i of N (from 1) starts at
     `lr * (1 + cos(pi (N - i) / N)) / 2`, so the first, reported one has the lowest; steps as slr (the released code's default).
-    `dlr`: the same starts, cosine decay in every step (the README's "dlr"). With one network all starts are `lr`.
+    `dlr`: the same starts, cosine decay in every step (the README's "dlr"). With one network all starts are `lr`. `cosine`: one
+    rate for all, cosine decay in every step.
     """
     lr, epochs, schedule = recipe["lr"], recipe["epochs"], recipe["schedule"]
     starts = [lr] * networks
@@ -72,7 +78,7 @@ def learning_rates(recipe: Mapping, networks: int) -> Callable[[float], list[flo
         starts = [lr * (1 + math.cos(math.pi * (networks - i) / networks)) / 2 for i in range(1, networks + 1)]
 
     def at(time: float) -> list[float]:
-        if schedule == "dlr":
+        if schedule in ("dlr", "cosine"):
             factor = (1 + math.cos(math.pi * time / epochs)) / 2
         else:
             factor = recipe["gamma"] ** (int(time) // recipe["step_epochs"])
@@ -162,14 +168,14 @@ class Group:
             # The first step would make these between its activations, and leave the heap in pieces.
             for parameter in optimiser.param_groups[0]["params"]:
                 optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        exchange = dict(cell["exchange"] or {})
-        self.exchange = EXCHANGES[exchange.pop("name")] if exchange else None
-        self.exchange_options = exchange
+        self.exchange = methods.filled_exchange(cell["exchange"], cell["protocol"])
         if self.exchange:  # now, not after an epoch
             try:
-                self.exchange([self.networks[0].state_dict()] * 2, **self.exchange_options)
+                self._exchange([self.networks[0].state_dict()] * 2, 0)
             except GraftingError as error:
                 raise CannotExchange(f"{cell['student']} cannot take part in {cell['method']!r}: {error}") from None
+        # What is evaluated and saved: the networks, or their averages over epochs.
+        self.shown = self.networks if recipe["weight_average"] == "none" else copy.deepcopy(self.networks)
 
     def _place(self, net: nn.Module) -> nn.Module:
         layout = torch.channels_last if self.recipe["channels_last"] else torch.preserve_format
@@ -249,14 +255,13 @@ class Group:
 
     @torch.no_grad()
     def _evaluate(self, loader) -> list[tuple[float, float, Tensor]]:
-        self.learners.eval()
-        for network in self.networks:
-            self.ranks.same_buffers(network)
+        for network in self.shown:
+            self.ranks.same_buffers(network.eval())
         sums = torch.zeros(len(self.networks), 2, device=self.device)
         predictions = []
         for images, labels, _ in loader.batches():
             with self._autocast():
-                logits = torch.stack([network(images) for network in self.networks]).float()
+                logits = torch.stack([network(images) for network in self.shown]).float()
             predicted = logits.argmax(2)
             correct = (predicted == labels).sum(1)
             sums += torch.stack([correct, torch.stack([F.cross_entropy(z, labels, reduction="sum") for z in logits])], 1)
@@ -266,21 +271,137 @@ class Group:
         predicted = torch.cat([part for batch in zip(*(batches for _, batches in parts)) for part in batch], 1)
         return [(100 * n / loader.images, x / loader.images, own) for n, x, own in zip(correct, loss, predicted)]
 
-    @torch.no_grad()
-    def trade(self) -> None:
-        """Let the networks exchange weights, if the method has them do so."""
-        if not self.exchange:
+    def average(self, epoch: int) -> None:
+        """Take the networks' weights into their averages over epochs, if the recipe wants such; call it after each epoch.
+
+        `ema`: decay * average + (1 - decay) * weights. `swa`: the mean since epoch `average_from`. Source: 1803.05407.
+        """
+        recipe = self.recipe
+        if recipe["weight_average"] == "none":
             return
-        own = [network.state_dict() for network in self.networks]
-        left = self.ranks.left(own)  # all that the first one's new state depends on besides
-        for state, new in zip(own, self.exchange([*left, *own], **self.exchange_options)[len(left) :]):
-            write(state, new)
+        share = recipe["average_decay"]
+        if recipe["weight_average"] == "swa":
+            taken = epoch + 1 - recipe["average_from"]
+            share = taken / (taken + 1)
+        if epoch + 1 <= recipe["average_from"]:
+            share = 0.0
+        for shown, network in zip(self.shown, self.networks):
+            own, now = shown.state_dict(), network.state_dict()
+            write(own, blend(own, now, {key: share if value.is_floating_point() else 0.0 for key, value in own.items()}))
+
+    def prepare_averages(self, loader, epoch: int) -> None:
+        """Estimate the batch statistics of averaged weights from training batches; call it before they are evaluated."""
+        if self.recipe["weight_average"] != "none":
+            self._reestimate(self.shown, loader, "average", epoch)
+
+    @torch.no_grad()
+    def _reestimate(self, networks: list[nn.Module], loader, purpose: str, epoch: int) -> None:
+        seed = self.cell["seed"]
+        for i, network in zip(self.ranks.mine, networks):
+            norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+            momenta = [norm.momentum for norm in norms]
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the mean over batches
+            network.train()
+            torch.manual_seed(stream(seed, "dropout", purpose, i, epoch, self.ranks.shard))
+            streams = {name: generator(seed, name, purpose, i, epoch) for name in ("order", "augment")}
+            for images, _, _ in itertools.islice(loader.batches(**streams), REESTIMATE if norms else 0):
+                with self._autocast():
+                    network(images)
+            for norm, momentum in zip(norms, momenta):
+                norm.momentum = momentum
+
+    def trades(self, epoch: int, when: str) -> bool:
+        """Whether the networks exchange weights after this epoch, 'before' or 'after' its evaluation.
+
+        An exchange that comes after the evaluation is left out after the last epoch: nothing would see it.
+        """
+        rule, n = self.exchange, epoch + 1
+        if not rule or rule["evaluate"] == when or (when == "after" and n == self.recipe["epochs"]):
+            return False
+        return n >= rule["from"] and (rule["until"] is None or n <= rule["until"]) and n % rule["every"] == 0
+
+    @torch.no_grad()
+    def trade(self, epoch: int, loader=None) -> list[np.ndarray] | None:
+        """Let the networks exchange weights as the method says.
+
+        Args:
+            epoch: From 0.
+            loader: Training batches, for `batch_norm: reestimate`.
+
+        Returns:
+            For each network of the cell the share (layers,) that each convolution layer kept of itself; None for an exchange
+            within a network.
+        """
+        rule = self.exchange
+        carried = [{**network.state_dict()} for network in self.networks]
+        buffers = [{CARRIED + key: b for key, b in self._momentum(k).items()} for k in range(len(self.networks))]
+        carries = rule.get("momentum") == "graft"
+        if carries:
+            carried = [{**state, **extra} for state, extra in zip(carried, buffers)]
+        # All that the first one's new state depends on besides.
+        left = self.ranks.left(carried) if rule["name"] in RING else []
+        new, shares = self._exchange([*left, *carried], epoch)
+        for network, extra, state in zip(self.networks, buffers, new[len(left) :]):
+            write({**network.state_dict(), **(extra if carries else {})}, state)
+        if rule.get("momentum") == "reset":
+            for buffer in itertools.chain.from_iterable(extra.values() for extra in buffers):
+                buffer.zero_()
+        if rule.get("batch_norm") == "reestimate":
+            self._reestimate(self.networks, loader, "exchange", epoch)
+        if shares is None:
+            return None
+        return self.ranks.all(lambda: [_layer_shares(state, own) for state, own in zip(new[len(left) :], shares[len(left) :])])
+
+    def _exchange(self, states: list[Mapping], epoch: int) -> tuple[list[Mapping], list[dict] | None]:
+        """New states, and the share that each tensor kept of itself where there is a neighbour."""
+        rule = self.exchange
+        around = set(methods.AROUND) | set(methods.WHEN) | {"name"}
+        options = {key: value for key, value in rule.items() if key not in around}
+        if rule["name"] in WITHIN:
+            seeds = [generator(self.cell["seed"], "noise", i, epoch) for i in self.ranks.mine]
+            within = WITHIN[rule["name"]]
+            return [within(state, epoch=epoch + 1, generator=g, **options) for state, g in zip(states, seeds)], None
+        plain = [{key: value for key, value in state.items() if not key.startswith(CARRIED)} for state in states]
+        shares = RING[rule["name"]](plain, **options)
+        rounded = options.get("digits") is not None
+        return [blend(states[i], states[i - 1], shares[i], rounded) for i in range(len(states))], shares
+
+    def _momentum(self, k: int) -> dict[str, Tensor]:
+        """The momentum buffer of each parameter of this process's k-th network."""
+        held = self.optimisers[k].state
+        return {key: held[parameter]["momentum_buffer"] for key, parameter in self.networks[k].named_parameters()}
+
+    def norms(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each network of the cell: L1 norms of all convolution filters (filters,), and entropy of each layer (layers,)."""
+        return self.ranks.all(lambda: [_norms(network) for network in self.shown])
+
+    @torch.no_grad()
+    def ensemble(self, loader) -> float:
+        """Top-1 (percent) of the mean of the networks' probabilities; call it after `evaluate`."""
+        parts, truth = [], []
+        for images, labels, _ in loader.batches():
+            with self._autocast():
+                logits = [network(images) for network in self.shown]
+            parts.append(sum(z.float().softmax(1) for z in logits).cpu())
+            truth.append(labels.cpu())
+        everyone, correct = self.ranks.everywhere((parts, truth)), 0
+        for shard in range(self.ranks.shards):
+            groups = [parts for parts, _ in everyone[shard :: self.ranks.shards]]
+            for labels, *batch in zip(everyone[shard][1], *groups):
+                correct += int((sum(batch).argmax(1) == labels).sum())
+        return 100 * correct / loader.images
 
     def state(self) -> list[dict] | None:
         """All that a later epoch depends on, an item a network of the cell; None where the process does not lead."""
         own = [
-            {"learner": learner.state_dict(), "optimiser": optimiser.state_dict()}
-            for learner, optimiser in zip(self.learners, self.optimisers)
+            {
+                "learner": learner.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "shown": shown.state_dict() if shown is not network else {},
+            }
+            for learner, optimiser, shown, network in zip(self.learners, self.optimisers, self.shown, self.networks)
         ]
         return self.ranks.collect(own)
 
@@ -289,6 +410,23 @@ class Group:
         for i, learner, optimiser in zip(self.ranks.mine, self.learners, self.optimisers):
             learner.load_state_dict(states[i]["learner"])
             optimiser.load_state_dict(states[i]["optimiser"])
+        if self.shown is not self.networks:
+            for i, shown in zip(self.ranks.mine, self.shown):
+                shown.load_state_dict(states[i]["shown"])
+
+
+def _norms(network: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    norms = filters.l1_norms(network)
+    if not norms:
+        return np.zeros(0, np.float32), np.zeros(0, np.float32)
+    entropies = torch.stack(list(filters.layer_entropies(network).values()))
+    return filters.flatten(norms).cpu().numpy(), entropies.numpy()
+
+
+def _layer_shares(state: Mapping, shares: Mapping) -> np.ndarray:
+    """What each convolution layer kept of itself, its filters' mean where they differ; a layer that was left alone kept all."""
+    kept = [shares[key] for key in filters.conv_weights(state)]
+    return np.array([1.0 if share is None else float(torch.as_tensor(share).mean()) for share in kept], np.float32)
 
 
 def _create(name: str, dataset, cell: Mapping) -> nn.Module:
@@ -357,8 +495,9 @@ def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str
     about |= {
         "teachers": len(folders),
         "networks": cell["networks"],
-        "epochs": recipe["epochs"],
+        **{key: recipe[key] for key in ("epochs", "batch_size", "lr", "schedule")},
         "protocol": cell["protocol"],
+        "train_images": cell["data"]["train_images"],
     }
     stamp = json.dumps([cell, facts, provenance.code_hash()], sort_keys=True)
     ranks = distributed.join(cell["networks"], processes(cell), device)
@@ -385,7 +524,7 @@ def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str
 
 
 def _fit(group: Group, dataset, out: Path, stamp: str) -> dict | None:
-    """The epochs: train, evaluate, exchange. Evaluation comes first, so no reported network was just blended."""
+    """The epochs: train, evaluate, exchange; or train, exchange, evaluate where the exchange says so."""
     cell, recipe, ranks = group.cell, group.recipe, group.ranks
     epochs = recipe["epochs"]
     workers = cell["data"]["workers"]
@@ -405,9 +544,11 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> dict | None:
     validation = loader("validation", EVALUATION_BATCH) if dataset.sizes["validation"] else None
     resume = out / RESUME
     history, spent, first = [], {"seconds": 0.0, "training": 0.0}, 0
+    trace: dict[str, list] = {"epochs": [], "norms": [], "exchanges": [], "shares": []}
     if state := ranks.told(checkpoint.load_state(resume, stamp) if ranks.leads else None):
         group.load(state["group"])
         history, spent, first = state["history"], state["spent"], state["epoch"] + 1
+        trace = {key: [_from_tensors(item) for item in items] for key, items in state["trace"].items()}
     bar = tqdm(
         range(first, epochs),
         initial=first,
@@ -418,13 +559,27 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> dict | None:
         disable=not ranks.leads,
     )
     predictions = None
+
+    def trade(when: str) -> None:
+        if group.trades(epoch, when):
+            shares = group.trade(epoch, train)
+            if shares is not None:
+                trace["exchanges"].append(epoch)
+                trace["shares"].append(shares)
+
     for epoch in bar:
         start = time.perf_counter()
         rows = group.train_epoch(train, epoch)
         spent["training"] += time.perf_counter() - start
         row = {"epoch": epoch}
         last = epoch == epochs - 1
+        trade("before")
+        group.average(epoch)
+        if last or (epoch + 1) % recipe["filters_every"] == 0:
+            trace["epochs"].append(epoch)
+            trace["norms"].append(group.norms())
         if last or (epoch + 1) % recipe["evaluate_every"] == 0:
+            group.prepare_averages(train, epoch)
             top1, loss, predictions = group.evaluate(test)
             if not all(map(math.isfinite, loss)):
                 raise Diverged(f"the test loss is not finite in epoch {epoch}; lower recipe.lr or change the seed")
@@ -437,16 +592,46 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> dict | None:
             row |= {f"validation_top1_{i}": validated[i], f"test_top1_{i}": top1[i], f"test_loss_{i}": loss[i]}
         history.append(row)
         bar.set_postfix_str(f"loss {rows[0]['loss']:.3f}" + (f", test {top1[0]:.2f} %" if top1[0] is not None else ""), False)
-        if not last:
-            group.trade()
+        trade("after")
         spent["seconds"] += time.perf_counter() - start
         state = None if last else group.state()
         if state:
             point = {"group": state, "history": history, "spent": spent, "epoch": epoch, "stamp": stamp}
+            point["trace"] = {key: [_to_tensors(item) for item in items] for key, items in trace.items()}
             checkpoint.save_state(resume, point)
+    together = group.ensemble(test) if cell["networks"] > 1 else None
     peak = peak_memory(group)
-    states = ranks.collect([network.state_dict() for network in group.networks])
-    return states and _result(group, dataset, states, history, predictions, spent, train.images, peak)
+    states = ranks.collect([network.state_dict() for network in group.shown])
+    if not states:
+        return None
+    result = _result(group, dataset, states, history, predictions, spent, train.images, peak)
+    result["metrics"]["ensemble"] = None if together is None else {"top1": together}
+    result["filters"] |= _trace_arrays(trace)
+    return result
+
+
+def _to_tensors(item):
+    """Arrays as tensors, which a resume point may hold; lists and tuples of them too."""
+    return torch.from_numpy(item) if isinstance(item, np.ndarray) else _each(_to_tensors, item)
+
+
+def _from_tensors(item):
+    return item.numpy() if isinstance(item, Tensor) else _each(_from_tensors, item)
+
+
+def _each(change: Callable, item):
+    return type(item)(map(change, item)) if isinstance(item, list | tuple) else item
+
+
+def _trace_arrays(trace: Mapping[str, list]) -> dict[str, np.ndarray]:
+    """What filters.npz holds about the epochs: norms and entropies, and the shares of the exchanges."""
+    arrays = {"epochs": np.array(trace["epochs"], np.int64)}
+    for i, rows in enumerate(zip(*trace["norms"])):
+        arrays[f"trace/l1/{i}"], arrays[f"trace/entropy/{i}"] = (np.stack(column) for column in zip(*rows))
+    if trace["exchanges"]:
+        arrays["exchanges"] = np.array(trace["exchanges"], np.int64)
+        arrays |= {f"trace/share/{i}": np.stack(rows) for i, rows in enumerate(zip(*trace["shares"]))}
+    return arrays
 
 
 def _result(

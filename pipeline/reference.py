@@ -21,10 +21,14 @@ def render() -> str:
                 walk(rule, f"{prefix}{key}.")
                 continue
             default = f"`{json.dumps(rule['default'])}`" if "default" in rule else "*needed*"
+            default = "by `protocol`" if prefix == "exchange." and default == "*needed*" and key != "name" else default
             choices = f" One of {', '.join(f'`{choice}`' for choice in rule['enum'])}." if "enum" in rule else ""
             rows.append(f"| `{prefix}{key}` | {default} | {rule['description']}{choices} |")
 
     walk(rules, "")
+    exchange = rules["$defs"]["exchange"]
+    rows.append(f"| **`exchange`** | | In a row of `methods`. {exchange['description']} |")
+    walk(exchange, "exchange.")
     return "\n".join([*rows, "", END])
 
 

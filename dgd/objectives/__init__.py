@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from dgd.objectives.ce import CrossEntropy
 from dgd.objectives.kd import KnowledgeDistillation
+from dgd.objectives.smoothing import TeacherSmoothing
 
 TERMS: dict[str, type[nn.Module]] = {
     "ce": CrossEntropy,
     "kd": KnowledgeDistillation,
+    "smoothing": TeacherSmoothing,
 }
 
 

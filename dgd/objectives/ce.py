@@ -5,8 +5,18 @@ from torch import Tensor, nn
 
 
 class CrossEntropy(nn.Module):
-    """Mean over the batch of -log p(label)."""
+    """Mean over the batch of -log p(label).
+
+    Args:
+        smoothing: Label smoothing: the share of the target that is spread evenly over all classes.
+    """
+
+    def __init__(self, smoothing: float = 0.0):
+        super().__init__()
+        if not 0 <= smoothing <= 1:
+            raise ValueError(f"ce: smoothing is {smoothing}; it must be from 0 to 1")
+        self.smoothing = smoothing
 
     def forward(self, batch) -> Tensor:
         """Scalar, in nats."""
-        return F.cross_entropy(batch.logits.float(), batch.labels)
+        return F.cross_entropy(batch.logits.float(), batch.labels, label_smoothing=self.smoothing)

@@ -1,0 +1,51 @@
+"""Label smoothing as strong as a teacher's softness: what is left of distillation without what the teacher knows."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GRID = 4097
+
+
+class TeacherSmoothing(nn.Module):
+    """`kd` with every teacher's answer replaced by a smoothed label of the same mean entropy.
+
+    The target is `(1 - e) onehot + e / K`, with e such that its entropy is the mean entropy, over the batch, of the teachers'
+    softened mean probabilities; the loss is its cross-entropy with the student's softened probabilities, times tau squared. A
+    control of this project, in no paper: it keeps the loss's form and scale and the target's softness.
+
+    Args:
+        tau: Temperature of teachers and student, as in `kd`.
+    """
+
+    needs_teacher = True
+
+    def __init__(self, tau: float = 2.0):
+        super().__init__()
+        if tau <= 0:
+            raise ValueError(f"smoothing: tau is {tau}; it must be above 0")
+        self.tau = tau
+
+    def forward(self, batch) -> Tensor:
+        """Scalar, in nats times tau squared.
+
+        Raises:
+            ValueError: The batch has no teacher logits.
+        """
+        if not batch.teacher_logits:
+            raise ValueError("smoothing: the batch has no teacher logits; a method with this term needs at least one teacher")
+        p = torch.stack([(z.float() / self.tau).softmax(1) for z in batch.teacher_logits]).mean(0)
+        e = strength(torch.special.entr(p).sum(1).mean(), p.shape[1])
+        log_q = (batch.logits.float() / self.tau).log_softmax(1)
+        smooth = (1 - e) * F.nll_loss(log_q, batch.labels) - e * log_q.mean()
+        return smooth * self.tau**2
+
+
+def strength(entropy: Tensor, classes: int) -> Tensor:
+    """The e in 0..1 at which `(1 - e) onehot + e / classes` has an entropy (0-dim, nats), to about 1e-4."""
+    e = torch.linspace(0, 1, GRID, device=entropy.device)
+    rest = e / classes
+    table = torch.special.entr(1 - e + rest) + (classes - 1) * torch.special.entr(rest)
+    above = torch.searchsorted(table, entropy.float()).clamp(1, GRID - 1)
+    low, high = table[above - 1], table[above]
+    return ((above - 1 + (entropy - low) / (high - low)) / (GRID - 1)).clamp(0, 1)
