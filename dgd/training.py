@@ -279,12 +279,8 @@ class Group:
         recipe = self.recipe
         if recipe["weight_average"] == "none":
             return
-        share = recipe["average_decay"]
-        if recipe["weight_average"] == "swa":
-            taken = epoch + 1 - recipe["average_from"]
-            share = taken / (taken + 1)
-        if epoch + 1 <= recipe["average_from"]:
-            share = 0.0
+        taken = max(0, epoch + 1 - recipe["average_from"])  # epochs that are in the average
+        share = taken / (taken + 1) if recipe["weight_average"] == "swa" else min(taken, 1) * recipe["average_decay"]
         for shown, network in zip(self.shown, self.networks):
             own, now = shown.state_dict(), network.state_dict()
             write(own, blend(own, now, {key: share if value.is_floating_point() else 0.0 for key, value in own.items()}))
@@ -352,7 +348,7 @@ class Group:
             self._reestimate(self.networks, loader, "exchange", epoch)
         if shares is None:
             return None
-        return self.ranks.all(lambda: [_layer_shares(state, own) for state, own in zip(new[len(left) :], shares[len(left) :])])
+        return self.ranks.all(lambda: [_layer_shares(net, own) for net, own in zip(self.networks, shares[len(left) :])])
 
     def _exchange(self, states: list[Mapping], epoch: int) -> tuple[list[Mapping], list[dict] | None]:
         """New states, and the share that each tensor kept of itself where there is a neighbour."""
@@ -423,9 +419,9 @@ def _norms(network: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     return filters.flatten(norms).cpu().numpy(), entropies.numpy()
 
 
-def _layer_shares(state: Mapping, shares: Mapping) -> np.ndarray:
+def _layer_shares(network: nn.Module, shares: Mapping) -> np.ndarray:
     """What each convolution layer kept of itself, its filters' mean where they differ; a layer that was left alone kept all."""
-    kept = [shares[key] for key in filters.conv_weights(state)]
+    kept = [shares[key] for key in filters.conv_weights(network)]
     return np.array([1.0 if share is None else float(torch.as_tensor(share).mean()) for share in kept], np.float32)
 
 
