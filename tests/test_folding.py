@@ -6,7 +6,7 @@ from timm.layers import StdConv2d
 from torch import nn
 
 from dgd import models
-from dgd.models.cifar_resnet import FusedBlock
+from dgd.models.cifar_resnet import BasicBlock, FusedBlock
 from dgd.models.folding import freeze
 
 
@@ -32,7 +32,10 @@ def norms(net):
 
 NAMES = {
     "cifar_resnet20": 0,
+    "cifar_resnet8_leaky": 0,
     "cifar_mobilenetv2": 0,
+    "cifar_vgg16_bn": 0,
+    "cifar_wrn10_1": 7,  # the first shortcut reads the stem's convolution itself, so nothing is folded
     "resnet18": 0,
     "mobilenetv3_small_100": 0,
     "test_efficientnet": 0,
@@ -79,6 +82,18 @@ def test_blocks_are_fused_where_that_is_fast():
     frozen = freeze(net, torch.randn(2, 3, 32, 32), "bf16")
     found = sum(isinstance(module, FusedBlock) for module in frozen.modules())
     assert found == (9 if torch.backends.mkldnn.is_available() else 0)
+
+
+@torch.no_grad()
+def test_leaky_blocks_keep_their_slope():
+    net = trained("cifar_resnet8_leaky").to(memory_format=torch.channels_last)
+    images = torch.randn(4, 3, 32, 32).to(memory_format=torch.channels_last)
+    frozen = freeze(net, images[:2])
+    blocks = [module for module in frozen.modules() if isinstance(module, BasicBlock)]
+    assert len(blocks) == 3
+    assert all(block.fused() is block for block in blocks)
+    assert norms(frozen) == 0
+    assert torch.allclose(frozen(images), net(images), atol=1e-4)
 
 
 class Twice(nn.Module):

@@ -5,15 +5,40 @@ import timm
 import torch
 from torch import nn
 
-from dgd import models
+from dgd import grafting, models
 from dgd.models.cifar_resnet import PadShortcut
 
-CIFAR = [f"cifar_resnet{depth}" for depth in (8, 20, 32, 44, 56, 110)] + ["cifar_mobilenetv2"]
-SMALL = ["cifar_resnet8", "cifar_resnet20", "cifar_mobilenetv2"]
+CIFAR = [
+    *(f"cifar_resnet{depth}" for depth in (8, 20, 32, 44, 56, 110)),
+    *(f"cifar_resnet{depth}_leaky" for depth in (8, 20, 32, 56, 110)),
+    *("cifar_mobilenetv2", "cifar_vgg16_bn", "cifar_wrn10_1", "cifar_wrn28_10"),
+]
+SMALL = ["cifar_resnet8", "cifar_resnet20", "cifar_resnet8_leaky", "cifar_mobilenetv2", "cifar_vgg16_bn", "cifar_wrn10_1"]
 
 
 def convs(model):
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+
+
+def wrn(depth, widen, classes):
+    """Parameters and filters of a wide ResNet, counted from its description."""
+    widths, n, before = [16 * widen, 32 * widen, 64 * widen], (depth - 4) // 6, 16
+    parameters, filters = 9 * 3 * 16, 16
+    for width in widths:
+        pairs = [(before, width)] + [(width, width)] * (2 * n - 1)
+        shortcut = 0 if before == width else width
+        parameters += sum(9 * a * b + 2 * a for a, b in pairs) + before * shortcut
+        filters += 2 * n * width + shortcut
+        before = width
+    return parameters + 2 * before + (before + 1) * classes, filters
+
+
+VGG16 = [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+
+
+def vgg(classes):
+    """Parameters of VGG-16: kernels, biases, batch norms, classifier."""
+    return sum(9 * a * b + 3 * b for a, b in zip([3, *VGG16], VGG16)) + 513 * classes
 
 
 @pytest.mark.parametrize(
@@ -26,15 +51,23 @@ def convs(model):
         ("cifar_resnet56", 100, 858868, 2032),
         ("cifar_resnet110", 100, 1733812, 4048),
         ("cifar_mobilenetv2", 10, 2296922, 17088),
+        *((f"cifar_resnet{depth}_leaky", 100, size, n) for depth, size, n in ((32, 470004, 1136), (56, 858868, 2032))),
+        ("cifar_resnet110_leaky", 100, 1733812, 4048),
+        ("cifar_vgg16_bn", 10, 14728266, 0),
+        ("cifar_vgg16_bn", 100, vgg(100), 0),
+        ("cifar_wrn10_1", 10, *wrn(10, 1, 10)),
+        ("cifar_wrn28_10", 10, 36479194, wrn(28, 10, 10)[1]),
+        ("cifar_wrn28_10", 100, *wrn(28, 10, 100)),
     ],
 )
 def test_sizes_are_the_reference_codes(name, classes, parameters, filters):
-    model = timm.create_model(name, num_classes=classes)
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=classes)
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert sum(value.shape[0] for key, value in model.state_dict().items() if "conv" in key) == filters
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ["cifar_resnet8", "cifar_resnet20", "cifar_resnet8_leaky", "cifar_mobilenetv2"])
 def test_published_rule_on_names(name):
     """`'conv' in key` picks conv weights alone, and each is followed by its batch norm."""
     model = timm.create_model(name)
@@ -44,6 +77,97 @@ def test_published_rule_on_names(name):
     assert matched == expected
     for key in matched:
         assert keys[keys.index(key) + 1] == key.replace("conv", "bn")
+
+
+def test_published_rule_on_a_wide_resnet():
+    """It sees the shortcuts too, and every batch norm takes the weight of another convolution than its own."""
+    model = timm.create_model("cifar_wrn10_1")
+    keys = list(model.state_dict())
+    assert [key for key in keys if "conv" in key] == [f"{path}.weight" for path in convs(model)]
+    block = [key.removeprefix("layer2.0.") for key in keys if key.startswith("layer2.0.") and key.endswith("weight")]
+    assert block == ["bn1.weight", "conv1.weight", "bn2.weight", "conv2.weight", "shortcut.conv.weight"]
+    assert keys[0] == "conv1.weight"
+    assert keys.index("bn.weight") > keys.index("layer3.0.shortcut.conv.weight")
+
+
+def test_published_rule_does_not_see_vgg():
+    """As in the published code, whose main script stops at its VGG; the rule by dimension sees all 13 convolutions."""
+    model = timm.create_model("cifar_vgg16_bn")
+    assert len(convs(model)) == 13
+    assert all(conv.bias is not None for conv in convs(model).values())
+    assert sum(conv.out_channels for conv in convs(model).values()) == sum(VGG16) == 4224
+    assert sum(isinstance(module, nn.MaxPool2d) for module in model.modules()) == 5
+    states = [model.state_dict(), timm.create_model("cifar_vgg16_bn").state_dict()]
+    with pytest.raises(grafting.GraftingError, match="'conv' in its name"):
+        grafting.graft(states, protocol="reference-code")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_two_networks_of_each_can_be_grafted(name):
+    torch.manual_seed(0)
+    nets = [models.create(name, num_classes=10) for _ in range(2)]
+    states = [net.state_dict() for net in nets]
+    weights = grafting.blending_weights(states)
+    grafted = grafting.graft(states)
+    assert list(weights[0]) == [f"{path}.weight" for path in convs(nets[0])]
+    for net, state in zip(nets, grafted):
+        net.load_state_dict(state)
+    key = list(weights[0])[-1]
+    assert 0.3 < weights[0][key] < 0.7
+    expected = torch.lerp(states[1][key], states[0][key], weights[0][key])
+    assert torch.allclose(grafted[0][key], expected, atol=1e-6)
+
+
+def test_leaky_networks_differ_by_their_slope_alone():
+    torch.manual_seed(0)
+    plain = timm.create_model("cifar_resnet8").eval()
+    torch.manual_seed(0)
+    leaky = timm.create_model("cifar_resnet8_leaky").eval()
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), leaky.state_dict().values(), strict=True))
+    assert not any(isinstance(module, nn.ReLU) for module in leaky.modules())
+    slopes = [module.negative_slope for module in leaky.modules() if isinstance(module, nn.LeakyReLU)]
+    assert slopes == [0.01] * 7
+    x = torch.randn(2, 3, 8, 8)
+    below = leaky.bn1(leaky.conv1(x))
+    assert torch.equal(leaky.stem(x), torch.where(below < 0, 0.01 * below, below))
+    assert not torch.equal(plain(x), leaky(x))
+
+
+def test_a_wide_block_by_hand():
+    torch.manual_seed(0)
+    model = timm.create_model("cifar_wrn10_1").eval()
+    x = torch.randn(2, 16, 8, 8)
+    block = model.layer2[0]
+    y = block.bn1(x).relu()
+    expected = block.conv2(block.bn2(block.conv1(y)).relu()) + block.shortcut.conv(y)
+    assert torch.allclose(block(x), expected)
+    same = model.layer1[0]
+    assert torch.allclose(same(x), same.conv2(same.bn2(same.conv1(same.bn1(x).relu())).relu()) + x)
+
+
+def test_wide_resnets_start_as_in_the_reference_code():
+    torch.manual_seed(0)
+    model = models.CifarWideResNet(10, 4)
+    scales = torch.cat([module.weight for module in model.modules() if isinstance(module, nn.BatchNorm2d)])
+    assert 0 <= scales.min() < 0.05
+    assert 0.95 < scales.max() <= 1
+    assert scales.mean().item() == pytest.approx(0.5, abs=0.03)
+    assert model.layer3[0].conv2.weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.03)
+    assert not model.linear.bias.any()
+    model.reset_classifier(7)
+    assert not model.linear.bias.any()
+
+
+def test_vgg_is_the_plain_stack_at_its_own_size():
+    """At 32 pixels each pool halves exactly and one pixel is left."""
+    torch.manual_seed(0)
+    model = timm.create_model("cifar_vgg16_bn").eval()
+    x = torch.randn(2, 3, 32, 32)
+    out = x
+    for layer in model.features:
+        out = nn.functional.max_pool2d(out, 2) if isinstance(layer, nn.MaxPool2d) else layer(out)
+    assert out.shape == (2, 512, 1, 1)
+    assert torch.allclose(model(x), model.linear(out.flatten(1)))
 
 
 def test_mobilenet_convolutions():
@@ -118,12 +242,13 @@ def test_feature_modules_can_be_hooked(name):
     for row in model.feature_info:
         module = model.get_submodule(row["module"])
         module.register_forward_hook(lambda _, __, out, key=row["module"]: seen.update({key: out}))
-    last = [module for module in model.modules() if isinstance(module, nn.ReLU)][-1]
+    activations = [module for module in model.modules() if isinstance(module, nn.ReLU | nn.LeakyReLU)]
+    last = activations[-1]
     last.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]))
     taps = model.forward_intermediates(torch.randn(2, 3, 16, 16))[1]
     assert all(torch.equal(seen[row["module"]], tap) for row, tap in zip(model.feature_info, taps, strict=True))
     assert (before[0] < 0).any()
-    assert not any(module.inplace for module in model.modules() if isinstance(module, nn.ReLU))
+    assert not any(module.inplace for module in activations)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -165,11 +290,13 @@ def test_bad_requests_are_refused():
         model.set_grad_checkpointing()
     with pytest.raises(ValueError, match="6n \\+ 2"):
         models.CifarResNet(21)
+    with pytest.raises(ValueError, match="6n \\+ 4"):
+        models.CifarWideResNet(12, 1)
 
 
 def test_registered_once_with_timm():
     names = timm.list_models("cifar_*")
-    assert set(CIFAR) <= set(names)
+    assert set(CIFAR) == set(names)
     assert all(models.is_known(name) for name in [*CIFAR, "resnet18"])
 
 
@@ -253,9 +380,10 @@ def test_adapted_stems():
     assert resnet.conv1.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.1)
     assert isinstance(resnet.maxpool, nn.Identity)
     assert models.create("test_convnext", num_classes=10, adapt_stem=True).stem[0].stride == (1, 1)
-    plain = models.create("cifar_resnet8", num_classes=10)
-    same = models.create("cifar_resnet8", num_classes=10, adapt_stem=True)
-    assert str(plain) == str(same)
+    for name in SMALL:  # made for small images
+        plain, same = (models.create(name, num_classes=10, adapt_stem=adapt) for adapt in (False, True))
+        assert str(plain) == str(same)
+        assert plain.feature_info == same.feature_info
 
 
 @pytest.mark.parametrize(("size", "patch"), [(32, 4), (28, 4), (8, 1), (64, 8), (4, 1)])

@@ -1,6 +1,7 @@
 """Models by name: the CIFAR networks of the papers, registered with timm, and every other model of timm.
 
-Importing this package registers `cifar_resnet8/20/32/44/56/110` and `cifar_mobilenetv2`. Weights are never downloaded.
+Importing this package registers `cifar_resnet8/20/32/44/56/110`, `cifar_resnet8/20/32/56/110_leaky`, `cifar_mobilenetv2`,
+`cifar_vgg16_bn`, `cifar_wrn28_10` and `cifar_wrn10_1`. Weights are never downloaded.
 """
 
 import difflib
@@ -14,8 +15,10 @@ from torch import nn
 
 from dgd.models.cifar_mobilenetv2 import CifarMobileNetV2
 from dgd.models.cifar_resnet import CifarNet, CifarResNet
+from dgd.models.cifar_vgg import CifarVGG
+from dgd.models.cifar_wrn import CifarWideResNet
 
-__all__ = ["CifarMobileNetV2", "CifarNet", "CifarResNet", "create", "is_known", "suggest"]
+__all__ = ["CifarMobileNetV2", "CifarNet", "CifarResNet", "CifarVGG", "CifarWideResNet", "create", "is_known", "suggest"]
 
 # Where timm's models keep what shrinks the image between the stem's convolution and the first stage.
 STEM_POOLS = ("maxpool", "stem.pad", "stem.pool", "features.pool0")

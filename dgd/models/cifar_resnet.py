@@ -1,6 +1,7 @@
 """CIFAR ResNets of He et al. 2015 (arXiv 1512.03385, section 4.2), and what CIFAR networks here share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -32,9 +33,10 @@ def cifar_cfg() -> dict:
 class CifarNet(nn.Module):
     """timm's model interface over a stem, stages, a tail and a linear classifier.
 
-    A subclass sets `conv1`, `bn1`, `act1`, `feature_info` and `num_features`, defines `stages` and `drop_stages`, then
-    calls `reset_classifier`. Activations are modules and never in place, so a hook on a batch norm or a block's last
-    activation sees the values before the activation. Images may have any size that the strides leave a pixel of.
+    A subclass sets `conv1`, `bn1` and `act1` (or has a `stem` of its own), `feature_info` and `num_features`, defines
+    `stages` and `drop_stages`, then calls `reset_classifier`. Activations are modules and never in place, so a hook on a
+    batch norm or a block's last activation sees the values before the activation. Images may have any size that the
+    strides leave a pixel of.
 
     Tap 0 of `forward_intermediates` is the stem's output, tap k the output of stage k, both after their activation
     where they have one.
@@ -148,7 +150,7 @@ class CifarNet(nn.Module):
         self.global_pool, linear = create_classifier(self.num_features, num_classes, pool_type=self._pool_type)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         linear.apply(self.init_layer)
-        self.linear = linear.to(self.conv1.weight)  # the model may have been moved since it was built
+        self.linear = linear.to(next(self.parameters()))  # the model may have been moved since it was built
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Refused: these networks are small, and a second forward would move batch norm's statistics twice."""
@@ -177,15 +179,15 @@ class PadShortcut(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; the last activation follows the sum."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, act_layer: Callable[[], nn.Module] = nn.ReLU) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.act1 = nn.ReLU()
+        self.act1 = act_layer()
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut = nn.Identity() if stride == 1 else PadShortcut(channels - in_channels)
-        self.act2 = nn.ReLU()
+        self.act2 = act_layer()
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, in_channels, h, w) to (n, channels, ceil(h / stride), ceil(w / stride))."""
@@ -193,9 +195,13 @@ class BasicBlock(nn.Module):
         return self.act2(self.bn2(self.conv2(out)) + self.shortcut(x))
 
     def fused(self) -> nn.Module:
-        """This block for a CPU and without gradients, once its batch norms are folded away; itself if they are not."""
+        """This block for a CPU and without gradients, once its batch norms are folded away; itself if they are not.
+
+        A block with another activation than ReLU stays as it is, too.
+        """
         folded = isinstance(self.bn1, nn.Identity) and isinstance(self.bn2, nn.Identity)
-        return FusedBlock(self) if folded else self
+        plain = type(self.act1) is nn.ReLU and type(self.act2) is nn.ReLU
+        return FusedBlock(self) if folded and plain else self
 
 
 class FusedBlock(nn.Module):
@@ -226,7 +232,8 @@ class CifarResNet(CifarNet):
     """A CIFAR ResNet of depth 6n + 2: a 3x3 stem and three stages of n blocks with 16, 32 and 64 channels.
 
     Convolutions and the classifier start from `kaiming_normal_` (fan in, gain sqrt 2), as in the reference code of
-    filter grafting (arXiv 2001.05868); the classifier's bias is PyTorch's. Every convolution has 'conv' in its name.
+    filter grafting (arXiv 2001.05868), with whatever activation; the classifier's bias is PyTorch's. The rule 'conv' in
+    key of that code sees every convolution's weight, and nothing else.
 
     Args:
         depth: 6n + 2 with n >= 1.
@@ -234,13 +241,20 @@ class CifarResNet(CifarNet):
         in_chans: Channels of an image.
         global_pool: A pooling of timm, "" for none.
         drop_rate: Dropout before the classifier.
+        act_layer: Makes an activation; it must not work in place.
 
     Raises:
         ValueError: If `depth` is not 6n + 2.
     """
 
     def __init__(
-        self, depth: int, num_classes: int = 10, in_chans: int = 3, global_pool: str = "avg", drop_rate: float = 0.0
+        self,
+        depth: int,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        act_layer: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__(in_chans, drop_rate, global_pool)
         blocks, rest = divmod(depth - 2, 6)
@@ -248,12 +262,12 @@ class CifarResNet(CifarNet):
             raise ValueError(f"depth of a CIFAR ResNet must be 6n + 2 with n >= 1, not {depth}")
         self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.act1 = nn.ReLU()
+        self.act1 = act_layer()
         self.feature_info = [{"num_chs": 16, "reduction": 1, "module": "act1"}]
         before = 16
         for stage, (channels, stride) in enumerate([(16, 1), (32, 2), (64, 2)], start=1):
-            first = BasicBlock(before, channels, stride)
-            rest_of_stage = [BasicBlock(channels, channels, 1) for _ in range(blocks - 1)]
+            first = BasicBlock(before, channels, stride, act_layer)
+            rest_of_stage = [BasicBlock(channels, channels, 1, act_layer) for _ in range(blocks - 1)]
             setattr(self, f"layer{stage}", nn.Sequential(first, *rest_of_stage))
             reduction = self.feature_info[-1]["reduction"] * stride
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"layer{stage}"})
@@ -278,13 +292,19 @@ class CifarResNet(CifarNet):
             setattr(self, f"layer{stage}", nn.Sequential())
 
 
+DEPTHS = {"": (8, 20, 32, 44, 56, 110), "_leaky": (8, 20, 32, 56, 110)}
+SLOPE = 0.01  # of the leaky ReLU below zero: torch's own, which the reference code leaves as it is
+
+
 def _create(name: str, pretrained: bool, **kwargs) -> CifarResNet:
-    depth = int(name.removeprefix("cifar_resnet"))
+    depth, _, leaky = name.removeprefix("cifar_resnet").partition("_")
+    if leaky:
+        kwargs.setdefault("act_layer", partial(nn.LeakyReLU, SLOPE))
     features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-    return build_model_with_cfg(CifarResNet, name, pretrained, depth=depth, feature_cfg=features, **kwargs)
+    return build_model_with_cfg(CifarResNet, name, pretrained, depth=int(depth), feature_cfg=features, **kwargs)
 
 
-default_cfgs = generate_default_cfgs({f"cifar_resnet{depth}": cifar_cfg() for depth in (8, 20, 32, 44, 56, 110)})
+default_cfgs = generate_default_cfgs({f"cifar_resnet{depth}{end}": cifar_cfg() for end in DEPTHS for depth in DEPTHS[end]})
 
 
 @register_model
@@ -321,3 +341,33 @@ def cifar_resnet56(pretrained: bool = False, **kwargs) -> CifarResNet:
 def cifar_resnet110(pretrained: bool = False, **kwargs) -> CifarResNet:
     """ResNet-110, 4048 conv filters."""
     return _create("cifar_resnet110", pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet8_leaky(pretrained: bool = False, **kwargs) -> CifarResNet:
+    """`cifar_resnet8` with leaky ReLUs; for tests and quick runs, not in the paper."""
+    return _create("cifar_resnet8_leaky", pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet20_leaky(pretrained: bool = False, **kwargs) -> CifarResNet:
+    """`cifar_resnet20` with leaky ReLUs; not in the paper."""
+    return _create("cifar_resnet20_leaky", pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet32_leaky(pretrained: bool = False, **kwargs) -> CifarResNet:
+    """`cifar_resnet32` with leaky ReLUs (slope 0.01)."""
+    return _create("cifar_resnet32_leaky", pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet56_leaky(pretrained: bool = False, **kwargs) -> CifarResNet:
+    """`cifar_resnet56` with leaky ReLUs (slope 0.01)."""
+    return _create("cifar_resnet56_leaky", pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet110_leaky(pretrained: bool = False, **kwargs) -> CifarResNet:
+    """`cifar_resnet110` with leaky ReLUs (slope 0.01)."""
+    return _create("cifar_resnet110_leaky", pretrained, **kwargs)

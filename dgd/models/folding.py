@@ -63,27 +63,43 @@ def _fuse(net: nn.Module, example: Tensor) -> nn.Module:
     return net
 
 
-def _fold(net: nn.Module, example: Tensor) -> nn.Module:
-    """Fold every batch norm whose input is the very tensor that a convolution gave."""
-    names = {module: name for name, module in net.named_modules()}
-    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor is kept, or another would get its id
-    pairs: dict[nn.Module, nn.Conv2d] = {}
+def followers(net: nn.Module, example: Tensor) -> tuple[dict[nn.Module, nn.Module], dict[nn.Module, int]]:
+    """Which batch norm directly follows which convolution, seen in one forward pass of a network of any make.
+
+    Args:
+        net: In eval mode; it is not changed.
+        example: Images (B, C, H, W) on the network's device.
+
+    Returns:
+        Batch norm -> the convolution that gave its input, the very tensor; and how often each of these modules was called.
+    """
+    made: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensor is kept, or another would get its id
+    pairs: dict[nn.Module, nn.Module] = {}
     calls: dict[nn.Module, int] = {}
 
     def seen(module: nn.Module, inputs: tuple, output: Tensor) -> None:
         calls[module] = calls.get(module, 0) + 1
-        if type(module) is nn.Conv2d:
+        if isinstance(module, nn.Conv2d):
             made[id(output)] = module, output
-        elif isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in made:
+        elif id(inputs[0]) in made:
             pairs[module] = made[id(inputs[0])][0]
 
     kinds = (nn.Conv2d, nn.BatchNorm2d)
-    hooks = [module.register_forward_hook(seen) for module in names if isinstance(module, kinds)]
-    net(example)
-    for hook in hooks:
-        hook.remove()
+    hooks = [module.register_forward_hook(seen) for module in net.modules() if isinstance(module, kinds)]
+    try:
+        net(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return pairs, calls
+
+
+def _fold(net: nn.Module, example: Tensor) -> nn.Module:
+    """Fold every batch norm whose input is the very tensor that a convolution gave."""
+    names = {module: name for name, module in net.named_modules()}
+    pairs, calls = followers(net, example)
     for norm, conv in pairs.items():
-        if calls[norm] > 1 or calls[conv] > 1 or norm.running_mean is None:
+        if calls[norm] > 1 or calls[conv] > 1 or norm.running_mean is None or type(conv) is not nn.Conv2d:
             continue
         if type(norm) is BatchNormAct2d:
             rest = nn.Sequential(norm.drop, norm.act)
