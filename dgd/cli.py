@@ -39,7 +39,7 @@ def _list(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     """Train the cells of a benchmark that match a pattern, or the one cell of a cell's own config.yaml."""
-    from dgd import config, data, distributed, training
+    from dgd import config, distributed, training
 
     own = _cell_of(args.config)
     if own:
@@ -62,12 +62,7 @@ def _train(args: argparse.Namespace) -> int:
         if (out / "metrics.json").is_file() and _cell_of(out / "config.yaml") == cell and not args.again:
             print(f"{out}: already there (--again trains it again)", file=sys.stderr)
             continue
-        options = dict(cell["data"])
-        del options["workers"]
-        options["data_dir"] = options.pop("dir")
-        prepared = Path(options["data_dir"]) / "prepared" / cell["benchmark"] / cell["slug"]
-        if not distributed.launched() and not data.is_prepared(prepared, cell["dataset"], **options):
-            data.prepare(cell["dataset"], prepared, **options)
+        prepared = _prepared(cell, make=not distributed.launched())
         if config.processes(cell) > 1 and not distributed.launched():
             failed |= _spread(config.processes(cell), args, path)
             continue
@@ -94,6 +89,32 @@ def _cell_of(path: str | Path) -> dict | None:
     """The resolved cell in a cell's config.yaml; None if the file is no such thing."""
     content = yaml.safe_load(Path(path).read_text()) if Path(path).is_file() else None
     return content if isinstance(content, dict) and "path" in content else None
+
+
+def _prepared(cell: dict, make: bool = True) -> Path:
+    """The folder of a cell's prepared data set, made if it is not there."""
+    from dgd import data
+
+    options = dict(cell["data"])
+    del options["workers"]
+    options["data_dir"] = options.pop("dir")
+    folder = Path(options["data_dir"]) / "prepared" / cell["benchmark"] / cell["slug"]
+    if make and not data.is_prepared(folder, cell["dataset"], **options):
+        data.prepare(cell["dataset"], folder, **options)
+    return folder
+
+
+def _prune(args: argparse.Namespace) -> None:
+    """Accuracy of a trained cell as its smallest filters, and as many random ones, are removed."""
+    from dgd import pruning
+
+    cell = _cell_of(Path(args.folder) / "config.yaml")
+    if not cell:
+        raise SystemExit(f"{args.folder}: no config.yaml of a cell in it; give the folder of a trained cell")
+    curve = pruning.prune_cell(args.folder, _prepared(cell), args.shares or pruning.SHARES)
+    if curve.empty:
+        raise SystemExit(f"{args.folder}: nothing to prune: the cell has no result, or its network no convolution filters")
+    print(tabulate(curve, headers="keys", showindex=False, floatfmt=(".3f", "g", "g", ".0f", ".2f", ".2f")))
 
 
 def _filters(args: argparse.Namespace) -> None:
@@ -138,6 +159,35 @@ def _table(args: argparse.Namespace) -> None:
         print(tables.markdown(frame), end="\n\n")
 
 
+def _claims(args: argparse.Namespace) -> int:
+    """What the papers claim, with what is measured so far."""
+    from dgd import claims, tables
+
+    papers = sorted(Path(args.papers).glob("*.yaml"))
+    if args.paper:
+        papers = [path for path in papers if path.stem in args.paper]
+        if missing := sorted(set(args.paper) - {path.stem for path in papers}):
+            raise SystemExit(f"--paper {missing[0]}: no file {Path(args.papers) / missing[0]}.yaml")
+    elif not papers:
+        raise SystemExit(f"{args.papers}: no papers (*.yaml) there; give their folder by --papers")
+    if missing := [folder for folder in args.folders if not Path(folder).is_dir()]:
+        raise SystemExit(f"{missing[0]}: no such folder; give those of benchmarks, e.g. results/quick")
+    folders = args.folders or sorted(path for path in Path("results").glob("*") if path.is_dir())
+    cells = [(tables.collect(folder), folder) for folder in folders]
+    table = claims.evaluate(claims.read(papers), [(frame, folder) for frame, folder in cells if len(frame)])
+    print(table.to_csv(index=False, float_format="%.8g").rstrip() if args.csv else claims.listing(table))
+    return 0
+
+
+def _controls(args: argparse.Namespace) -> None:
+    """What is left of each gain when it is held against the controls of a config."""
+    from dgd import config, controls, tables
+
+    benchmark = config.filled(config.load(args.config))
+    cells = tables.collect(args.folder, config.cells(benchmark))
+    print(controls.markdown(controls.controls_table(cells, benchmark["controls"], benchmark["report"])))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit status."""
     parser = argparse.ArgumentParser(prog="dgd-bench", description=__doc__)
@@ -155,10 +205,24 @@ def main(argv: list[str] | None = None) -> int:
     add.add_argument("path", help="a cell's folder or a .safetensors file")
     add.add_argument("--baseline", help="folder or file that says which filters are invalid (default: the network itself)")
     add.set_defaults(run=_filters)
+    add = commands.add_parser("prune", help="accuracy of a cell as its smallest filters are removed; writes its pruning.csv")
+    add.add_argument("folder", help="a cell's folder, with model.safetensors in it")
+    add.add_argument("--shares", type=float, nargs="+", help="shares of filters to remove, 0 to 1 (default: 0.05 to 0.9)")
+    add.set_defaults(run=_prune)
     add = commands.add_parser("table", help="tables of results/<benchmark>, whatever of it is there")
     add.add_argument("folder", help="e.g. results/quick")
     add.add_argument("--papers", nargs="*", help="published numbers to set beside (default: papers/*.yaml)")
     add.set_defaults(run=_table)
+    add = commands.add_parser("claims", help="what the papers claim, with what is measured so far")
+    add.add_argument("folders", nargs="*", help="results of benchmarks, e.g. results/quick (default: results/*)")
+    add.add_argument("--paper", action="append", help="only the claims of this paper, e.g. dgd; may be given again")
+    add.add_argument("--papers", default="papers", help="folder of the papers' files (default: papers)")
+    add.add_argument("--csv", action="store_true", help="a row a claim, setting and benchmark, as CSV")
+    add.set_defaults(run=_claims)
+    add = commands.add_parser("controls", help="what is left of each method's gain after each control, whatever of it is there")
+    add.add_argument("folder", help="results of the benchmark, e.g. results/controls")
+    add.add_argument("--config", required=True, help="the benchmark, which names the controls, e.g. config/controls.yaml")
+    add.set_defaults(run=_controls)
     args = parser.parse_args(argv)
     pd.set_option("display.width", 200)
     try:

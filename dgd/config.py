@@ -96,12 +96,13 @@ def filled(config: dict) -> dict:
     return config
 
 
-def check(config: dict, source: str) -> None:
+def check(config: dict, source: str, folders: bool = True) -> None:
     """Check what a schema cannot: names that exist, teachers that are there, folders that do not collide.
 
     Args:
         config: A benchmark.
         source: Its file, for the message.
+        folders: Folders of images must be there. To name a benchmark's cells they need not.
 
     Raises:
         ConfigError: In one line, what is wrong and what would be right.
@@ -137,7 +138,7 @@ def check(config: dict, source: str) -> None:
             )
     for name in config["datasets"]:
         kind, _, folder = name.partition(":")
-        if kind == "imagefolder" and not Path(folder).expanduser().is_dir():
+        if folders and kind == "imagefolder" and not Path(folder).expanduser().is_dir():
             raise ConfigError(
                 f"{source}: datasets: {folder!r} is no folder; write imagefolder:<path of a folder with train/ and test/>"
             )

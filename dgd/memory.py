@@ -104,6 +104,10 @@ def estimate(cell: Mapping, cuda: bool = False) -> dict[str, int]:
     batch = -(-recipe["batch_size"] // (recipe["ranks_per_network"] or 1))
     buckets = weights if recipe["ranks_per_network"] > 1 else 0  # of DistributedDataParallel
     group = buckets + weights * (1 + 2 * together + (2 * together + 2 if cell["exchange"] else 0))
+    if (cell["exchange"] or {}).get("momentum") == "graft":
+        group += weights * (together + 2)
+    if recipe["weight_average"] != "none":
+        group += weights * 2 * together
     step = batch * kept // half
     if cell["teachers"]:
         t_weights, _, t_largest = footprint(cell["teacher"], *shape)

@@ -141,6 +141,8 @@ def filled_exchange(exchange: Mapping | None, protocol: str = "paper") -> dict |
     if name == "graft":
         protocol = exchange.get("protocol", protocol)
         options |= {"protocol": protocol, **PROTOCOLS.get(protocol, {})}
+        if exchange.get("level") == "filter":
+            options["layers"] = "dimension"  # the published filter-level script goes by the kind of module, not by name
     for key, value in exchange.items():
         if key == "name":
             continue
@@ -153,8 +155,9 @@ def filled_exchange(exchange: Mapping | None, protocol: str = "paper") -> dict |
 def _check_option(key: str, value) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if key == "non_conv" and number:
-        good, wanted = 0 <= value <= 1, "one of last, own, none, or a number from 0 to 1"
+    if key == "non_conv":
+        good = 0 <= value <= 1 if number else value in CHOICES[key]
+        wanted = f"one of {', '.join(CHOICES[key])}, or a number from 0 to 1"
     elif key in CHOICES:
         good, wanted = value in CHOICES[key], f"one of {', '.join(CHOICES[key])}"
     elif key in ("every", "from"):

@@ -35,7 +35,8 @@ def test_dgd_is_kd_and_graft():
 def test_every_row_names_terms_and_exchanges_that_exist():
     for method in methods.METHODS.values():
         assert method.objective.keys() <= objectives.TERMS.keys()
-        assert not method.exchange or method.exchange["name"] in grafting.EXCHANGES
+        assert not method.exchange or method.exchange["name"] in {**grafting.RING, **grafting.WITHIN}
+    assert methods.EXCHANGES.keys() == {**grafting.RING, **grafting.WITHIN}.keys()
 
 
 def test_cells_are_the_cross_product_and_the_teachers():
@@ -77,13 +78,20 @@ def test_a_teacher_may_have_a_recipe_of_its_own():
 def test_protocol_reaches_the_cell():
     for protocol, teachers in (("paper", "mean"), ("reference-code", "sum")):
         cell = config.cells({**BENCHMARK, "protocol": protocol})[-1]
-        assert cell["exchange"] == {"name": "graft", "protocol": protocol}
+        assert cell["exchange"] == methods.filled_exchange({"name": "graft"}, protocol)
+        assert cell["exchange"]["layers"] == {"paper": "dimension", "reference-code": "name"}[protocol]
         assert cell["objective"]["kd"] == {"weight": 1.0, "teachers": teachers}
 
 
 def test_options_of_an_exchange_need_no_name():
     cell = config.cells({**BENCHMARK, "methods": [{"grafting-a0": {"base": "grafting", "exchange": {"a": 0.0}}}]})[-1]
-    assert cell["exchange"] == {"name": "graft", "a": 0.0, "protocol": "paper"}
+    assert cell["exchange"] == {**methods.filled_exchange({"name": "graft"}), "a": 0.0}
+
+
+def test_a_pair_may_name_its_methods():
+    pairs = [*BENCHMARK["pairs"], {"student": "cifar_resnet32", "methods": ["baseline"]}]
+    found = [path for path in paths(pairs=pairs) if "cifar_resnet32" in path]
+    assert found == ["b/digits/cifar_resnet32/baseline/seed0", "b/digits/cifar_resnet32/baseline/seed1"]
 
 
 def test_a_method_may_change_its_recipe_and_options():
@@ -116,6 +124,13 @@ def test_a_method_may_change_its_recipe_and_options():
         ({"datasets": ["imagefolder:/nowhere/at/all"]}, "'/nowhere/at/all' is no folder"),
         ({"datasets": ["imagefolder:."]}, "data.image_size is needed for imagefolder:."),
         ({"datasets": ["digits", "digits"]}, "two of them would share the folder 'digits'"),
+        ({"pairs": [{"student": "cifar_resnet8", "methods": ["kdd"]}]}, "pairs: 'kdd' of cifar_resnet8 is no name of methods"),
+        ({"controls": {"dgd": ["baseline@worst"]}}, "controls: 'baseline@worst' is no reading; write a name of methods"),
+        ({"controls": {"dml": ["baseline"]}}, "controls: 'dml' is no reading"),
+        ({"report": "second"}, "report is 'second'; it must be one of first, mean, best"),
+        ({"recipe": {"weight_average": "mean"}}, "recipe.weight_average is 'mean'; it must be one of none, ema, swa"),
+        ({"recipe": {"average_decay": 1.0}}, "recipe.average_decay is 1.0; it must be from 0 to below 1"),
+        ({"recipe": {"filters_every": 0}}, "recipe.filters_every is 0; it must be 1 or more"),
         ({"sedes": 3}, "sedes: unknown key; known: benchmark"),
         ({"recipe": {"lr": "5e-2"}}, "recipe.lr is '5e-2'; it must be of type float; YAML takes 5e-4 for a text"),
         ({"recipe": {"epochs": True}}, "recipe.epochs is True; it must be of type int"),

@@ -49,7 +49,8 @@ def train(cell):
     for epoch in range(2):
         group.train_epoch(splits["train"], epoch)
         group.evaluate(splits["test"])
-        group.trade()
+        if group.trades(epoch, "after"):
+            group.trade(epoch)
     gc.collect()
     alive = {}
     for thing in gc.get_objects():

@@ -11,6 +11,7 @@ from torch import nn
 
 import dgd  # noqa: F401  registers cifar_* with timm
 from dgd.objectives import TERMS, Batch, Objective
+from dgd.objectives.smoothing import strength
 
 
 def batch(student, teachers=(), labels=(0,)):
@@ -90,3 +91,36 @@ def test_mistakes_are_named():
         Objective({"kd": {"tau": 0}})
     with pytest.raises(ValueError, match="needs at least one teacher"):
         TERMS["kd"]()(batch([[0.0, 1.0]]))
+
+
+def test_label_smoothing_is_an_option_of_cross_entropy():
+    b = batch([[2.0, 0.0]])
+    log_q = torch.tensor([2.0, 0.0]).log_softmax(0)
+    assert float(TERMS["ce"](smoothing=0.2)(b)) == pytest.approx(float(-(0.9 * log_q[0] + 0.1 * log_q[1])), rel=1e-6)
+    with pytest.raises(ValueError, match="smoothing is 2; it must be from 0 to 1"):
+        TERMS["ce"](smoothing=2)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_smoothing_has_the_teachers_mean_entropy(classes):
+    torch.manual_seed(0)
+    teacher = 3 * torch.randn(32, classes)
+    p = (teacher / 2).softmax(1)
+    wanted = float(torch.special.entr(p).sum(1).mean())
+    e = float(strength(torch.tensor(wanted), classes))
+    target = torch.full((classes,), e / classes)
+    target[0] += 1 - e
+    assert float(torch.special.entr(target).sum()) == pytest.approx(wanted, abs=1e-3)
+    # As kd, with that target.
+    student, labels = torch.randn(32, classes), torch.randint(classes, (32,))
+    b = Batch(None, labels, torch.arange(32), student, [teacher])
+    targets = torch.full((32, classes), e / classes).scatter_add_(1, labels[:, None], torch.full((32, 1), 1 - e))
+    plain = -(targets * (student / 2).log_softmax(1)).sum(1).mean() * 4
+    assert float(TERMS["smoothing"]()(b)) == pytest.approx(float(plain), rel=1e-5)
+
+
+def test_smoothing_at_the_ends():
+    assert float(strength(torch.tensor(0.0), 10)) == pytest.approx(0, abs=1e-3)
+    assert float(strength(torch.tensor(math.log(10)), 10)) == pytest.approx(1, abs=2e-2)
+    with pytest.raises(ValueError, match="smoothing: the batch has no teacher logits"):
+        TERMS["smoothing"]()(batch([[1.0, 0.0]]))

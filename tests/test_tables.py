@@ -20,6 +20,7 @@ from dgd.tables import (
     read_filters,
     read_papers,
     replace_file,
+    reported,
     results_table,
     write,
 )
@@ -49,7 +50,10 @@ def cell_of(method="baseline", seed=0, student=R56, teacher=None, dataset="cifar
 
 
 def fake_cell(folder, cell, top1=(72.0, 60.0), norms=None, status="finished", validation=True):
-    """Write a made-up cell: `top1` by network at the last epoch, `norms` the L1 norms of two layers by network."""
+    """Write a made-up cell: `top1` by network at the last epoch, `norms` the L1 norms of two layers by network.
+
+    `validation` may be the networks' validation top-1 at the last epoch.
+    """
     path = Path(folder) / cell["dataset"].replace(":/data/", "-") / cell["model"] / cell["method"] / f"seed{cell['seed']}"
     path.mkdir(parents=True)
     metrics = {"status": status, "cell": cell}
@@ -61,9 +65,10 @@ def fake_cell(folder, cell, top1=(72.0, 60.0), norms=None, status="finished", va
             l1 = np.asarray((norms or {}).get(i, [0.05, 0.5, 2.0, 3.0]), dtype=np.float32)
             arrays |= {f"l1/{i}/conv1.weight": l1[:1], f"l1/{i}/conv2.weight": l1[1:], f"entropy/{i}": np.ones(2)}
             accuracy = top1[min(i, len(top1) - 1)]
+            last = validation[i] if isinstance(validation, list) else accuracy - 1 if validation else None
             networks.append(
                 {
-                    "last": {"top1": accuracy, "validation_top1": accuracy - 1, "loss": 1.0, "epoch": 2},
+                    "last": {"top1": accuracy, "validation_top1": last, "loss": 1.0, "epoch": 2},
                     "best_on_test": {"top1": accuracy + 0.5, "epoch": 1},
                     "validation_selected": {"top1": accuracy - 0.25, "epoch": 0} if validation else None,
                     "filters": {
@@ -113,6 +118,7 @@ def test_collect_is_tidy(benchmark):
     row = row_of(cells, method="grafting", seed=1, network=1)
     assert (row["top1_last"], row["top1_best_on_test"], row["epoch_best_on_test"]) == (50.0, 50.5, 1)
     assert (row["top1_validation_selected"], row["epoch_validation_selected"]) == (49.75, 0)
+    assert row["validation_top1_last"] == 49.0
     assert (row["parameters"], row["conv_filters"], row["seconds"]) == (858868, 4, 9.0)
     assert row["folder"] == "cifar100/cifar_resnet56/grafting/seed1"
     assert (row["networks"], row["teachers"], row["epochs"], row["protocol"]) == (2, 0, 3, "paper")
@@ -315,6 +321,90 @@ def test_the_first_network_is_reported_and_the_group_beside_it(benchmark):
     assert grafting["top1_last_mean_of_networks"] == pytest.approx((69.9 + 50) / 2)
 
 
+def test_the_mean_or_the_best_network_can_be_reported(tmp_path):
+    for seed in range(3):
+        fake_cell(tmp_path, cell_of("baseline", seed), [70.0 + seed])
+        # The test split ranks network 0 first, the validation split network 1.
+        fake_cell(tmp_path, cell_of("grafting", seed), [74.0 + seed, 72.0 + seed], validation=[60.0, 61.0])
+    fake_cell(tmp_path, cell_of("grafting", 3), status="diverged")
+    cells = collect(tmp_path)
+    expected = {
+        "first": (75.0, "first", "of the first network of the group"),
+        "mean": (74.0, "mean", "the mean over the networks of the group"),
+        "best": (73.0, "best by validation", "highest validation top-1 at the last epoch"),
+    }
+    for report, (mean, how, words) in expected.items():
+        table = results_table(cells, PAPERS, report)
+        row = row_of(table, method="grafting")
+        assert (row["mean"], row["gain"], row["n"], row["report"]) == (mean, mean - 71, 3, how)
+        assert row["best_on_test"] == mean + 0.5
+        assert row["validation_selected"] == mean - 0.25
+        assert row["top1_last_mean_of_networks"] == 74
+        assert row["status"] == "3 of 4: 1 diverged"
+        assert row_of(table, method="baseline")["report"] == "first"
+        assert words in markdown(table)
+    pd.testing.assert_frame_equal(results_table(cells, PAPERS), results_table(cells, PAPERS, "first"))
+    by_test = results_table(cells.drop(columns="validation_top1_last"), PAPERS, "best")  # collected by older code
+    row = row_of(by_test, method="grafting")
+    assert (row["mean"], row["report"]) == (75, "best by test")
+    assert "a choice made on the test split itself" in markdown(by_test)
+    with pytest.raises(ValueError, match="report must be one of first, mean, best, not 'last'"):
+        results_table(cells, PAPERS, "last")
+
+
+def test_best_is_by_test_unless_every_network_has_a_validation(tmp_path):
+    fake_cell(tmp_path, cell_of("grafting", 0), [70.0, 71.0], validation=[62.0, 61.0])
+    fake_cell(tmp_path, cell_of("grafting", 1), [74.0, 74.0], validation=False)
+    cells = collect(tmp_path)
+    best, how = reported(cells, "best")
+    assert (best["top1_last"].tolist(), best["network"].tolist(), how) == ([71.0, 74.0], [1, 0], "best by test")
+    best, how = reported(cells[cells["seed"] == 0], "best")
+    assert (best["top1_last"].tolist(), how) == ([70.0], "best by validation")
+    assert reported(cells[cells["network"] == 0], "best")[1] == "first"  # there is nothing to choose from
+
+
+def test_the_smallest_difference_is_that_of_the_pooled_spread(benchmark):
+    table = results_table(collect(benchmark), PAPERS)
+    kd = row_of(table, method="kd")
+    assert kd["smallest_difference"] == pytest.approx(statistics.smallest_difference(0.1, 3))
+    dgd = row_of(table, method="dgd")  # sd of two seeds 0.1 apart beside three
+    pooled = math.sqrt((0.1**2 / 2 + 2 * 0.1**2) / 3)
+    assert dgd["smallest_difference"] == pytest.approx(statistics.smallest_difference(pooled, (2, 3)))
+    assert table.loc[table["method"] == "baseline", "smallest_difference"].isna().all()
+    text = markdown(table)
+    assert "could have seen" in text.splitlines()[0]
+    assert f"| {kd['smallest_difference']:.2f} " in text
+    assert "80 % of cases" in text
+
+
+def test_gains_are_pooled_over_settings(tmp_path):
+    other = "cifar_resnet32"
+    fake_cell(tmp_path, cell_of(student=R110), [74.0])
+    for seed in range(3):
+        for student, dataset, gain in ((R56, "cifar100", 2.0), (other, "cifar100", 1.0), (R56, "cifar10", 0.0)):
+            fake_cell(tmp_path, cell_of("baseline", seed, student, dataset=dataset), [70.0 + 0.1 * seed])
+            if dataset == "cifar100" or seed == 0:  # on CIFAR-10 one seed: nothing to resample
+                cell = cell_of("kd", seed, student, R110, dataset)
+                fake_cell(tmp_path, cell, [70.0 + gain - 0.1 * seed])
+        fake_cell(tmp_path, cell_of("grafting", seed), [71.0])
+        for teacher in (R110, "cifar_resnet20"):  # two teachers, one student, one baseline: one setting
+            fake_cell(tmp_path, cell_of("dgd", seed, teacher=teacher, model=f"{R56}-by-{teacher}"), [72.0])
+    cells = collect(tmp_path)
+    table = results_table(cells, PAPERS)
+    base, first, second = [70.0, 70.1, 70.2], [72.0, 71.9, 71.8], [71.0, 70.9, 70.8]
+    expected = statistics.stratified_bootstrap([(first, base), (second, base)])
+    assert expected.gain == pytest.approx(1.3)
+    rows = table[table["method"] == "kd"]
+    assert len(rows) == 3
+    for row in rows[["pooled_gain", "pooled_low", "pooled_high", "pooled_settings"]].to_numpy():
+        assert row == pytest.approx(list(expected))
+    assert table.loc[table["method"] != "kd", "pooled_settings"].isna().all()
+    text = markdown(table)
+    assert f"kd +1.30 [{expected.low:+.2f}, {expected.high:+.2f}] over 2 settings." in text
+    assert "stratified bootstrap" in text
+    assert "stratified bootstrap" not in markdown(results_table(cells[cells["student"] != other], PAPERS))
+
+
 def test_what_did_not_finish_is_said_and_not_counted(benchmark):
     dgd = row_of(results_table(collect(benchmark), PAPERS), method="dgd")
     assert (dgd["n"], dgd["status"]) == (2, "2 of 3: 1 diverged")
@@ -468,3 +558,16 @@ def test_reading_needs_no_torch():
     # The environment of the reading rules has neither torch nor timm; importing dgd loads both where they are.
     code = "import sys; sys.modules['timm'] = None; import dgd.tables, dgd.figures; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_workflow_can_report_another_network(benchmark, tmp_path):
+    from pipeline.tabulate import main
+
+    collect(benchmark).to_csv(tmp_path / "cells.csv", index=False)
+    arguments = ["--cells", str(tmp_path / "cells.csv"), "--papers", *map(str, FILES), "--out"]
+    main([*arguments, str(tmp_path / "first")])
+    main([*arguments, str(tmp_path / "mean"), "--report", "mean"])
+    first, mean = (pd.read_csv(tmp_path / name / "results.csv") for name in ("first", "mean"))
+    grafting = [row_of(table, method="grafting") for table in (first, mean)]
+    assert [row["mean"] for row in grafting] == pytest.approx([69.9, (69.9 + 50) / 2])
+    assert [row["report"] for row in grafting] == ["first", "mean"]

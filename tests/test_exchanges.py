@@ -1,0 +1,436 @@
+"""Every option of an exchange, by hand-computed values on small states and by what a group of networks does."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from dgd import config, data, filters, grafting, methods, training
+from dgd.grafting import GraftingError, graft
+
+
+def chain(seed, biases=False):
+    """A state as VGG has it: two convolutions, each with its batch norm, and a classifier."""
+    torch.manual_seed(seed)
+    net = nn.Sequential()
+    for i, (a, b) in enumerate([(3, 4), (4, 5)]):
+        net.add_module(f"conv{i}", nn.Conv2d(a, b, 3, bias=biases))
+        net.add_module(f"bn{i}", nn.BatchNorm2d(b))
+    net.add_module("linear", nn.Linear(5, 2))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn_like(p))
+        for i in range(2):
+            net.get_submodule(f"bn{i}").running_mean.normal_()
+            net.get_submodule(f"bn{i}").running_var.uniform_(0.5, 2)
+    return net.state_dict()
+
+
+def two(**kwargs):
+    return [chain(1, **kwargs), chain(2, **kwargs)]
+
+
+def mixed(states, key, share, i=0):
+    return share * states[i][key] + (1 - share) * states[i - 1][key]
+
+
+# ------------------------------------------------------------------------------------------------- what is exchanged
+
+
+def test_average_is_half_and_half_and_is_graft_with_a_zero():
+    states = [chain(i) for i in range(3)]
+    shares = grafting.RING["average"](states)
+    new = grafting.blend(states[1], states[0], shares[1])
+    plain = graft(states, a=0)[1]
+    for key, value in new.items():
+        if value.is_floating_point():
+            assert torch.allclose(value, (states[1][key] + states[0][key]) / 2)
+        assert torch.equal(value, plain[key])
+
+
+def test_swap_is_the_neighbour_to_the_bit():
+    states = [chain(i) for i in range(3)]
+    states[0]["bn0.num_batches_tracked"] += 5
+    states[2]["conv0.weight"][0, 0, 0, 0] = -0.0
+    shares = grafting.RING["swap"](states)
+    for i in range(3):
+        new = grafting.blend(states[i], states[i - 1], shares[i])
+        assert all(new[key].numpy().tobytes() == states[i - 1][key].numpy().tobytes() for key in new)
+
+
+def test_noise_reaches_invalid_filters_only_and_shrinks_with_the_epochs():
+    state = chain(1)
+    state["conv0.weight"][2] = 0.001
+    state["conv1.weight"][0] = 0
+    drawn = {}
+    for epoch in (1, 11):
+        new = grafting.noise(state, epoch=epoch, generator=torch.Generator().manual_seed(7), gamma=0.1)
+        changed = {
+            key: (new[key] != state[key]).flatten(1).any(1).nonzero().flatten().tolist() for key in filters.conv_weights(state)
+        }
+        assert changed == {"conv0.weight": [2], "conv1.weight": [0]}
+        assert all(torch.equal(new[key], state[key]) for key in state if not key.startswith("conv"))
+        drawn[epoch] = new["conv0.weight"][2] - 0.001
+    assert torch.allclose(drawn[11], drawn[1] * 0.975**10, atol=1e-7)
+    many = grafting.noise(
+        {"conv.weight": torch.zeros(64, 16, 3, 3)}, epoch=3, generator=torch.Generator().manual_seed(0), base=0.5
+    )
+    assert float(many["conv.weight"].std()) == pytest.approx(0.25, rel=0.05)
+
+
+def test_internal_adds_the_largest_to_the_smallest():
+    weight = torch.tensor([3.0, 0.05, 5.0, 0.01, 4.0]).view(5, 1, 1, 1)
+    new = grafting.internal({"conv.weight": weight}, gamma=0.1)
+    assert new["conv.weight"].flatten().tolist() == pytest.approx([3.0, 4.05, 5.0, 5.01, 4.0])
+    assert torch.equal(grafting.internal({"conv.weight": weight}, gamma=0.001)["conv.weight"], weight)
+
+
+def test_sources_within_a_network_need_one_network_and_filters():
+    assert methods.resolve({"x": {"base": "baseline", "exchange": {"name": "noise"}}})[1]["networks"] == 1
+    with pytest.raises(GraftingError, match="no convolution filters"):
+        grafting.internal({"linear.weight": torch.ones(2, 2)})
+
+
+# ------------------------------------------------------------------------------------------------- how much is blended
+
+
+def test_bn_gamma_criterion_is_the_following_batch_norms():
+    states = two()
+    gap = float(states[0]["bn1.weight"].abs().sum() - states[1]["bn1.weight"].abs().sum())
+    w = grafting.blending_weights(states, criterion="bn-gamma", c=0.5)[0]["conv1.weight"]
+    assert w == pytest.approx(0.4 / math.pi * math.atan(0.5 * gap) + 0.5, abs=1e-6)
+    bare = [{"conv.weight": torch.randn(2, 3, 1, 1)} for _ in range(2)]
+    with pytest.raises(GraftingError, match="needs a batch norm after each convolution, and 'conv.weight' has none"):
+        grafting.blending_weights(bare, criterion="bn-gamma")
+
+
+@pytest.mark.parametrize("protocol", methods.PROTOCOLS)
+def test_ratio_is_own_by_the_sum(protocol):
+    states = two()
+    own, other = (float(s["bn0.weight"].abs().sum()) for s in states)
+    options = {"criterion": "bn-gamma", "rule": "ratio", "protocol": protocol}
+    assert grafting.blending_weights(states, **options)[0]["conv0.weight"] == pytest.approx(own / (own + other), abs=1e-6)
+    for state in states:
+        state["bn0.weight"].zero_()
+    w = grafting.blending_weights(states, **options)[0]["conv0.weight"]
+    assert math.isnan(w) if protocol == "reference-code" else w == 0.5  # the script divides by zero
+
+
+def test_a_fixed_share_is_every_layers():
+    states = two()
+    new = graft(states, share=0.7)
+    assert torch.allclose(new[0]["conv1.weight"], mixed(states, "conv1.weight", 0.7), atol=1e-6)
+    assert torch.allclose(new[0]["linear.bias"], mixed(states, "linear.bias", 0.7), atol=1e-6)
+
+
+def test_digits_and_include_max_are_options_of_their_own():
+    states = two()
+    plain, rounded = (grafting.blending_weights(states, c=1, digits=d)[0]["conv0.weight"] for d in (None, 1))
+    assert rounded == round(plain, 1) != plain
+    with_max, without = (grafting.blending_weights(states, c=1, include_max=m)[0]["conv0.weight"] for m in (True, False))
+    assert with_max != without
+
+
+def test_layers_by_name_or_by_dimension():
+    nets = [timm.create_model("cifar_mobilenetv2", num_classes=10).state_dict() for _ in range(2)]
+    counts = [len(grafting.blending_weights(nets, layers=how)[0]) for how in ("dimension", "name")]
+    assert counts == [57, 53]
+
+
+def test_filter_entropies_are_those_of_each_filter():
+    weight = torch.randn(6, 3, 3, 3)
+    for include_max in (True, False):
+        found = filters.filter_entropies({"conv.weight": weight}, include_max=include_max)["conv.weight"]
+        one_by_one = [float(filters.entropy(row, include_max=include_max)) for row in weight]
+        assert found.tolist() == pytest.approx(one_by_one, abs=1e-6)
+    assert filters.filter_entropies({"conv.weight": torch.ones(2, 1, 3, 3)})["conv.weight"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("criterion", ["entropy", "l1", "bn-gamma"])
+def test_filter_level_blends_each_filter_by_its_own_share(criterion):
+    states = two(biases=True)
+    held = {
+        "entropy": lambda s: filters.filter_entropies(s)["conv1.weight"],
+        "l1": lambda s: filters.l1_norms(s)["conv1.weight"],
+        "bn-gamma": lambda s: s["bn1.weight"].abs(),
+    }[criterion]
+    w = 0.4 / math.pi * torch.atan(3 * (held(states[0]) - held(states[1]))) + 0.5
+    new = graft(states, level="filter", criterion=criterion, c=3)[0]
+    assert torch.allclose(new["conv1.weight"], mixed(states, "conv1.weight", w.view(-1, 1, 1, 1)), atol=1e-6)
+    for key in ("conv1.bias", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"):
+        assert torch.allclose(new[key], mixed(states, key, w), atol=1e-6), key
+    assert torch.allclose(new["linear.weight"], mixed(states, "linear.weight", float(w.mean())), atol=1e-6)
+    assert torch.equal(new["bn1.num_batches_tracked"], states[0]["bn1.num_batches_tracked"])
+
+
+def script_filter_level(own, neighbour):
+    """What the published filter_level script does, restated step by step."""
+    new = {key: value.clone() for key, value in own.items()}
+    ratios = []
+    for i in range(2):
+        a, b = own[f"bn{i}.weight"].abs(), neighbour[f"bn{i}.weight"].abs()
+        ratios.append(a / (a + b))
+        for w in ratios[i]:  # the whole vector again for each filter
+            for name in ("weight", "bias", "running_var", "running_mean"):
+                key = f"bn{i}.{name}"
+                new[key] = new[key] * w + neighbour[key] * (1 - w)
+    for i in range(2):
+        key = f"conv{i}.weight"
+        if i:
+            for j, w in enumerate(ratios[i - 1]):
+                new[key][:, j] = new[key][:, j] * w + neighbour[key][:, j] * (1 - w)
+        for j, w in enumerate(ratios[i]):
+            new[key][j] = new[key][j] * w + neighbour[key][j] * (1 - w)
+    return new
+
+
+def test_filter_level_as_the_code_does_it():
+    states = two(biases=True)
+    new = graft(states, level="filter", criterion="bn-gamma", rule="ratio", protocol="reference-code")[0]
+    for key, value in script_filter_level(*states).items():
+        assert torch.allclose(new[key].float(), value.float(), atol=1e-5), key
+    assert torch.equal(new["linear.weight"], states[0]["linear.weight"])
+    assert torch.equal(new["conv1.bias"], states[0]["conv1.bias"])
+    nets = [timm.create_model("cifar_mobilenetv2", num_classes=10).state_dict() for _ in range(2)]
+    with pytest.raises(GraftingError, match="takes a chain of convolutions"):
+        graft(nets, level="filter", criterion="l1", protocol="reference-code")
+
+
+def test_what_other_tensors_get():
+    states = two()
+    conv = grafting.blending_weights(states)[0]["conv1.weight"]
+    for non_conv, share in (("last", conv), ("none", 1.0), (0.7, 0.7)):
+        new = graft(states, non_conv=non_conv)[0]
+        assert torch.allclose(new["linear.weight"], mixed(states, "linear.weight", share), atol=1e-6)
+        assert torch.allclose(new["conv1.weight"], mixed(states, "conv1.weight", conv), atol=1e-6)
+    gap = float(filters.entropy(states[0]["linear.weight"])) - float(filters.entropy(states[1]["linear.weight"]))
+    w = 0.4 / math.pi * math.atan(2 * gap) + 0.5
+    assert torch.allclose(graft(states, non_conv="own", c=2)[0]["linear.weight"], mixed(states, "linear.weight", w), atol=1e-6)
+    with pytest.raises(GraftingError, match="'own' and criterion 'bn-gamma'"):
+        graft(states, non_conv="own", criterion="bn-gamma")
+
+
+def test_counters_stay_or_are_blended():
+    states = two()
+    states[0]["bn0.num_batches_tracked"] += 10
+    kept, blended = (graft(states, share=0.5, counters=how)[0]["bn0.num_batches_tracked"] for how in ("keep", "blend"))
+    assert (int(kept), int(blended)) == (10, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"criterion": "l2"}, "criterion is 'l2'; it must be one of entropy, l1, bn-gamma"),
+        ({"share": 1.5}, "share is 1.5; it must be a number from 0 to 1, or null"),
+        ({"non_conv": "some"}, "non_conv is 'some'; it must be one of last, own, none, or a number"),
+        ({"every": 0}, "every is 0; it must be a whole number of at least 1"),
+        ({"include_max": 1}, "include_max is 1; it must be true or false"),
+        ({"c": "500"}, "c is '500'; it must be a number"),
+        ({"gamma": 0.1}, "exchange 'graft' has no option 'gamma'; known: a, c"),
+        ({"momentum": "drop"}, "momentum is 'drop'; it must be one of keep, reset, graft"),
+    ],
+)
+def test_a_wrong_option_says_what_would_be_right(options, message):
+    with pytest.raises(ValueError, match="exchange"):
+        methods.filled_exchange({"name": "graft", **options})
+    with pytest.raises(GraftingError) as error:
+        graft(two(), **options)
+    assert message in str(error.value)
+
+
+def test_a_protocol_is_a_named_set_of_options():
+    for protocol, choices in methods.PROTOCOLS.items():
+        filled = methods.filled_exchange({"name": "graft"}, protocol)
+        assert choices.items() <= filled.items()
+        assert filled["protocol"] == protocol
+        assert set(filled) == {"name", *methods.EXCHANGES["graft"], *choices, *methods.AROUND, *methods.WHEN}
+    assert methods.filled_exchange({"name": "graft", "digits": 3}, "reference-code")["digits"] == 3
+    states = two()
+    by_name = graft(states, protocol="reference-code")
+    by_hand = graft(states, **methods.PROTOCOLS["reference-code"])
+    assert all(torch.equal(a[key], b[key]) for a, b in zip(by_name, by_hand) for key in a)
+
+
+# ------------------------------------------------------------------------------------------- in a group that learns
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    out = tmp_path_factory.mktemp("digits")
+    data.prepare("digits", out, train_images=40, validation_images=20)
+    return out
+
+
+def cell(method, **recipe):
+    benchmark = {
+        "benchmark": "t",
+        "seeds": [0],
+        "datasets": ["digits"],
+        "pairs": [{"student": "cifar_resnet8"}],
+        "methods": [{"x": method}],
+        "recipe": {"epochs": 6, "batch_size": 20, "lr": 0.05, "device": "cpu", "precision": "fp32", **recipe},
+    }
+    config.check(benchmark, "test")
+    return config.cells(benchmark)[0]
+
+
+def group(digits, exchange=None, networks=2, **recipe):
+    """A group after an epoch, with its training batches."""
+    base = {"base": "grafting" if networks > 1 else "baseline", "networks": networks, "exchange": exchange}
+    dataset = data.load(digits)
+    found = training.Group(cell(base, **recipe), dataset, [], torch.device("cpu"))
+    loader = dataset.loader("train", batch_size=20, channels_last=True)
+    found.train_epoch(loader, 0)
+    return found, loader
+
+
+def buffers(found):
+    return [{key: value.clone() for key, value in found._momentum(k).items()} for k in range(len(found.networks))]
+
+
+def state(network):
+    return copy.deepcopy(network.state_dict())
+
+
+def test_momentum_is_kept_reset_or_grafted(digits):
+    for how in ("keep", "reset", "graft"):
+        found, _ = group(digits, {"name": "graft", "momentum": how})
+        before, states = buffers(found), [state(net) for net in found.networks]
+        weights = grafting.blending_weights(states)
+        (shares, _) = found.trade(0)
+        after, key = buffers(found), "layer1.0.conv1.weight"
+        expected = {
+            "keep": before[0][key],
+            "reset": torch.zeros_like(before[0][key]),
+            "graft": weights[0][key] * before[0][key] + (1 - weights[0][key]) * before[1][key],
+        }[how]
+        assert torch.allclose(after[0][key], expected, atol=1e-6)
+        assert torch.allclose(found.networks[0].state_dict()[key], graft(states)[0][key], atol=1e-6)
+        assert shares.tolist() == pytest.approx([weights[0][k] for k in filters.conv_weights(states[0])])
+
+
+def test_batch_norm_is_estimated_anew_from_training_batches(digits):
+    found, loader = group(digits, {"name": "average", "batch_norm": "reestimate"})
+    found.trade(0, loader)
+    blended, _ = group(digits, {"name": "average"})
+    blended.trade(0)
+    net, other = found.networks[0], blended.networks[0]
+    assert torch.equal(net.state_dict()["conv1.weight"], other.state_dict()["conv1.weight"])
+    assert not torch.equal(net.bn1.running_mean, other.bn1.running_mean)
+    streams = {name: training.generator(0, name, "exchange", 0, 0) for name in ("order", "augment")}
+    with torch.no_grad():
+        batches = [net.conv1(images) for images, _, _ in loader.batches(**streams)]
+    assert torch.allclose(net.bn1.running_mean, torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0), atol=1e-5)
+    assert net.bn1.momentum == 0.1
+
+
+def test_when_networks_exchange(digits):
+    def epochs(**options):
+        found, _ = group(digits, {"name": "graft", **options})
+        return [epoch for epoch in range(6) if found.trades(epoch, "before") or found.trades(epoch, "after")]
+
+    assert epochs() == [0, 1, 2, 3, 4]  # nothing would see an exchange after the last evaluation
+    assert epochs(every=2) == [1, 3]
+    assert epochs(every=2, evaluate="after") == [1, 3, 5]
+    assert epochs(**{"from": 3, "until": 4}) == [2, 3]
+
+
+def test_evaluation_before_or_after_the_exchange(digits, tmp_path):
+    accuracy = {}
+    for when in ("before", "after"):
+        made = {**cell({"base": "grafting", "exchange": {"name": "swap", "evaluate": when}}, epochs=1), "path": when}
+        metrics = training.train_cell(made, results=tmp_path, data=digits)
+        accuracy[when] = [net["last"]["top1"] for net in metrics["networks"]]
+    assert accuracy["after"] == accuracy["before"][::-1]
+    assert accuracy["after"][0] != accuracy["after"][1]
+
+
+@pytest.mark.parametrize("name", methods.ALONE)
+def test_sources_within_a_network_train_alone_and_leave_no_shares(digits, tmp_path, name):
+    made = cell({"base": "baseline", "exchange": {"name": name, "gamma": 5.0}}, epochs=2)
+    assert training.train_cell(made, results=tmp_path, data=digits)["status"] == "finished"
+    with np.load(tmp_path / made["path"] / "filters.npz") as arrays:
+        assert "exchanges" not in arrays
+
+
+def test_the_trace_of_the_epochs(digits, tmp_path):
+    made = cell({"base": "grafting"}, filters_every=2, epochs=5)
+    training.train_cell(made, results=tmp_path, data=digits)
+    with np.load(tmp_path / made["path"] / "filters.npz") as arrays:
+        assert arrays["epochs"].tolist() == [1, 3, 4]
+        last = np.concatenate([arrays[key] for key in arrays if key.startswith("l1/1/")])
+        assert np.array_equal(arrays["trace/l1/1"][-1], last)
+        assert np.array_equal(arrays["trace/entropy/0"][-1], arrays["entropy/0"])
+        assert arrays["exchanges"].tolist() == [0, 1, 2, 3]
+        assert arrays["trace/share/1"].shape == (4, 7)
+        assert ((arrays["trace/share/1"] > 0.29) & (arrays["trace/share/1"] < 0.71)).all()
+
+
+def test_independent_networks_are_single_ones_and_their_ensemble(digits, tmp_path):
+    made = cell({"base": "grafting", "exchange": None}, epochs=2)
+    metrics = training.train_cell(made, results=tmp_path, data=digits)
+    single = training.train_cell({**cell({"base": "baseline"}, epochs=2), "path": "single"}, results=tmp_path, data=digits)
+    assert metrics["networks"][0] == single["networks"][0]
+    assert single["ensemble"] is None
+    from dgd import checkpoint, models
+
+    weights = checkpoint.load_weights(tmp_path / made["path"] / "model.safetensors")
+    dataset = data.load(digits)
+    probabilities = 0
+    for i in "01":
+        net = models.create("cifar_resnet8", num_classes=10, in_chans=1, image_size=8).eval()
+        net.load_state_dict({key[2:]: value for key, value in weights.items() if key[0] == i})
+        with torch.no_grad():
+            parts = [(net(images).softmax(1), labels) for images, labels, _ in dataset.loader("test", batch_size=500).batches()]
+        probabilities = probabilities + torch.cat([p for p, _ in parts])
+    labels = torch.cat([y for _, y in parts])
+    assert metrics["ensemble"]["top1"] == pytest.approx(
+        float((probabilities.argmax(1) == labels).float().mean()) * 100, abs=0.4
+    )
+
+
+# --------------------------------------------------------------------------------------------- averages over epochs
+
+
+@pytest.mark.parametrize("how", ["ema", "swa"])
+def test_averages_of_the_weights_over_epochs(digits, how):
+    recipe = {"weight_average": how, "average_decay": 0.75, "average_from": 2}
+    found, loader = group(digits, networks=1, **recipe)
+    seen = []
+    for epoch in range(4):
+        if epoch:
+            found.train_epoch(loader, epoch)
+        found.average(epoch)
+        seen.append(found.networks[0].conv1.weight.detach().clone())
+    _, second, third, fourth = seen
+    expected = {
+        "swa": (second + third + fourth) / 3,
+        "ema": 0.75 * (0.75 * second + 0.25 * third) + 0.25 * fourth,
+    }[how]
+    assert torch.allclose(found.shown[0].conv1.weight, expected, atol=1e-6)
+    before = found.shown[0].bn1.running_mean.clone()
+    found.prepare_averages(loader, 3)
+    assert not torch.equal(found.shown[0].bn1.running_mean, before)
+
+
+def test_an_averaged_network_is_what_is_saved_and_what_is_resumed(digits, tmp_path):
+    made = cell({"base": "baseline"}, weight_average="ema", epochs=3)
+    metrics = training.train_cell(made, results=tmp_path, data=digits)
+    plain = training.train_cell({**cell({"base": "baseline"}, epochs=3), "path": "plain"}, results=tmp_path, data=digits)
+    assert metrics["networks"][0]["last"]["loss"] != plain["networks"][0]["last"]["loss"]
+    found, _ = group(digits, networks=1, weight_average="ema")
+    found.average(0)
+    again, _ = group(digits, networks=1, weight_average="ema")
+    again.load(found.state())
+    assert all(torch.equal(a, b) for a, b in zip(found.shown[0].state_dict().values(), again.shown[0].state_dict().values()))
+
+
+def test_cosine_is_one_rate_for_all():
+    at = training.learning_rates({**config.RECIPE, "schedule": "cosine", "epochs": 10}, 2)
+    assert at(0) == [0.1, 0.1]
+    assert at(5) == pytest.approx([0.05, 0.05])
+    assert at(9.999)[0] < 1e-6
