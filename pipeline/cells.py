@@ -20,7 +20,7 @@ def names(paths) -> dict[str, dict]:
     """
     found = {}
     for path in paths:
-        config = load(path)
+        config = load(path, folders=False)  # cells have their names before their images are there
         for cell in cells(config):
             *parts, seed = cell["path"].split("/")
             name = "-".join([*parts, seed.removeprefix("seed")])

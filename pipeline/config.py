@@ -37,12 +37,13 @@ def schema() -> dict:
     return yaml.safe_load(SCHEMA.read_text())
 
 
-def resolve(config: dict, source: str) -> dict:
+def resolve(config: dict, source: str, folders: bool = True) -> dict:
     """Check a config and write every default out.
 
     Args:
         config: A benchmark as read from its YAML.
         source: The file's name, for the messages.
+        folders: Folders of images must be there.
 
     Returns:
         The filled config, a new object.
@@ -56,7 +57,7 @@ def resolve(config: dict, source: str) -> dict:
     lines = dict.fromkeys(line for error in errors for line in _say(error))
     if lines:
         raise ConfigError("\n".join(f"{source}: {line}" for line in lines))
-    semantics.check(config, source)
+    semantics.check(config, source, folders)
     filled = _fill(config, rules)
     for name in filled["papers"]:
         if not (PAPERS / f"{name}.yaml").is_file():
@@ -66,9 +67,9 @@ def resolve(config: dict, source: str) -> dict:
     return filled
 
 
-def load(path: str | Path) -> dict:
+def load(path: str | Path, folders: bool = True) -> dict:
     """Read, check and fill a benchmark's YAML; raises `ConfigError` as `resolve` does."""
-    return resolve(semantics.read(path), str(path))
+    return resolve(semantics.read(path), str(path), folders)
 
 
 def fingerprint(*paths: str | Path) -> str:
