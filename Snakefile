@@ -5,6 +5,7 @@
     snakemake -n | --rulegraph | --report report.zip           what would run | the DAG | a report on a finished run
 
 prepare -> teacher (a cell) -> train (a cell) -> collect -> tabulate, plot -> report
+                                              -> prune (a cell, if the config asks for it) -> tabulate, plot
 """
 
 from snakemake.utils import min_version
@@ -35,6 +36,7 @@ localrules:
 
 rule all:
     input:
+        PRUNED,
         f"{BENCHMARK}/cells.csv",
         expand(
             f"{BENCHMARK}/tables/{{name}}.{{kind}}",
@@ -47,4 +49,5 @@ rule all:
 
 include: "pipeline/rules/prepare.smk"
 include: "pipeline/rules/train.smk"
+include: "pipeline/rules/prune.smk"
 include: "pipeline/rules/tables.smk"

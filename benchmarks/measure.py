@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -339,8 +340,9 @@ def measure_exchange(size: Size, threads: int) -> list[dict]:
                 cell = make_cell(student, student, "grafting", networks, threads)
                 plain.start(cell, BATCH)
                 ours = Ours(cell, 1)
-                ours.group.trade()  # warm-up
-                arms = {"plain": lambda: plain.ask(call="exchange"), "ours": lambda group=ours.group: timed(lambda: group.trade(0))}
+                exchange = partial(ours.group.trade, 0)
+                exchange()  # warm-up
+                arms = {"plain": lambda: plain.ask(call="exchange"), "ours": partial(timed, exchange)}
                 taken = in_turn(arms, size.repeats)
                 seconds = {arm: [pair[0] for pair in pairs] for arm, pairs in taken.items()}
                 rows.append(
@@ -386,7 +388,7 @@ def hold(cell: str) -> None:
     for _ in range(2):
         ours.train()
         ours.group.evaluate(test)
-        ours.group.trade()
+        ours.group.trade(0)
     print(json.dumps(training.peak_memory(ours.group)))
 
 

@@ -6,6 +6,7 @@ did not leave (traces, pruning curves) is left out.
 
 import io
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -324,42 +325,37 @@ def kept_shares(traces: Mapping[str, Sequence[evidence.Traces]], stem: str | Pat
         The paths of the .svg and the .png.
 
     Raises:
-        ValueError: There is nothing to draw, or seeds of a method differ in their number of layers.
+        ValueError: There is nothing to draw, or networks differ in their number of layers.
     """
     traces = {method: [t for t in seeds if len(t.exchanges)] for method, seeds in traces.items()}
-    maps = {}
-    for method in _ordered(traces):
-        if len({t.share.shape[1] for t in traces[method]}) > 1:
-            raise ValueError(f"the seeds of {method!r} differ in their number of layers")
-        epochs = sorted(set.intersection(*(set(t.exchanges.tolist()) for t in traces[method])))
-        stacked = np.stack([t.share[np.isin(t.exchanges, epochs)] for t in traces[method]]).astype(float)
-        maps[method] = epochs, stacked.mean(0).T, len(stacked)  # (layers, exchanges)
-    values = np.concatenate([shares.ravel() for _, shares, _ in maps.values()])
-    reach = max(0.05, np.nanmax(np.abs(values - 0.5), initial=0))
-    across = min(len(maps), 3)
-    down = -(-len(maps) // across)
+    methods = list(_ordered(traces))
+    shapes = {t.share.shape[1] for method in methods for t in traces[method]}
+    if len(shapes) > 1:
+        raise ValueError(f"the methods differ in their number of layers: {sorted(shapes)}")
+    (layers,) = shapes
+    maps = []
+    for method in methods:
+        common = set.intersection(*(set(t.exchanges.tolist()) for t in traces[method]))
+        frames = [pd.DataFrame(t.share.astype(float), index=t.exchanges).loc[sorted(common)] for t in traces[method]]
+        maps.append(sum(frames) / len(frames))
+    epochs = sorted(set().union(*(table.index for table in maps)))
+    picture = np.concatenate([table.reindex(epochs).to_numpy().T for table in maps])  # (methods x layers, exchanges)
+    reach = max(0.05, np.nanmax(np.abs(picture - 0.5), initial=0))
 
-    def draw(grid):
-        cells = np.atleast_1d(grid).ravel()
-        for axes, (method, (epochs, shares, seeds)) in zip(cells, maps.items()):
-            image = axes.imshow(
-                shares, aspect="auto", cmap=_colours("cividis"), vmin=0.5 - reach, vmax=0.5 + reach, interpolation="nearest"
-            )
-            ticks = np.unique(np.linspace(0, len(epochs) - 1, min(len(epochs), 5)).round().astype(int))
-            axes.set(xticks=ticks, xticklabels=[epochs[tick] for tick in ticks])
-            axes.set_title(f"{method} (n={seeds})", loc="left", fontsize=8)
-            axes.grid(visible=False)
-        for axes in cells[len(maps) :]:
-            axes.set_axis_off()
-        for axes in cells[::across]:
-            axes.set_ylabel("conv layer")
-        for axes in cells[max(0, len(maps) - across) : len(maps)]:
-            axes.set_xlabel("epoch of the exchange")
-        bar = axes.figure.colorbar(image, ax=list(cells), fraction=0.05)
-        bar.set_label("share kept of itself", fontsize=8)
+    def draw(axes):
+        limits = {"vmin": 0.5 - reach, "vmax": 0.5 + reach}
+        image = axes.imshow(picture, aspect="auto", cmap=_colours("cividis"), interpolation="nearest", **limits)
+        for k in range(1, len(methods)):
+            axes.axhline(k * layers - 0.5, color="white", linewidth=3)
+        ticks = np.unique(np.linspace(0, len(epochs) - 1, min(len(epochs), 8)).round().astype(int))
+        axes.set(xticks=ticks, xticklabels=[epochs[tick] for tick in ticks], xlabel="epoch after which they exchanged")
+        names = [f"{method} (n={len(traces[method])})" for method in methods]
+        axes.set(yticks=[(k + 0.5) * layers - 0.5 for k in range(len(methods))], yticklabels=names)
+        axes.grid(visible=False)
+        axes.figure.colorbar(image, ax=axes, fraction=0.05).set_label("share kept of itself")
 
-    note = "network 0, mean over n seeds; first layer at the top; grey: no share of its own"
-    return _save(draw, stem, title, note, (6.0, 1.1 + 1.9 * down), (down, across))
+    note = f"network 0, mean over n seeds; for each method {layers} conv layers, the first at the top; grey: no share"
+    return _save(draw, stem, title, note, (6.0, 1.3 + 1.1 * min(len(methods), 6) + 0.5 * max(0, len(methods) - 6)))
 
 
 def pruning(pruned: Mapping[str, Sequence[pd.DataFrame]], stem: str | Path, title: str) -> list[Path]:
@@ -398,7 +394,7 @@ class _Cell(NamedTuple):
     metrics: dict
 
 
-def from_cells(folder: str | Path, out: str | Path, only: Collection[str] | None = None) -> list[Path]:
+def from_cells(folder: str | Path, out: str | Path, only: Collection[str] | None = None, processes: int = 1) -> list[Path]:
     """Draw all figures for each data set and model of a benchmark from its finished cells.
 
     Methods with a teacher share the figures with those of the same student without one. Where a student has several
@@ -408,6 +404,7 @@ def from_cells(folder: str | Path, out: str | Path, only: Collection[str] | None
         folder: `results/<benchmark>`; reads metrics.json, history.csv, filters.npz and pruning.csv of its cells, network 0.
         out: Folder of the figures, `<figure>-<dataset>-<model>`.
         only: Cells to draw, as the column `folder` of cells.csv names them; None draws all that are there.
+        processes: Models drawn at once.
 
     Returns:
         The paths written; none if no cell finished.
@@ -418,15 +415,20 @@ def from_cells(folder: str | Path, out: str | Path, only: Collection[str] | None
             cell = metrics["cell"]
             key = cell["dataset"], cell["student"], cell["model"]
             cells.setdefault(key, []).append(_Cell(cell["method"], cell["seed"], path, metrics))
-    written = []
+    jobs = []
     for dataset, student, model in cells:
         pairs = [key for key in cells if key[:2] == (dataset, student) and key[2] != student]
         if model == student and pairs:
             continue  # its cells are drawn with each pair
         members = cells.get((dataset, student, student), []) if model != student else []
         name, title = f"{slug(dataset)}-{model}", f"{slug(dataset)}, {model.replace('-by-', ' by ')}"
-        written += _draw_all([*members, *cells[dataset, student, model]], Path(out), name, title)
-    return written
+        jobs.append(([*members, *cells[dataset, student, model]], Path(out), name, title))
+    if processes == 1 or len(jobs) < 2:
+        written = [_draw_all(*job) for job in jobs]
+    else:
+        with ProcessPoolExecutor(min(processes, len(jobs))) as pool:
+            written = list(pool.map(_draw_all, *zip(*jobs)))
+    return [path for paths in written for path in paths]
 
 
 def _draw_all(cells: list[_Cell], out: Path, name: str, title: str) -> list[Path]:

@@ -6,8 +6,8 @@ Network i receives from network i-1 (the first from the last): `W_i <- w W_i + (
 the published code both divide.
 
 Every exchange around the ring is a share that each tensor of a network keeps of itself: `RING` gives the shares, `blend`
-applies them. `noise` and `internal` are the papers' other two sources of information, within one network. Options and their defaults
-are data, in `dgd.methods`. Everything but `Grafter` is a pure function of state dicts.
+applies them. `noise` and `internal` are the papers' other two sources of information, within one network. Options and their
+defaults are data, in `dgd.methods`. Everything but `Grafter` is a pure function of state dicts.
 """
 
 import math
@@ -338,8 +338,8 @@ def _script_shares(state: State, weights: Mapping[str, Tensor]) -> Shares:
             before, w = w, weights[key]
             if before is not None and len(before) != value.shape[1]:
                 raise GraftingError(
-                    f"the published filter-level script takes a chain of convolutions (VGG): {key!r} has {value.shape[1]} inputs "
-                    f"and the layer before it {len(before)} filters; use protocol='paper' for this architecture"
+                    f"the published filter-level script takes a chain of convolutions (VGG): {key!r} has {value.shape[1]} "
+                    f"inputs and the layer before it {len(before)} filters; use protocol='paper' for this architecture"
                 )
             shares[key] = w if before is None else w[:, None] * before[None, :]
         elif w is not None and value.is_floating_point() and value.ndim == 1 and _is_norm(key, state):

@@ -9,15 +9,16 @@ from dgd import figures
 
 
 def main(argv=None):
-    """Draw learning curves and filter norms of a benchmark's cells, as SVG and PNG."""
+    """Draw learning curves, filter-level evidence and pruning curves of a benchmark's cells, as SVG and PNG."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="the benchmark's results")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--processes", type=int, default=1, help="models whose figures are drawn at once")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     # cells.csv holds what the config asks for; a folder may also hold cells of an older one.
     wanted = pd.read_csv(args.folder / "cells.csv")["folder"].dropna()
-    figures.from_cells(args.folder, args.out, only=set(wanted))
+    figures.from_cells(args.folder, args.out, set(wanted), args.processes)
 
 
 if __name__ == "__main__":

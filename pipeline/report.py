@@ -9,8 +9,10 @@ from itertools import groupby
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 import yaml
 
+from dgd import claims
 from dgd.config import cells
 from dgd.tables import replace_file
 
@@ -28,13 +30,16 @@ def main(argv=None):
     args = parser.parse_args(argv)
     folder, config = args.out.parent, json.loads(args.config.read_text())
     rows = [_row(folder.parent, cell["path"]) for cell in cells(config)]
+    listed = rows if len(rows) <= LISTED else [row for row in rows if row["status"] != "finished"]
+    names = ["results", "filters", "density", *(["controls"] if config.get("controls") else [])]
     page = jinja2.Template(PAGE.read_text(), autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
         benchmark=config["benchmark"],
         config=yaml.safe_dump(config, sort_keys=False),
-        tables=[(name, to_html((folder / "tables" / f"{name}.md").read_text())) for name in ("results", "filters")],
+        tables=[(name, to_html((folder / "tables" / f"{name}.md").read_text())) for name in names],
         figures=[(path.stem, _data_uri(path)) for path in sorted((folder / "figures").glob("*.svg"))],
+        claims=_claims(folder / "tables" / "claims.csv", {row["path"] for row in listed}),
         cells=rows,
-        listed=rows if len(rows) <= LISTED else [row for row in rows if row["status"] != "finished"],
+        listed=listed,
         seconds=sum(row["seconds"] for row in rows),
         facts=_facts([row["provenance"] for row in rows]),
     )
@@ -73,6 +78,36 @@ def _block(text: str) -> str:
             + "</ul>"
         )
     return f"<p>{html.escape(text)}</p>"
+
+
+def _claims(path: Path, listed: set[str]) -> dict:
+    """The claims as the page shows them: those with cells, each row with the cells of its two sides, and those without.
+
+    Args:
+        path: tables/claims.csv.
+        listed: Paths of the cells that the page has a line for; only these can be linked to.
+    """
+    table = claims.typed(pd.read_csv(path))
+    shown = claims.shown(table)
+    rows: dict[str, list] = {}
+    for row in shown.to_dict("records"):
+        sides = [(row["method"], "seeds", "folders"), (row["over"], "over_seeds", "over_folders")]
+        of = [
+            (name, [(seed, path) for seed, path in zip(row[seeds].split(), _paths(row, folders))])
+            for name, seeds, folders in sides
+        ]
+        rows.setdefault(row["claim"], []).append(claims.row_text(row) | {"cells": of})
+    found = [row | {"rows": rows.get(row["claim"], [])} for row in claims.summary(table).to_dict("records")]
+    return {
+        "run": [claim for claim in found if claim["overall"] != claims.NOT_RUN],
+        "rest": [claim for claim in found if claim["overall"] == claims.NOT_RUN],
+        "linked": listed,
+        "left_out": (table["verdict"] != claims.NOT_RUN).sum() - len(shown),
+    }
+
+
+def _paths(row: dict, folders: str) -> list[str]:
+    return [f"{row['benchmark']}/{folder}" for folder in row[folders].split()]
 
 
 def _data_uri(svg: Path) -> str:

@@ -8,8 +8,22 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from dgd.figures import curves, filter_norms, from_cells
+from dgd import figures
+from dgd.evidence import PRUNING, Traces, sets_over_epochs
+from dgd.figures import (
+    STYLES,
+    curves,
+    entropy_sums,
+    filter_norms,
+    from_cells,
+    invalid_ratios,
+    kept_shares,
+    overlaps,
+    pruning,
+    sets_by_epoch,
+)
 
 METHODS = ("dgd", "baseline", "my-method", "grafting", "kd")
 
@@ -28,14 +42,40 @@ def norms(scale=1.0, seed=0, dead=0):
     return l1.astype(np.float32)
 
 
-def fake_cell(folder, method, seed, student="cifar_resnet8", model=None, status="finished", dataset="digits"):
+def traces(exchanges=20, dead=20, seed=0):
+    """Return made-up traces of 400 filters in 2 layers, recorded after 3 epochs."""
+    l1 = np.stack([norms(scale, seed, dead) for scale in (1.0, 1.5, 2.0)])
+    share = 0.5 + 0.4 / np.pi * np.arctan(np.random.default_rng(seed).normal(0, 2, (exchanges, 2)))
+    return Traces(np.array([9, 19, 29]), l1, np.full((3, 2), 1.5), np.arange(exchanges), share)
+
+
+def prunings(seed=0):
+    """Return a made-up pruning.csv of 400 filters."""
+    removed = np.array([0, 40, 120, 280])
+    top1 = 70 - 60 * (removed / 400) ** 2 + seed
+    return pd.DataFrame(dict(zip(PRUNING, (removed / 400, removed, 400 - removed, 9000 - removed, top1, top1 - removed / 10))))
+
+
+def fake_cell(
+    folder, method, seed, student="cifar_resnet8", model=None, status="finished", dataset="digits", full=False, networks=1
+):
     path = folder / dataset / (model or student) / method / f"seed{seed}"
     path.mkdir(parents=True)
     names = dict(benchmark="fake", dataset=dataset, model=model or student, student=student, teacher=None)
-    (path / "metrics.json").write_text(json.dumps({"status": status, "cell": names | {"method": method, "seed": seed}}))
+    metrics = {"status": status, "cell": names | {"method": method, "seed": seed}}
     history(seed=seed).to_csv(path / "history.csv", index=False)
     l1 = norms(seed=seed)
-    np.savez(path / "filters.npz", **{"l1/0/a": l1[:100], "l1/0/b": l1[100:], "l1/1/a": l1[:7]})
+    arrays = {"l1/0/a": l1[:100], "l1/0/b": l1[100:], "l1/1/a": l1[:7]}
+    if full:
+        metrics["networks"] = [{"last": {"top1": 70.0 + seed}, "filters": {"entropy_sum": 3.0 + seed}}] * networks
+        trace = traces(seed=seed)
+        arrays = {"l1/0/layers.0.conv3.weight": trace.l1[-1, :100], "l1/0/b": trace.l1[-1, 100:], "epochs": trace.epochs}
+        arrays |= {"trace/l1/0": trace.l1, "trace/entropy/0": trace.entropy}
+        if networks > 1:
+            arrays |= {"exchanges": trace.exchanges, "trace/share/0": trace.share}
+        prunings(seed).to_csv(path / "pruning.csv", index=False)
+    (path / "metrics.json").write_text(json.dumps(metrics))
+    np.savez(path / "filters.npz", **arrays)
 
 
 def labels(svg):
@@ -70,14 +110,25 @@ def test_filter_norms_mark_the_thresholds(tmp_path):
     assert not any(label.startswith("norms below") for label in labels(whole))
 
 
-@pytest.mark.parametrize("draw", [curves, filter_norms])
+DATA = {
+    curves: [{"dgd": [history(), history(seed=1)]}],
+    filter_norms: [{"dgd": [norms(), norms(seed=1)]}],
+    invalid_ratios: [{"dgd": [norms(), norms(seed=1)]}],
+    overlaps: [{"baseline": {0: norms(dead=5)}, "dgd": {0: norms(dead=9), 1: norms()}}],
+    entropy_sums: [{"dgd": [3.0, 4.0], "kd": [2.0]}, {"dgd": 2, "kd": 1}, 2],
+    sets_by_epoch: [{1.0: {"dgd": [sets_over_epochs(traces(), norms(dead=20), 1.0)]}}],
+    kept_shares: [{"dgd": [traces(), traces(seed=1)]}],
+    pruning: [{"dgd": [prunings(), prunings(1)]}],
+}
+
+
+@pytest.mark.parametrize("draw", DATA)
 def test_the_same_data_give_the_same_bytes(tmp_path, draw, monkeypatch):
-    data = {"dgd": [history(), history(seed=1)]} if draw is curves else {"dgd": [norms(), norms(seed=1)]}
-    first = [path.read_bytes() for path in draw(data, tmp_path / "a", "title")]
+    first = [path.read_bytes() for path in draw(*DATA[draw], tmp_path / "a", "title")]
     before = dict(matplotlib.rcParams)
     monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 9)  # a user's own style must not show
     monkeypatch.setitem(os.environ, "SOURCE_DATE_EPOCH", "86400")
-    assert [path.read_bytes() for path in draw(data, tmp_path / "b", "title")] == first
+    assert [path.read_bytes() for path in draw(*DATA[draw], tmp_path / "b", "title")] == first
     monkeypatch.undo()
     assert dict(matplotlib.rcParams) == before
     assert sorted(os.listdir(tmp_path)) == ["a.png", "a.svg", "b.png", "b.svg"]
@@ -120,8 +171,11 @@ def test_from_cells_draws_each_model(tmp_path):
         "curves-digits-cifar_resnet8.svg",
         "filters-digits-cifar_resnet20.svg",
         "filters-digits-cifar_resnet8.svg",
+        "invalid-digits-cifar_resnet20.svg",
+        "invalid-digits-cifar_resnet8.svg",
+        "overlap-digits-cifar_resnet8.svg",
     ]
-    assert len(written) == 8
+    assert len(written) == 14
     text = labels(tmp_path / "figures" / "curves-digits-cifar_resnet8.svg")
     assert {"baseline (n=2)", "dgd (n=2)"} <= set(text)
     assert not any(label.startswith("kd") for label in text)
@@ -133,11 +187,13 @@ def test_a_student_of_two_teachers_has_two_figures(tmp_path):
     for teacher in ("cifar_resnet20", "cifar_resnet56"):
         fake_cell(folder, "kd", 0, model=f"cifar_resnet8-by-{teacher}")
     written = from_cells(folder, tmp_path / "figures")
-    assert [path.stem for path in written if path.stem.startswith("curves") and path.suffix == ".svg"] == [
+    assert [path.stem for path in written if path.match("curves*.svg")] == [
         "curves-digits-cifar_resnet8-by-cifar_resnet20",
         "curves-digits-cifar_resnet8-by-cifar_resnet56",
     ]
     assert {"baseline (n=1)", "kd (n=1)"} <= set(labels(written[0]))
+    both = from_cells(folder, tmp_path / "again", processes=2)
+    assert [path.read_bytes() for path in both] == [path.read_bytes() for path in written]
 
 
 def test_from_cells_of_nothing(tmp_path):
@@ -152,3 +208,136 @@ def test_cells_of_an_older_config_are_not_drawn(tmp_path):
     drawn = labels(tmp_path / "figures" / "curves-digits-cifar_resnet8.svg")
     assert "baseline (n=1)" in drawn
     assert not any(label.startswith("kd") for label in drawn)
+
+
+def test_everything_that_cells_left_is_drawn(tmp_path):
+    folder = tmp_path / "fake"
+    for seed in range(2):
+        fake_cell(folder, "baseline", seed, full=True)
+        fake_cell(folder, "grafting-4", seed, full=True, networks=4)
+    drawn = {path.stem: path for path in from_cells(folder, tmp_path / "figures") if path.suffix == ".svg"}
+    kinds = ("curves", "entropy", "filters", "filters-conv3", "invalid", "overlap", "pruning", "sets", "shares")
+    assert set(drawn) == {f"{kind}-digits-cifar_resnet8" for kind in kinds}
+    assert "grafting-4 (4 networks)" in labels(drawn["entropy-digits-cifar_resnet8"])
+    # Only the method that exchanges has shares to show.
+    text = labels(drawn["shares-digits-cifar_resnet8"])
+    assert "grafting-4 (n=2)" in text
+    assert not any(label.startswith("baseline") for label in text)
+    assert drawn["shares-digits-cifar_resnet8"].stat().st_size < 100_000  # a map is one image
+
+
+def test_a_pruning_curve_of_other_weights_is_refused(tmp_path):
+    fake_cell(tmp_path, "baseline", 0, full=True)
+    prunings(seed=5).to_csv(tmp_path / "digits/cifar_resnet8/baseline/seed0/pruning.csv", index=False)
+    with pytest.raises(ValueError, match=r"pruning.csv: the whole network has 75.00 % and metrics.json says 70.00 %"):
+        from_cells(tmp_path, tmp_path / "figures")
+
+
+@pytest.fixture
+def axes(monkeypatch, tmp_path):
+    """Call a figure's function and return its axes instead of writing them."""
+
+    def call(draw, *data):
+        kept = []
+
+        def save(fill, stem, title, note="", size=(6, 4), shape=(1, 1), **options):
+            grid = Figure().subplots(*shape, squeeze=False, **options)
+            fill(grid[0, 0] if shape == (1, 1) else grid.squeeze())
+            kept.append(grid)
+            return []
+
+        monkeypatch.setattr(figures, "_save", save)
+        draw(*data, tmp_path / "a", "title")
+        return kept[0]
+
+    return call
+
+
+def line(axes, label):
+    """Return the points of a named line."""
+    (found,) = [line for line in axes.get_lines() if line.get_label() == label]
+    return dict(zip(np.round(found.get_xdata(), 6).tolist(), found.get_ydata().tolist()))
+
+
+def test_invalid_ratios_are_means_over_seeds(axes):
+    drawn = line(axes(invalid_ratios, {"kd": [np.array([0, 0.05, 3, 20]), np.array([0, 20, 30, 40])]})[0, 0], "kd (n=2)")
+    assert drawn[0.0001] == 0.25
+    assert drawn[0.1] == pytest.approx(0.375)
+    assert drawn[10] == pytest.approx(0.5)
+
+
+def test_overlaps_are_means_over_the_seeds_that_both_methods_have(axes):
+    """Threshold 1: seed 0 shares one of two positions, seed 1 none; seed 2 has no kd. Threshold 0.1: nothing is invalid."""
+    norms = {
+        "baseline": {0: np.array([0.5, 0.5, 2, 2]), 1: np.array([0.5, 2, 2, 2]), 2: np.array([0.5, 0.5, 0.5, 2])},
+        "kd": {0: np.array([0.5, 2, 2, 2]), 1: np.array([2, 2, 2, 0.5])},
+    }
+    first, second = axes(overlaps, norms)[0]
+    numbers = {text.xy: text.get_text() for text in first.texts}
+    # Keys are (column, row): half of the baseline's are kd's in seed 0, all of kd's are the baseline's; none in seed 1.
+    assert numbers == {(1, 0): "0.25", (0, 1): "0.50", (0, 0): "(50.0%)", (1, 1): "(25.0%)"}
+    assert {text.get_text() for text in second.texts} == {"n/a", "(0.0%)"}
+    many = {f"m{i}": {0: np.ones(3)} for i in range(9)}
+    assert not axes(overlaps, many)[0, 0].texts
+    with pytest.raises(ValueError, match="the methods differ in their number of filters"):
+        overlaps({"kd": {0: np.ones(3)}, "dgd": {0: np.ones(4)}}, "a", "title")
+
+
+def test_entropy_sums_have_an_interval(axes):
+    drawn = axes(entropy_sums, {"kd": [10.0, 12.0], "dgd": [9.0]}, {"kd": 1, "dgd": 1}, 5)[0, 0]
+    # t(0.975, 1 degree) = 12.706, sd / sqrt(2) = 1
+    assert [text.get_text() for text in drawn.texts] == [" 11.00 [-1.71, 23.71] (n=2)", " 9.00 (n=1)"]
+    assert [label.get_text() for label in drawn.get_yticklabels()] == ["kd", "dgd"]
+    assert "at most 11.5" in drawn.get_xlabel()
+
+
+def test_sets_by_epoch_are_means_over_seeds(axes):
+    def frame(invalid):
+        names = ("valid_rank", "invalid_rank", "valid_position", "invalid_position")
+        index = pd.Index([9, 19], name="epoch")
+        means = {name: invalid if name.startswith("invalid") else 5.0 for name in names}
+        return pd.DataFrame({f"mean_l1_{name}": [2 * mean, mean] for name, mean in means.items()}, index=index)
+
+    grid = axes(sets_by_epoch, {1.0: {"kd": [frame(1.0), frame(3.0), frame(np.nan)]}, 0.1: {"kd": [frame(np.nan)]}})
+    assert grid.shape == (2, 2)  # by rank and by position; nothing is invalid at 0.1
+    assert [panel.get_title(loc="left") for panel in grid[:, 1]] == [
+        "invalid, threshold 1, by rank",
+        "invalid, threshold 1, by position",
+    ]
+    assert line(grid[0, 1], "kd (n=2)") == {9: 4.0, 19: 2.0}
+    none = axes(sets_by_epoch, {1.0: {"kd": [frame(np.nan)]}})
+    assert line(none[0, 0], "kd (n=1)") == {9: 10.0, 19: 5.0}
+    assert [text.get_text() for text in none[0, 1].texts] == ["n/a"]
+
+
+def test_kept_shares_are_means_over_seeds(axes):
+    def trace(epochs, *share):
+        return Traces(np.zeros(0), np.zeros((0, 3)), np.zeros((0, 2)), np.array(epochs), np.array(share))
+
+    two = [trace([0, 4], [0.3, np.nan], [0.5, np.nan]), trace([0, 4, 8], [0.5, np.nan], [0.7, np.nan], [0.9, 0.9])]
+    late = [trace([4, 6], [0.6, 0.7], [0.2, 0.3])]
+    alone = Traces(np.zeros(0), np.zeros((0, 3)), np.zeros((0, 2)), np.zeros(0, int), np.zeros((0, 2)))
+    drawn = axes(kept_shares, {"grafting": two, "late": late, "baseline": [alone]})[0, 0]
+    image = drawn.get_images()[0]
+    # Down: two layers of each method; across: epochs 0, 4 and 6. Epoch 8 is in one seed only.
+    wanted = [[0.4, 0.6, -1], [-1, -1, -1], [-1, 0.6, 0.2], [-1, 0.7, 0.3]]
+    np.testing.assert_allclose(image.get_array().filled(-1), wanted)
+    assert image.get_clim() == pytest.approx((0.2, 0.8))
+    assert [label.get_text() for label in drawn.get_xticklabels()] == ["0", "4", "6"]
+    assert [label.get_text() for label in drawn.get_yticklabels()] == ["grafting (n=2)", "late (n=1)"]
+
+
+def test_pruning_stands_beside_its_control(axes):
+    smallest, random = axes(pruning, {"kd": [prunings(0), prunings(2)]})[0]
+    assert line(smallest, "kd (n=2)") == pytest.approx({0: 71.0, 10: 70.4, 30: 65.6, 70: 41.6})
+    assert line(random, "kd (n=2)")[30] == pytest.approx(65.6 - 12)
+
+
+def test_methods_differ_without_colour_and_look_the_same_in_every_figure(axes):
+    many = {f"m{i}": [history()] for i in range(24)} | {name: [history()] for name in STYLES}
+    lines = axes(curves, many)[0, 0].get_lines()
+    # matplotlib keeps a line's dashes, in points, to itself
+    looks = {line.get_label(): (str(line._dash_pattern), line.get_marker(), line.get_color()) for line in lines}
+    assert len({look[:2] for look in looks.values()}) == 28
+    (alone,) = axes(curves, {"m0": [], "m1": [history()]})[0, 0].get_lines()
+    assert alone.get_color() == looks["m1 (n=1)"][2]

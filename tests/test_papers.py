@@ -83,7 +83,7 @@ def test_both_papers_are_there():
 
 def test_headers(document):
     assert re.fullmatch(r"\d{4}\.\d{5}", document["arxiv"])
-    for key in ("paper", "title", "authors", "version", "citation", "headline", "results", "reruns"):
+    for key in ("paper", "title", "authors", "version", "citation", "headline", "results", "reruns", "recipe", "claims"):
         assert key in document
     assert len(document["authors"]) == 7
     assert document["arxiv"] in document["citation"]
@@ -186,14 +186,14 @@ def test_tables_7_and_9(published, table, dataset, threshold, method, valid, inv
         ({"table": "README dlr", "dataset": "cifar100", "model": R110}, 75.27),
         ({"table": "scion source", "dataset": "cifar100", "method": "noise"}, 72.34),
         ({"table": "comparison with other methods", "dataset": "cifar100", "model": R110, "method": "repr"}, 73.60),
-        ({"table": "comparison with other methods", "dataset": "cifar10", "model": "wrn_28_10", "method": "dml"}, 95.66),
+        ({"table": "comparison with other methods", "dataset": "cifar10", "model": "cifar_wrn28_10", "method": "dml"}, 95.66),
         ({"table": "number of networks", "dataset": "cifar100", "method": "grafting-dlr-6"}, 78.32),
         ({"table": "ImageNet", "model": "resnet50", "method": "grafting-dlr", "metric": "top1"}, 76.76),
         ({"id": "fg-reid-duke-resnet50-2-map"}, 60.8),
         ({"id": "fg-invalid-mbv2-grafting-0.01"}, 8492),
         ({"table": "Figure l1_threshold", "method": "grafting", "threshold": 0.1}, 0.091),
         ({"table": "Figure entropy_compare", "networks": 8}, 77.34),
-        ({"dataset": "cifar100", "method": "grafting-a0.4-c500"}, 72.38),
+        ({"id": "fg-c-c100-mbv2-grafting-a0.4-c500", "method": "grafting"}, 72.38),
         ({"dataset": "cifar10", "method": "grafting-a0-c100"}, 93.40),
         ({"table": "README leaky ReLU", "id": "fg-leaky-c100-cifar_resnet110_leaky_relu-grafting"}, 73.82),
         ({"table": "README VGG", "dataset": "cifar10", "method": "grafting-filter"}, 94.26),

@@ -9,8 +9,8 @@ REQUIRED INPUTS:
 OUTPUTS, in <results>/<benchmark>/:
 
     cells.csv           a row a cell and network
-    tables/             results and filters, as Markdown, CSV and LaTeX
-    figures/            learning curves and filter norms, as SVG and PNG
+    tables/             results, filters, claims, controls and density, as Markdown, CSV and LaTeX
+    figures/            learning curves, filter-level evidence and pruning curves, as SVG and PNG
     report.html         all of it on one page
 """
 
@@ -48,8 +48,15 @@ rule collect:
 
 
 rule tabulate:
-    """Setting our numbers beside the papers'."""
+    """Setting our numbers beside the papers', and their claims beside our cells."""
     input:
+        # Read for the claims about single epochs and named layers.
+        expand(
+            f"{RESULTS}/{{cell}}/{{file}}",
+            cell=CELLS,
+            file=("history.csv", "filters.npz"),
+        ),
+        PRUNED,
         cells=CELLS_CSV,
         papers=PAPERS,
     output:
@@ -79,6 +86,45 @@ rule tabulate:
             labels={"table": "filters", "format": "CSV"},
         ),
         f"{BENCHMARK}/tables/filters.tex",
+        report(
+            f"{BENCHMARK}/tables/claims.md",
+            caption="../report/claims.rst",
+            category="Tables",
+            labels={"table": "claims", "format": "Markdown"},
+        ),
+        report(
+            f"{BENCHMARK}/tables/claims.csv",
+            caption="../report/claims.rst",
+            category="Tables",
+            labels={"table": "claims", "format": "CSV"},
+        ),
+        f"{BENCHMARK}/tables/claims.tex",
+        report(
+            f"{BENCHMARK}/tables/controls.md",
+            caption="../report/controls.rst",
+            category="Tables",
+            labels={"table": "controls", "format": "Markdown"},
+        ),
+        report(
+            f"{BENCHMARK}/tables/controls.csv",
+            caption="../report/controls.rst",
+            category="Tables",
+            labels={"table": "controls", "format": "CSV"},
+        ),
+        f"{BENCHMARK}/tables/controls.tex",
+        report(
+            f"{BENCHMARK}/tables/density.md",
+            caption="../report/density.rst",
+            category="Tables",
+            labels={"table": "density", "format": "Markdown"},
+        ),
+        report(
+            f"{BENCHMARK}/tables/density.csv",
+            caption="../report/density.rst",
+            category="Tables",
+            labels={"table": "density", "format": "CSV"},
+        ),
+        f"{BENCHMARK}/tables/density.tex",
     log:
         f"{BENCHMARK}/logs/tabulate.log",
     conda:
@@ -88,22 +134,33 @@ rule tabulate:
         mem_mb=1000,
     params:
         out=lambda wildcards, output: os.path.dirname(output[0]),
-        src=fingerprint("dgd/tables.py", "dgd/statistics.py", "pipeline/tabulate.py"),
+        report=CONFIG.get("report", "first"),
+        controls=json.dumps(CONFIG["controls"]),
+        src=fingerprint(
+            "dgd/tables.py",
+            "dgd/statistics.py",
+            "dgd/claims.py",
+            "dgd/controls.py",
+            "dgd/evidence.py",
+            "pipeline/tabulate.py",
+        ),
     message:
         "tabulating {BENCHMARK}"
     shell:
         "DGD_NETWORKS=no python -m pipeline.tabulate --cells {input.cells:q} --papers {input.papers:q} --out {params.out:q} "
+        "--report {params.report} --controls {params.controls:q} "
         "2>&1 | tee {log:q}"
 
 
 rule plot:
-    """Plotting learning curves and filter norms."""
+    """Plotting learning curves, filters and pruning curves."""
     input:
         expand(
             f"{RESULTS}/{{cell}}/{{file}}",
             cell=CELLS,
             file=("metrics.json", "history.csv", "filters.npz"),
         ),
+        PRUNED,
         cells=CELLS_CSV,
     output:
         report(
@@ -117,16 +174,18 @@ rule plot:
         f"{BENCHMARK}/logs/plot.log",
     conda:
         "../../envs/tables.yaml"
-    threads: 1
+    threads: 4
     resources:
         mem_mb=2000,
     params:
         folder=lambda wildcards, input: os.path.dirname(str(input.cells)),
-        src=fingerprint("dgd/figures.py", "dgd/tables.py", "pipeline/plot.py"),
+        src=fingerprint(
+            "dgd/figures.py", "dgd/evidence.py", "dgd/tables.py", "pipeline/plot.py"
+        ),
     message:
         "plotting {BENCHMARK}"
     shell:
-        "DGD_NETWORKS=no python -m pipeline.plot --folder {params.folder:q} --out {output:q} 2>&1 | tee {log:q}"
+        "DGD_NETWORKS=no python -m pipeline.plot --folder {params.folder:q} --out {output:q} --processes {threads} 2>&1 | tee {log:q}"
 
 
 rule report:
@@ -138,6 +197,7 @@ rule report:
             file=("metrics.json", "provenance.json"),
         ),
         tables=expand(f"{BENCHMARK}/tables/{{name}}.md", name=TABLES),
+        claims=f"{BENCHMARK}/tables/claims.csv",
         figures=FIGURES,
     output:
         report(
@@ -154,7 +214,9 @@ rule report:
         mem_mb=1000,
     params:
         config=RESOLVED,
-        src=fingerprint("pipeline/report.py", "pipeline/report/page.html"),
+        src=fingerprint(
+            "dgd/claims.py", "pipeline/report.py", "pipeline/report/page.html"
+        ),
     message:
         "writing {output}"
     shell:

@@ -1,0 +1,49 @@
+"""
+This part of the workflow evaluates trained cells with filters removed. It trains nothing, and runs only where the config has
+`pruning`.
+
+REQUIRED INPUTS:
+
+    <results>/<cell>/model.safetensors, metrics.json, config.yaml
+    <data.dir>/prepared/<benchmark>/<dataset>/     the prepared data set
+
+OUTPUT, in the cell's folder:
+
+    pruning.csv     accuracy as its smallest filters, and as many random ones, are removed
+"""
+
+
+rule prune:
+    """Evaluating a cell without its smallest filters."""
+    input:
+        model=f"{RESULTS}/{{cell}}/model.safetensors",
+        # They say what was measured, and come with the weights: alone they are no reason to prune again.
+        about=[
+            ancient(f"{RESULTS}/{{cell}}/{file}")
+            for file in ("metrics.json", "config.yaml")
+        ],
+        images=lambda wildcards: data_of(wildcards, "images.safetensors"),
+        manifest=lambda wildcards: data_of(wildcards, "manifest.json"),
+    output:
+        f"{RESULTS}/{{cell}}/pruning.csv",
+    log:
+        f"{RESULTS}/{{cell}}/prune.log",
+    wildcard_constraints:
+        cell=one_of(CELLS),
+    conda:
+        "../../envs/train.yaml"
+    threads: lambda wildcards: CELLS[wildcards.cell]["recipe"]["threads"]
+    resources:
+        gpu=lambda wildcards: min(1, gpus(CELLS[wildcards.cell])),
+        mem_mb=lambda wildcards: mem_mb(CELLS[wildcards.cell]),
+    params:
+        shares=CONFIG["pruning"],
+        data=lambda wildcards, input: os.path.dirname(input.manifest),
+        folder=lambda wildcards, input: os.path.dirname(input.model),
+        threads=lambda wildcards, threads: f"OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads}",
+        src=fingerprint("dgd/pruning.py", "pipeline/prune.py"),
+    message:
+        "pruning {wildcards.cell}"
+    shell:
+        "{params.threads} python -m pipeline.prune --folder {params.folder:q} --data {params.data:q} --shares {params.shares} "
+        "2> {log:q} | tee -a {log:q}"
