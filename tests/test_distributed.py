@@ -83,7 +83,13 @@ def finish(running):
 def alone(digits, tmp_path_factory):
     """The cells, each trained in one process."""
     results = tmp_path_factory.mktemp("alone")
-    wanted = cells(["grafting", {"four": {"base": "grafting", "networks": 4}}]) | {
+    options = {"momentum": "graft", "batch_norm": "reestimate", "evaluate": "after"}
+    rows = [
+        {"four": {"base": "grafting", "networks": 4}},
+        {"options": {"base": "grafting", "exchange": options, "recipe": {"weight_average": "ema", "filters_every": 2}}},
+        {"noise": {"base": "grafting", "exchange": {"name": "noise", "gamma": 5.0}}},
+    ]
+    wanted = cells(["grafting", *rows]) | {
         "drop path": cells(["grafting"], "test_efficientnet")["grafting"]
     }
     for cell in wanted.values():
@@ -97,7 +103,7 @@ def same(cell, *roots):
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("name", ["grafting", "four", "drop path"])
+@pytest.mark.parametrize("name", ["grafting", "four", "options", "noise", "drop path"])
 def test_a_process_a_network_gives_the_bytes_of_one_process(alone, digits, tmp_path, name):
     results, wanted = alone
     finish(start(wanted[name]["networks"], wanted[name], tmp_path, digits))

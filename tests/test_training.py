@@ -131,9 +131,20 @@ training.train_cell(json.loads(sys.argv[1]), results=sys.argv[2], data=sys.argv[
 
 # The second one draws random numbers (drop path). In float32: it shrinks 8x8 images to 1x1, where torch 2.14's bf16 gradient of
 # a strided depthwise convolution holds memory that nobody wrote.
-@pytest.mark.parametrize("student", ["cifar_resnet8", "test_efficientnet"])
-def test_killed_and_started_again_ends_in_the_same_bytes(digits, tmp_path, student):
-    cell = cells({"epochs": 8, "precision": "fp32"}, methods=["grafting"], student=student)[student, "grafting"]
+EVERYTHING = {
+    "base": "grafting",
+    "exchange": {"momentum": "graft", "batch_norm": "reestimate", "every": 2},
+    "recipe": {"weight_average": "swa", "filters_every": 2},
+}
+
+
+@pytest.mark.parametrize(
+    ("student", "method"),
+    [("cifar_resnet8", "grafting"), ("cifar_resnet8", {"everything": EVERYTHING}), ("test_efficientnet", "grafting")],
+)
+def test_killed_and_started_again_ends_in_the_same_bytes(digits, tmp_path, student, method):
+    found = cells({"epochs": 8, "precision": "fp32"}, methods=[method], student=student)
+    (cell,) = [cell for (name, _), cell in found.items() if name == student]
     whole = train(cell, tmp_path / "whole", digits)
     assert whole["status"] == "finished"
     folder = tmp_path / "killed" / cell["path"]
