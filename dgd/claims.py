@@ -31,9 +31,9 @@ import yaml
 
 from dgd import tables
 from dgd.statistics import VERDICTS, difference, holm, mean_interval, verdict
+from dgd.tables import PUBLISHED
 
 NOT_RUN = "not run"
-PUBLISHED = "as published"
 
 
 class Metric(NamedTuple):
@@ -80,7 +80,8 @@ CLAIM = {"id": str, "claim": str, "source": str, "compares": dict, "reproduced_i
 COMPARES = {"metric": str, "method": str, "over": str, "better": str, "threshold": float, "epoch": int, "layers": str}
 SETTING = {"dataset": str, "student": str, "teacher": str, "published": list}
 ONLY = {"dataset": str, "student": str}
-RECIPE = {"epochs": int, "lr": float, "batch_size": list, "schedule": list}
+RECIPE = {"epochs": int, "lr": float, "batch_size": list, "schedule": str, "diverse": str, "step_epochs": int}
+RECIPE |= {"gamma": float, "weight_decay": float, "momentum": float, "weight_average": str}
 BETTER = ("higher", "lower")
 
 
@@ -495,8 +496,8 @@ def _rows(claim: Claim, source: "_Benchmark") -> Iterable[dict]:
 def _scale(claim: Claim, setting: Setting, where: tuple, source: "_Benchmark", ours: list, theirs: list, same: bool) -> str:
     """'as published', or what differs from it."""
     recipe = claim.recipe.get(where[0]) or claim.recipe.get(claim.settings[0].dataset) or {}
-    parts = [part for cell in (*ours, *theirs) for part in _differences(source.recipe(cell), recipe)]
-    taught = [part for cell in source.teachers(where) for part in _differences(source.recipe(cell), recipe)]
+    parts = [part for cell in (*ours, *theirs) for part in tables.departures(source.recipe(cell), recipe)]
+    taught = [part for cell in source.teachers(where) for part in tables.departures(source.recipe(cell), recipe)]
     parts += [f"teacher: {part}" for part in taught if part not in parts]
     smaller = any(" of " in part or part.endswith(("images", "validation")) for part in parts)
     for cells, side in ((ours, setting.side), (theirs, setting.other)):
@@ -517,27 +518,6 @@ def _scale(claim: Claim, setting: Setting, where: tuple, source: "_Benchmark", o
         pair = "the paper names no data set" if setting.dataset is None else "not a published setting"
         text += "; " * bool(text) + pair
     return f"{kind}: {text}"
-
-
-def _differences(own: Mapping, recipe: Mapping) -> list[str]:
-    """How a cell's recipe differs from a paper's, in words."""
-    parts, wanted = [], recipe.get("epochs")
-    if own["epochs"] != wanted:
-        share = f" of {wanted}" if wanted and own["epochs"] < wanted else ""
-        parts.append(f"{own['epochs']:.0f}{share} epochs")
-    if not own["known"]:
-        parts.append("training set not recorded")
-    elif own["train_images"] is not None:
-        parts.append(f"{own['train_images']:,.0f} images")
-    if own["validated"]:
-        parts.append("some kept for validation")
-    if own["lr"] is not None and "lr" in recipe and own["lr"] != recipe["lr"]:
-        parts.append(f"lr {own['lr']:g}")
-    if own["batch_size"] is not None and "batch_size" in recipe and own["batch_size"] not in recipe["batch_size"]:
-        parts.append(f"batch {own['batch_size']:.0f}")
-    if own["schedule"] is not None and "schedule" in recipe and own["schedule"] not in recipe["schedule"]:
-        parts.append(f"schedule {own['schedule']}")
-    return parts
 
 
 def _scaled(epoch: int, of: int, epochs: int) -> int:
@@ -640,18 +620,14 @@ class _Benchmark:
         return found
 
     def recipe(self, cell: dict) -> dict:
-        """What a cell was trained with, as far as it is known."""
+        """A cell with what it was trained with: cells of an older version say it in their config, and not in cells.csv."""
         if cell["folder"] not in self.recipes:
-            own = {key: _or_none(cell.get(key)) for key in ("train_images", "lr", "batch_size", "schedule")}
-            # Cells of an older version do not say these in cells.csv: the training set is then only known from their config.
-            known = own["lr"] is not None
-            path = self.folder / cell["folder"] / "config.yaml" if self.folder and not known else None
-            if path is not None and path.is_file():
+            path = self.folder / cell["folder"] / "config.yaml" if self.folder else None
+            if any(_or_none(cell.get(key)) is None for key in tables.WORDS) and path is not None and path.is_file():
                 asked = yaml.safe_load(path.read_text(encoding="utf-8"))
-                own = {key: asked["recipe"].get(key) for key in ("lr", "batch_size", "schedule")}
-                own["train_images"], known = asked["data"].get("train_images"), True
-            validated = _or_none(cell.get("top1_validation_selected")) is not None
-            self.recipes[cell["folder"]] = own | {"epochs": cell["epochs"], "known": known, "validated": validated}
+                said = {"weight_average": "none"} | asked["recipe"] | {"train_images": asked["data"].get("train_images")}
+                cell = cell | {key: said.get(key) for key in tables.RECIPE}
+            self.recipes[cell["folder"]] = cell
         return self.recipes[cell["folder"]]
 
 

@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -50,8 +50,13 @@ FILTERS = tuple(
         "mean_l1_invalid_position",
     )
 )
-RECIPE = ("batch_size", "lr", "schedule", "train_images")
+RECIPE = (
+    *("batch_size", "lr", "schedule", "step_epochs", "gamma", "weight_decay", "momentum", "weight_average"),
+    "train_images",
+)
 """What of a cell's recipe and data its row has; empty where older cells do not say. No number of images is all of them."""
+
+PUBLISHED = "as published"
 
 COLUMNS = (
     *CELL,
@@ -125,8 +130,8 @@ def read_papers(papers: Iterable[str | Path | dict], section: str = "results") -
         section: "results", or "reruns" for what others published about the paper.
 
     Returns:
-        One row a number with the fields of `PAPER_ROW` and `paper`, sorted by file, then by the file's `headline` list of
-        tables. Absent fields are None or NaN.
+        One row a number with the fields of `PAPER_ROW`, `paper`, and `recipe` (what the paper trained that data set with, see
+        `departures`), sorted by file, then by the file's `headline` list of tables. Absent fields are None or NaN.
 
     Raises:
         ValueError: A file lacks a key, a row has an unknown or missing field or one of the wrong type, or an id is
@@ -140,13 +145,49 @@ def read_papers(papers: Iterable[str | Path | dict], section: str = "results") -
             if key not in (document or {}):
                 raise ValueError(f"{path}: no key {key!r}; see papers/dgd.yaml for the form")
         order = {table: place for place, table in enumerate(document["headline"])}
+        recipes = document.get("recipe") or {}
         found = [_paper_row(path, row) | {"paper": document["paper"]} for row in document.get(section) or []]
+        found = [row | {"recipe": recipes.get(row["dataset"], {})} for row in found]
         for row in found:
             if row["id"] in seen:
                 raise ValueError(f"{path}: id {row['id']!r} is already used in {seen[row['id']]}")
             seen[row["id"]] = path
         rows += sorted(found, key=lambda row: order.get(row["table"], len(order)))
-    return pd.DataFrame(rows, columns=["paper", *PAPER_ROW])
+    return pd.DataFrame(rows, columns=["paper", *PAPER_ROW, "recipe"])
+
+
+def departures(cell: Mapping, recipe: Mapping) -> list[str]:
+    """How a cell was trained otherwise than a paper says, in words; nothing if it was trained so.
+
+    Args:
+        cell: A row of cells.csv: its method, its epochs, and `RECIPE`.
+        recipe: Of a paper's file: epochs, lr, batch_size (those that text and code give), schedule, and `diverse`, the schedule
+            of methods with `-dlr` in their name; step_epochs, gamma, weight_decay, momentum, weight_average. A key that is not
+            there is not compared. No images may be left out or kept for validation.
+    """
+    own = {key: None if pd.isna(cell.get(key)) else cell[key] for key in ("epochs", *RECIPE)}
+    wanted = {**recipe, "schedule": recipe.get("diverse" if DIVERSE.search(cell["method"]) else "schedule")}
+    if wanted["schedule"] in ("dlr", "cosine"):  # has no steps
+        wanted = {key: value for key, value in wanted.items() if key not in ("step_epochs", "gamma")}
+    parts, of = [], wanted.get("epochs")
+    if own["epochs"] != of:
+        parts.append(f"{own['epochs']:.0f}" + (f" of {of}" if of and own["epochs"] < of else "") + " epochs")
+    if own["train_images"] is not None:
+        parts.append(f"{own['train_images']:,.0f} images")
+    if any(not pd.isna(cell.get(key)) for key in ("top1_validation_selected", "validation_top1_last")):
+        parts.append("some kept for validation")
+    for key, word in WORDS.items():
+        value, published = own[key], wanted.get(key)
+        if published is None or value is None or value in (published if isinstance(published, list) else [published]):
+            continue
+        parts.append(f"{word} {value:g}" if isinstance(value, int | float) else f"{word} {value}")
+    if any(own[key] is None and wanted.get(key) is not None for key in WORDS):
+        parts.append("recipe not recorded")
+    return parts
+
+
+DIVERSE = re.compile(r"-dlr(-|$)")
+WORDS = {key: key.replace("_", " ") for key in RECIPE if key != "train_images"} | {"batch_size": "batch"}
 
 
 def read_cells(folder: str | Path) -> Iterator[tuple[Path, dict]]:
@@ -346,8 +387,9 @@ def results_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable, report: 
     `pooled_gain` and its interval are the method's gain averaged over the table's settings (dataset and student, all its
     teachers together, as these share a baseline) that have two seeds on both sides; NaN with fewer than two of them.
     `paper_gain` is over the baseline of the same published table, or the paper's first one where that table has none
-    (`paper_baseline` says which). `paper_within` says if the published value lies in the 95 % prediction interval of one
-    further run of ours.
+    (`paper_baseline` says which). Only a row that was trained as published has it, and can be reproduced; `scale` says what
+    differs, see `departures`. `paper_within` says, of such a row, if the published value lies in the 95 % prediction interval
+    of one further run of ours.
 
     Args:
         cells: From `collect`.
@@ -375,6 +417,12 @@ def results_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable, report: 
             role = " and ".join(roles) if method == "baseline" and roles else "student"
             rows.append({"dataset": dataset, "student": student, "teacher": teacher, "method": method, "role": role})
             rows[-1] |= _ours(group, base, report) | _published(group.iloc[0], papers, published)
+            recipe = rows[-1].pop("recipe", None)
+            if recipe is not None:
+                taught = part[(part["student"] == teacher) & (part["method"] == "baseline")]
+                rows[-1]["scale"] = _scale([group, base], taught, recipe)
+                if rows[-1]["scale"] != PUBLISHED:
+                    rows[-1].pop("paper_gain", None)
     pooled = _pooled(cells, report)
     for row in rows:
         if row["method"] in pooled:
@@ -382,7 +430,7 @@ def results_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable, report: 
     table = _typed(pd.DataFrame(rows, columns=list(RESULTS)))
     inside = (table["predict_low"] <= table["paper_mean"]) & (table["paper_mean"] <= table["predict_high"])
     table["paper_within"] = inside.map({True: "yes", False: "no"})
-    table.loc[table[["predict_low", "paper_mean"]].isna().any(axis=1), "paper_within"] = ""
+    table.loc[table[["predict_low", "paper_mean"]].isna().any(axis=1) | (table["scale"] != PUBLISHED), "paper_within"] = ""
     table["gain_p_holm"] = holm(table["gain_p"])
     table["verdict"] = [
         "" if row.method == "baseline" else verdict((row.gain_low, row.gain_high), _or_none(row.paper_gain))
@@ -397,13 +445,13 @@ RESULTS = (
     *("mean", "sd", "n", "low", "high", "predict_low", "predict_high", "paper_within"),
     *("gain", "gain_low", "gain_high", "gain_p", "gain_p_holm", "smallest_difference"),
     *("paper_gain", "paper_baseline", "verdict", "pooled_gain", "pooled_low", "pooled_high", "pooled_settings"),
-    *("best_on_test", "validation_selected", "top1_last_mean_of_networks", "status"),
+    *("best_on_test", "validation_selected", "top1_last_mean_of_networks", "status", "scale"),
 )
 
 
 TEXT = (
     *("dataset", "student", "teacher", "method", "role", "protocol", "report", "paper", "paper_source", "paper_others"),
-    *("paper_within", "paper_baseline", "verdict", "status"),
+    *("paper_within", "paper_baseline", "verdict", "status", "scale"),
 )
 """The columns of our tables that hold text; all others hold numbers."""
 
@@ -677,7 +725,7 @@ def _published(cell: pd.Series, papers: pd.DataFrame, published: dict) -> dict:
     if len(found):
         best = found.iloc[0]
         row |= {"paper": _value(best), "paper_source": _source(best)}
-        row |= {"paper_mean": best["value"], "paper_sd": best["sd"], "paper_n": best["n"]}
+        row |= {"paper_mean": best["value"], "paper_sd": best["sd"], "paper_n": best["n"], "recipe": best["recipe"]}
         baselines = papers[
             (papers["paper"] == best["paper"])
             & (papers["dataset"] == best["dataset"])
@@ -691,6 +739,24 @@ def _published(cell: pd.Series, papers: pd.DataFrame, published: dict) -> dict:
             base = baselines.iloc[0]
             row |= {"paper_gain": best["value"] - base["value"], "paper_baseline": f"{_value(base)} ({_source(base)})"}
     return row
+
+
+def _scale(students: Sequence[pd.DataFrame], teachers: pd.DataFrame, recipe: Mapping) -> str:
+    """`PUBLISHED`, or how the cells of a row, of its baseline or of its teacher were trained otherwise.
+
+    A paper's file without a recipe says nothing to hold them to.
+    """
+    if not recipe:
+        return PUBLISHED
+
+    def found(cells: pd.DataFrame) -> list[str]:
+        first = cells[(cells["status"] == "finished") & (cells["network"] == 0)]
+        return [part for cell in first.to_dict("records") for part in departures(cell, recipe)]
+
+    parts = [part for cells in students for part in found(cells)]
+    taught = found(teachers)
+    parts += [f"teacher: {part}" for part in taught if part not in parts]
+    return ", ".join(dict.fromkeys(parts)) or PUBLISHED
 
 
 def _by_cell(papers: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
@@ -834,6 +900,20 @@ def _notes(frame: pd.DataFrame) -> list[str]:
                 f"Gain averaged over settings (data set and student, each counted once): {gains}. The interval is a stratified "
                 "bootstrap's, nominally 95 %, about 91 % for two settings of three seeds; it says nothing about other settings."
             )
+        for scale, rows in frame[~frame["scale"].isin(("", PUBLISHED))].groupby("scale", sort=False):
+            names = ", ".join(dict.fromkeys(f"{_pair(row)} {row.method}" for row in rows.itertuples()))
+            notes.append(
+                f"Not trained as published ({scale}): {names}. What the paper has stands beside it for orientation; its "
+                "gain is not held against ours, and a verdict is on the direction alone."
+            )
+        for word, text in (("yes", "would be"), ("no", "would not be")):
+            rows = frame[frame["paper_within"] == word]
+            if len(rows):
+                names = ", ".join(f"{_pair(row)} {row.method} ({row.dataset})" for row in rows.itertuples())
+                notes.append(
+                    f"The published value {text} plausible as one more run of ours (it lies "
+                    f"{'in' if word == 'yes' else 'outside'} the 95 % prediction interval): {names}."
+                )
         others = frame[frame["paper_others"] != ""]
         return notes + [
             f"Also published for {row.dataset}, {_pair(row)}, {row.method}: {row.paper_others}." for row in others.itertuples()

@@ -48,6 +48,11 @@ OUTPUTS = (
     "filters.npz",
     "model.safetensors",
 )
+SAID = (
+    *("epochs", "batch_size", "lr", "schedule", "step_epochs", "gamma"),
+    *("weight_decay", "momentum", "weight_average"),
+)
+"""What of the recipe stands in metrics.json, and so in cells.csv: what a published number must agree in."""
 RESUME = "resume.pt"
 REESTIMATE = 50
 """Batches that batch norm's statistics are estimated from anew, where that is asked for."""
@@ -491,7 +496,7 @@ def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str
     about |= {
         "teachers": len(folders),
         "networks": cell["networks"],
-        **{key: recipe[key] for key in ("epochs", "batch_size", "lr", "schedule")},
+        **{key: recipe[key] for key in SAID},
         "protocol": cell["protocol"],
         "train_images": cell["data"]["train_images"],
     }

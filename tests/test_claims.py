@@ -37,7 +37,7 @@ def published(id, method, value, metric="top1", teacher=None, **more):
 PAPER = {
     "paper": "p",
     "headline": ["T"],
-    "recipe": {"cifar10": {"epochs": 200, "lr": 0.1, "batch_size": [128, 256], "schedule": ["slr"]}},
+    "recipe": {"cifar10": {"epochs": 200, "lr": 0.1, "batch_size": [128, 256], "schedule": "slr"}},
     "results": [
         published("base", "baseline", 90.0),
         published("graft", "grafting", 91.0),
@@ -134,10 +134,10 @@ def test_verdicts_as_published(tmp_path, grafting, expected):
         ({"epochs": 300}, "other recipe: 300 epochs"),
         ({"train_images": 5000}, "reduced: 5,000 images"),
         ({"validation_top1_last": 90.0, "top1_validation_selected": 90.0}, "reduced: some kept for validation"),
-        ({"lr": 0.05, "batch_size": 64}, "other recipe: lr 0.05, batch 64"),
+        ({"lr": 0.05, "batch_size": 64}, "other recipe: batch 64, lr 0.05"),
         ({"schedule": "cosine"}, "other recipe: schedule cosine"),
         ({"networks": 3}, "other recipe: grafting with 3 networks, not 2, baseline with 3 networks, not 1"),
-        ({"lr": None}, "other recipe: training set not recorded"),
+        ({"lr": None}, "other recipe: recipe not recorded"),
         ({"student": "cifar_resnet8"}, "other setting: not a published setting"),
         ({"dataset": "digits", "epochs": 5}, "reduced: 5 of 200 epochs; not a published setting"),
     ],
@@ -480,13 +480,14 @@ def cells_of_every_setting(real):
     for claim in real:
         for setting in claim.settings:
             for side in (setting.side, setting.other):
-                recipe = claim.recipe.get(setting.dataset, {"epochs": 200, "batch_size": [128]})
+                recipe = claim.recipe.get(setting.dataset or "cifar10", {"epochs": 200, "batch_size": [128]})
                 for seed in (0, 1):
                     teacher = setting.teacher if side.teachers else None
                     where = {"dataset": setting.dataset or "cifar10", "model": setting.student, "student": setting.student}
                     row = where | {"benchmark": "all", "teacher": teacher, "method": side.method, "seed": seed, "network": 0}
                     row |= {"status": "finished", "networks": side.networks, "teachers": side.teachers, "lr": 0.1}
-                    row |= {"epochs": recipe["epochs"], "batch_size": recipe["batch_size"][0], "schedule": "slr"}
+                    row |= recipe | {"batch_size": recipe["batch_size"][0]}
+                    row["schedule"] = recipe.get("diverse") if "-dlr" in side.method else "slr"
                     row |= {
                         name: draw.uniform(1, 2) for name in COLUMNS if name.startswith(("mean_l1", "invalid_r", "ensemble"))
                     }

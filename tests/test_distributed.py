@@ -89,9 +89,7 @@ def alone(digits, tmp_path_factory):
         {"options": {"base": "grafting", "exchange": options, "recipe": {"weight_average": "ema", "filters_every": 2}}},
         {"noise": {"base": "grafting", "exchange": {"name": "noise", "gamma": 5.0}}},
     ]
-    wanted = cells(["grafting", *rows]) | {
-        "drop path": cells(["grafting"], "test_efficientnet")["grafting"]
-    }
+    wanted = cells(["grafting", *rows]) | {"drop path": cells(["grafting"], "test_efficientnet")["grafting"]}
     for cell in wanted.values():
         training.train_cell(cell, results=results, data=digits)
     return results, wanted

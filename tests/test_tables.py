@@ -13,7 +13,9 @@ import pytest
 from dgd import statistics
 from dgd.tables import (
     COLUMNS,
+    RECIPE,
     collect,
+    departures,
     filter_sets,
     filters_table,
     markdown,
@@ -26,7 +28,8 @@ from dgd.tables import (
 )
 
 FILES = [Path(__file__).parent.parent / "papers" / f"{name}.yaml" for name in ("dgd", "filter-grafting")]
-PAPERS = read_papers(FILES)
+WITH_RECIPE = read_papers(FILES)
+PAPERS = WITH_RECIPE.assign(recipe=[{}] * len(WITH_RECIPE))  # the made-up cells were trained by nobody's recipe
 R56, R110 = "cifar_resnet56", "cifar_resnet110"
 NETWORKS = {"grafting": (2, 0), "kd": (1, 1), "dgd": (2, 1), "dgd-1t4s": (4, 1)}
 
@@ -466,6 +469,51 @@ def test_verdicts(benchmark):
     assert row_of(unpublished, method="kd")["paper"] == ""
 
 
+def test_a_published_gain_is_held_against_what_was_trained_as_published_only(tmp_path):
+    recipe = {"epochs": 200, "batch_size": 128, "lr": 0.1, "schedule": "slr", "step_epochs": 60, "gamma": 0.1}
+    recipe |= {"weight_decay": 5e-4, "momentum": 0.9, "weight_average": "none", "train_images": None}
+
+    def table(name, validation=None, teacher=None, **changes):
+        fake_cell(tmp_path / name, cell_of(student=R110) | recipe | (teacher or {}), [74.0], validation=None)
+        for seed in range(3):
+            for method, top1, by in (("baseline", 70.0, None), ("kd", 72.0, R110)):
+                cell = cell_of(method, seed, teacher=by) | recipe | changes
+                fake_cell(tmp_path / name, cell, [top1 + 0.1 * seed], validation=validation)
+        return results_table(collect(tmp_path / name), WITH_RECIPE)
+
+    whole = table("published")
+    kd = row_of(whole, method="kd")
+    assert (kd["scale"], kd["verdict"], kd["paper_within"]) == ("as published", "reproduced", "no")
+    assert kd["paper_gain"] == pytest.approx(73.42 - 71.87)
+    assert "would not be plausible as one more run of ours" in markdown(whole)
+    others = {
+        "short": ({"epochs": 20}, "20 of 200 epochs"),
+        "few": ({"train_images": 5000}, "5,000 images"),
+        "decay": ({"weight_decay": 1e-4}, "weight decay 0.0001"),
+        "cosine": ({"schedule": "cosine"}, "schedule cosine"),
+        "older": ({"lr": None}, "recipe not recorded"),
+        "split": ({"validation": True}, "some kept for validation"),
+        "taught": ({"teacher": {"epochs": 100}}, "teacher: 100 of 200 epochs"),
+    }
+    for name, (changes, scale) in others.items():
+        found = table(name, **changes)
+        kd = row_of(found, method="kd")
+        assert (kd["scale"], kd["verdict"], kd["paper_within"]) == (scale, "direction only", "")
+        assert math.isnan(kd["paper_gain"])
+        assert f"Not trained as published ({scale})" in markdown(found)
+        assert kd["paper"] == "73.42 ± 0.29 (n=5)"
+
+
+def test_the_schedule_that_a_method_is_published_with():
+    recipe = WITH_RECIPE[WITH_RECIPE["dataset"] == "cifar100"].iloc[0]["recipe"]
+    cell = dict(zip(RECIPE, (128, 0.1, "dlr", 60, 0.1, 5e-4, 0.9, "none", None))) | {"epochs": 200, "method": "grafting-dlr"}
+    assert departures(cell, recipe) == []
+    assert departures(cell | {"step_epochs": 30}, recipe) == []  # a cosine has no steps
+    assert departures(cell | {"schedule": "slr"}, recipe) == ["schedule slr"]
+    assert departures(cell | {"method": "grafting"}, recipe) == ["schedule dlr"]
+    assert departures(cell | {"method": "grafting-dlr-4", "epochs": 300}, recipe) == ["300 epochs"]
+
+
 def test_one_seed_is_inconclusive(tmp_path):
     fake_cell(tmp_path, cell_of())
     fake_cell(tmp_path, cell_of("grafting"), [80.0], validation=False)
@@ -540,7 +588,7 @@ def test_papers_may_be_paths_or_documents(benchmark):
 
     cells = collect(benchmark)
     documents = [yaml.safe_load(path.read_text()) for path in FILES]
-    expected = markdown(results_table(cells, PAPERS))
+    expected = markdown(results_table(cells, WITH_RECIPE))
     assert markdown(results_table(cells, FILES)) == markdown(results_table(cells, documents)) == expected
 
 
