@@ -146,13 +146,7 @@ def check(config: dict, source: str, folders: bool = True) -> None:
             raise ConfigError(
                 f"{source}: data.image_size is needed for {name}: the side in pixels that its images are brought to"
             )
-    for reading in [*config["controls"], *(reading for held in config["controls"].values() for reading in held)]:
-        name, _, how = reading.partition("@")
-        if name not in names or (how or "last") not in READINGS:
-            raise ConfigError(
-                f"{source}: controls: {reading!r} is no reading; write a name of methods, or <name>@<how> with one of "
-                f"{', '.join(READINGS)}"
-            )
+    _check_controls(config["controls"], dict(rows), source)
     for pair in config["pairs"]:
         for name in pair.get("methods", ()):
             if name not in names:
@@ -180,6 +174,25 @@ def check(config: dict, source: str, folders: bool = True) -> None:
         )
     if NETWORKS:
         _check_registries(config, rows, source)
+
+
+def _check_controls(controls: Mapping, rows: Mapping, source: str) -> None:
+    if controls and "baseline" not in rows:
+        raise ConfigError(f"{source}: controls: gains are over the baseline, which is not in methods")
+    for method, readings in controls.items():
+        if method not in rows or method == "baseline":
+            raise ConfigError(f"{source}: controls: {method!r} has no gain; write a name of methods other than baseline")
+        for reading in readings:
+            name, _, how = reading.partition("@")
+            if name not in rows or (how or "last") not in READINGS:
+                raise ConfigError(
+                    f"{source}: controls: {reading!r} is no reading; write a name of methods, or <name>@<how> with one of "
+                    f"{', '.join(READINGS)}"
+                )
+            if reading == method:
+                raise ConfigError(f"{source}: controls: {method} is held against itself")
+            if how in ("mean", "best", "ensemble") and rows[name]["networks"] < 2:
+                raise ConfigError(f"{source}: controls: {reading!r} reads a group, and {name} has one network")
 
 
 def _check_recipe(recipe: dict, source: str) -> None:

@@ -99,8 +99,6 @@ def graft_shares(states: Sequence[State], **options) -> list[Shares]:
     if options["level"] == "filter" and options["protocol"] == "reference-code":
         return [_script_shares(state, weights[i]) for i, state in enumerate(states)]
     if options["non_conv"] == "own":
-        if options["criterion"] == "bn-gamma":
-            raise GraftingError("non_conv is 'own' and criterion 'bn-gamma', which only filters have; use 'entropy' or 'l1'")
         others = {key: v for key, v in states[0].items() if v.is_floating_point() and key not in weights[0]}
         whole = {**options, "level": "layer"}
         held = [_information(state, others, whole) for state in states]
@@ -238,6 +236,11 @@ class Grafter:
 
 
 def _options(given: Mapping) -> dict:
+    for key in given:
+        if key in methods.WHEN or key in methods.AROUND:
+            raise GraftingError(
+                f"{key!r} is for a training loop that has epochs and optimisers (dgd.training); here it does nothing"
+            )
     try:
         return methods.filled_exchange({"name": "graft", **given})
     except ValueError as error:
@@ -297,7 +300,8 @@ def _weight(own, neighbour, options: Mapping) -> float | Tensor:
             w = own / total if script else np.where(total == 0, 0.5, own / np.where(total == 0, 1, total))
     else:
         w = options["a"] / math.pi * np.arctan(options["c"] * (own - neighbour)) + 0.5
-    if options["digits"] is not None and options["rule"] == "arctan":
+    script_filters = options["level"] == "filter" and options["protocol"] == "reference-code"
+    if options["digits"] is not None and not script_filters:
         w = np.round(w, options["digits"])
     return float(w) if np.ndim(w) == 0 else torch.from_numpy(w)
 

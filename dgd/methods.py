@@ -3,6 +3,7 @@
 A method is a row of data. The loop in `dgd.training` knows no name of this table.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -101,13 +102,17 @@ def resolve(entry: str | Mapping) -> tuple[str, dict]:
         raise ValueError(f"methods: unknown method {base!r}; known: {', '.join(METHODS)}")
     if not re.fullmatch(r"[\w.+-]+", str(name)):
         raise ValueError(f"methods: {name!r} names folders; use letters, digits, and any of _ . + -")
-    if name == "baseline" and changes:
-        raise ValueError("methods: baseline is what gains are measured against; give the changed row a name of its own")
+    if name in METHODS and changes:
+        raise ValueError(
+            f"methods: {name} is what published numbers and gains are held against; give the changed row a name of its own"
+        )
     known = [f.name for f in fields(Method)]
     for key in changes:
         if key not in known:
             raise ValueError(f"methods.{name}: unknown key {key!r}; known: base, {', '.join(known)}")
     exchange = changes.get("exchange")
+    if exchange is not None and (not isinstance(exchange, Mapping) or not exchange):
+        raise ValueError(f"methods.{name}: exchange is {exchange!r}; write {{name: ..., <option>: ...}}, or null for none")
     if exchange and "name" not in exchange:  # options for the exchange that the base has
         if not METHODS[base].exchange:
             raise ValueError(f"methods.{name}: exchange has no name, and {base} has no exchange to take it from")
@@ -149,7 +154,28 @@ def filled_exchange(exchange: Mapping | None, protocol: str = "paper") -> dict |
         if key not in options:
             raise ValueError(f"exchange {name!r} has no option {key!r}; known: {', '.join(options)}")
         _check_option(key, value)
-    return {"name": name, **options, **exchange}
+    filled = {"name": name, **options, **exchange}
+    if filled["until"] is not None and filled["until"] < filled["from"]:
+        raise ValueError(
+            f"exchange option until is {filled['until']}, before from, {filled['from']}: it would never take place"
+        )
+    if name == "graft":
+        _check_together(filled)
+    return filled
+
+
+def _check_together(options: Mapping) -> None:
+    """Check options of `graft` that depend on each other."""
+    if options["non_conv"] == "own" and options["criterion"] == "bn-gamma":
+        raise ValueError("exchange option non_conv is 'own', and only filters have the criterion 'bn-gamma'; use another one")
+    if options["level"] == "filter" and options["protocol"] == "reference-code":
+        wanted = {"criterion": "bn-gamma", "rule": "ratio", "share": None}
+        for key, value in wanted.items():
+            if options[key] != value:
+                raise ValueError(
+                    f"exchange option {key} is {options[key]!r}; the published filter-level script (level: filter, protocol: "
+                    f"reference-code) knows only {'null' if value is None else value}"
+                )
 
 
 def _check_option(key: str, value) -> None:
@@ -170,7 +196,9 @@ def _check_option(key: str, value) -> None:
         good, wanted = value is None or (number and 0 <= value <= 1), "a number from 0 to 1, or null"
     elif key == "base":
         good, wanted = number and 0 < value <= 1, "a number above 0 and at most 1"
+    elif key == "a":
+        good, wanted = number and 0 <= value <= 1, "a number from 0 to 1, so that shares are too"
     else:
-        good, wanted = number, "a number"
+        good, wanted = number and math.isfinite(value), "a number"
     if not good:
         raise ValueError(f"exchange option {key} is {value!r}; it must be {wanted}")

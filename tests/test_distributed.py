@@ -99,6 +99,8 @@ def same(cell, *roots):
     a, b = (root / cell["path"] for root in roots)
     for name in FILES:
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    one, other = (json.loads((folder / "metrics.json").read_text()) for folder in (a, b))
+    assert one | {"timings": None} == other | {"timings": None}
 
 
 @pytest.mark.parametrize("name", ["grafting", "four", "options", "noise", "drop path"])

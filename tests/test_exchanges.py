@@ -112,7 +112,7 @@ def test_bn_gamma_criterion_is_the_following_batch_norms():
 def test_ratio_is_own_by_the_sum(protocol):
     states = two()
     own, other = (float(s["bn0.weight"].abs().sum()) for s in states)
-    options = {"criterion": "bn-gamma", "rule": "ratio", "protocol": protocol}
+    options = {"criterion": "bn-gamma", "rule": "ratio", "protocol": protocol, "digits": None}
     assert grafting.blending_weights(states, **options)[0]["conv0.weight"] == pytest.approx(own / (own + other), abs=1e-6)
     for state in states:
         state["bn0.weight"].zero_()
@@ -197,7 +197,7 @@ def test_filter_level_as_the_code_does_it():
     assert torch.equal(new["conv1.bias"], states[0]["conv1.bias"])
     nets = [timm.create_model("cifar_mobilenetv2", num_classes=10).state_dict() for _ in range(2)]
     with pytest.raises(GraftingError, match="takes a chain of convolutions"):
-        graft(nets, level="filter", criterion="l1", protocol="reference-code")
+        graft(nets, level="filter", criterion="bn-gamma", rule="ratio", protocol="reference-code")
 
 
 def test_what_other_tensors_get():
@@ -210,8 +210,6 @@ def test_what_other_tensors_get():
     gap = float(filters.entropy(states[0]["linear.weight"])) - float(filters.entropy(states[1]["linear.weight"]))
     w = 0.4 / math.pi * math.atan(2 * gap) + 0.5
     assert torch.allclose(graft(states, non_conv="own", c=2)[0]["linear.weight"], mixed(states, "linear.weight", w), atol=1e-6)
-    with pytest.raises(GraftingError, match="'own' and criterion 'bn-gamma'"):
-        graft(states, non_conv="own", criterion="bn-gamma")
 
 
 def test_counters_stay_or_are_blended():
@@ -227,11 +225,13 @@ def test_counters_stay_or_are_blended():
         ({"criterion": "l2"}, "criterion is 'l2'; it must be one of entropy, l1, bn-gamma"),
         ({"share": 1.5}, "share is 1.5; it must be a number from 0 to 1, or null"),
         ({"non_conv": "some"}, "non_conv is 'some'; it must be one of last, own, none, or a number"),
-        ({"every": 0}, "every is 0; it must be a whole number of at least 1"),
         ({"include_max": 1}, "include_max is 1; it must be true or false"),
         ({"c": "500"}, "c is '500'; it must be a number"),
+        ({"a": 5}, "a is 5; it must be a number from 0 to 1"),
+        ({"c": math.nan}, "c is nan; it must be a number"),
         ({"gamma": 0.1}, "exchange 'graft' has no option 'gamma'; known: a, c"),
-        ({"momentum": "drop"}, "momentum is 'drop'; it must be one of keep, reset, graft"),
+        ({"non_conv": "own", "criterion": "bn-gamma"}, "non_conv is 'own', and only filters have the criterion 'bn-gamma'"),
+        ({"level": "filter", "protocol": "reference-code"}, "criterion is 'entropy'; the published filter-level script"),
     ],
 )
 def test_a_wrong_option_says_what_would_be_right(options, message):
@@ -240,6 +240,26 @@ def test_a_wrong_option_says_what_would_be_right(options, message):
     with pytest.raises(GraftingError) as error:
         graft(two(), **options)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": 0}, "every is 0; it must be a whole number of at least 1"),
+        ({"from": 5, "until": 3}, "until is 3, before from, 5"),
+        ({"momentum": "drop"}, "momentum is 'drop'; it must be one of keep, reset, graft"),
+    ],
+)
+def test_what_only_a_loop_can_do_is_checked_there_and_refused_elsewhere(options, message):
+    with pytest.raises(ValueError, match=message):
+        methods.filled_exchange({"name": "graft", **options})
+    with pytest.raises(GraftingError, match="is for a training loop that has epochs and optimisers"):
+        graft(two(), **options)
+
+
+def test_a_ratio_is_rounded_too():
+    shares = grafting.blending_weights(two(), criterion="bn-gamma", rule="ratio", digits=1)[0]
+    assert all(share == round(share, 1) for share in shares.values())
 
 
 def test_a_protocol_is_a_named_set_of_options():
