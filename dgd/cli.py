@@ -111,6 +111,10 @@ def _prune(args: argparse.Namespace) -> None:
     cell = _cell_of(Path(args.folder) / "config.yaml")
     if not cell:
         raise SystemExit(f"{args.folder}: no config.yaml of a cell in it; give the folder of a trained cell")
+    if not (Path(args.folder) / "model.safetensors").is_file():
+        raise SystemExit(
+            f"{args.folder}: no model.safetensors in it; committed results come without weights, train the cell first"
+        )
     curve = pruning.prune_cell(args.folder, _prepared(cell), args.shares or pruning.SHARES)
     if curve.empty:
         raise SystemExit(f"{args.folder}: nothing to prune: the cell has no result, or its network no convolution filters")

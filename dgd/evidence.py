@@ -46,7 +46,7 @@ class Traces(NamedTuple):
         l1: float (T, filters), in the order of filters.npz.
         entropy: float (T, layers), nats.
         exchanges: int (E,), epochs after which the networks exchanged; empty without an exchange.
-        share: float (E, layers), what each convolution layer kept of itself; NaN: it has no weight of its own.
+        share: float (E, layers), what each convolution layer kept of itself (its filters' mean).
     """
 
     epochs: np.ndarray

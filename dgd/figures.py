@@ -354,7 +354,7 @@ def kept_shares(traces: Mapping[str, Sequence[evidence.Traces]], stem: str | Pat
         axes.grid(visible=False)
         axes.figure.colorbar(image, ax=axes, fraction=0.05).set_label("share kept of itself")
 
-    note = f"network 0, mean over n seeds; for each method {layers} conv layers, the first at the top; grey: no share"
+    note = f"network 0, mean over n seeds; for each method {layers} conv layers, the first at the top"
     return _save(draw, stem, title, note, (6.0, 1.3 + 1.1 * min(len(methods), 6) + 0.5 * max(0, len(methods) - 6)))
 
 

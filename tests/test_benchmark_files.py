@@ -21,7 +21,6 @@ from pipeline.config import load
 
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 COSTED = ("cifar10", "cifar100", "controls", "filter-grafting", "imagenet")
-SMALL = "cifar_resnet8"
 environment = cache(training.provenance._environment)
 DRY_RUN = """
 import contextlib, io, json, re, sys
@@ -207,43 +206,32 @@ def test_costs_are_printed_and_written_into_a_header(tmp_path, capsys):
 
 
 @cache
-def kinds(small: bool) -> dict[str, dict]:
-    """One cell of each kind that the configs have, shrunk; those of one kind differ in seed, data, or length of training alone.
-
-    Args:
-        small: Models do not tell kinds apart either: every cell's is the smallest there is.
-    """
+def kinds() -> dict[str, dict]:
+    """One cell of each kind that the configs have, shrunk; those of one kind differ in seed, data or epochs alone."""
     found = {}
     for path in CONFIGS:
-        for cell in cells(path):
-            cell = shrunk(cell, small)
+        for cell in map(shrunk, cells(path)):
             apart = {key: value for key, value in cell.items() if key not in ("method", "model", "path")}
-            if small:  # how many more than two networks there are, and a formula's constants, change no code path
-                apart |= {"networks": min(cell["networks"], 3), "exchange": {**(cell["exchange"] or {}), "a": 0, "c": 0}}
-            name = cell["method"] if small else f"{cell['student']}-{cell['method']}"
+            name = f"{cell['student']}-{cell['method']}"
             found.setdefault(json.dumps(apart, sort_keys=True), cell | {"name": name})
     return {f"{cell['name']}-{i}": cell for i, cell in enumerate(found.values())}
 
 
-def shrunk(cell: dict, small: bool) -> dict:
+def shrunk(cell: dict) -> dict:
     """The cell with two epochs of one batch each, so that there is an exchange and what follows it."""
-    size = 32 if small or not cell["data"]["image_size"] else cell["data"]["image_size"]
-    student, teacher = (SMALL if small and name else name for name in (cell["student"], cell["teacher"]))
-    recipe = cell["recipe"] | {"epochs": 2, "batch_size": 4 if small else 2, "device": "cpu", "average_from": 1}
+    size, teacher = cell["data"]["image_size"] or 32, cell["teacher"]
+    recipe = cell["recipe"] | {"epochs": 2, "batch_size": 2, "device": "cpu", "average_from": 1}
     recipe |= {"evaluate_every": 1, "filters_every": 1, "step_epochs": 1, "lr": 0.01}
-    recipe |= {"precision": "fp32", "channels_last": False, "fold_teacher": False} if small else {}
     return cell | {
         "benchmark": "step",
         "dataset": f"imagefolder:{size}",
         "slug": str(size),
         "seed": 0,
-        "student": student,
-        "model": student,
-        "teacher": teacher,
+        "model": cell["student"],
         "teachers": [f"teachers/{teacher}-{size}-{k}" for k in range(len(cell["teachers"]))],
         "data": config.DATA | {"image_size": size, "loader": "memory", "workers": 0},
         "recipe": recipe,
-        "path": f"{cell['method']}-{student}",
+        "path": f"{cell['method']}-{cell['student']}",
     }
 
 
@@ -292,12 +280,6 @@ def learn(cell: dict, prepared: Path, results: Path) -> None:
             assert arrays["exchanges"].tolist() == [0]
 
 
-@pytest.mark.parametrize("name", kinds(small=True))
-def test_one_step_of_every_kind_of_cell_on_the_smallest_network(name, images, tmp_path):
-    cell = kinds(small=True)[name]
-    learn(cell, images(32), tmp_path)
-
-
 @pytest.mark.parametrize(
     ("name", "size", "adapt_stem"),
     sorted({(c["student"], c["data"]["image_size"] or 32, c["adapt_stem"]) for path in CONFIGS for c in cells(path)}),
@@ -315,8 +297,7 @@ def test_one_step_of_every_model(name, size, adapt_stem):
     assert not torch.equal(first, before)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", kinds(small=False))
+@pytest.mark.parametrize("name", kinds())
 def test_one_step_of_every_cell(name, images, tmp_path):
-    cell = kinds(small=False)[name]
+    cell = kinds()[name]
     learn(cell, images(cell["data"]["image_size"]), tmp_path)
