@@ -237,8 +237,8 @@ def notes(table: pd.DataFrame) -> list[str]:
         "Share left: gain over the control / gain over the baseline. Smallest seen: the smallest true difference that so "
         "many seeds, spread like these, show in four of five repetitions. Compute: method / control, in trainings of the "
         "baseline (networks × epochs), teachers not counted; an ensemble also takes all its networks at inference.",
-        "Tuned baseline: the best of the baseline's learning rates that were run, its own included. Chosen by test "
-        "accuracy, it is flattered, which is conservative for the method.",
+        "Tuned baseline: the best of the baseline's learning rates that were run, its own included. Where it is chosen by "
+        "test accuracy it is flattered, which is conservative for the method.",
     ]
 
 
