@@ -86,9 +86,16 @@ def _spread(processes: int, args: argparse.Namespace, path: str) -> int:
 
 
 def _cell_of(path: str | Path) -> dict | None:
-    """The resolved cell in a cell's config.yaml; None if the file is no such thing."""
+    """The resolved cell in a cell's config.yaml; None if the file is no such thing.
+
+    A cell of an older version lacks the keys of the recipe that came since: they get their defaults, which change nothing.
+    """
+    from dgd.config import RECIPE
+
     content = yaml.safe_load(Path(path).read_text()) if Path(path).is_file() else None
-    return content if isinstance(content, dict) and "path" in content else None
+    if not isinstance(content, dict) or "path" not in content:
+        return None
+    return content | {"recipe": {**RECIPE, **content["recipe"]}}
 
 
 def _prepared(cell: dict, make: bool = True) -> Path:

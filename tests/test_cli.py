@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from dgd import cli
 
@@ -57,6 +58,13 @@ def test_train_filters_and_table(capsys, benchmark, tmp_path):
     # The teacher's config.yaml is found beside the cell's, and comes first.
     assert cli.main(["train", str(cell / "config.yaml"), "--results", str(tmp_path / "elsewhere")]) == 0
     assert (tmp_path / "elsewhere" / cell.relative_to(results) / "model.safetensors").read_bytes() == weights
+    # A cell of an older version, whose recipe lacks what came since.
+    older = yaml.safe_load((cell / "config.yaml").read_text())
+    for key in ("filters_every", "weight_average", "average_decay", "average_from"):
+        del older["recipe"][key]
+    (cell / "config.yaml").write_text(yaml.safe_dump(older))
+    assert cli.main(["train", str(cell / "config.yaml"), "--results", str(results), "--again"]) == 0
+    assert (cell / "model.safetensors").read_bytes() == weights
 
     capsys.readouterr()
     rows = set()
