@@ -38,7 +38,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dgd.statistics import Difference, difference, holm, smallest_difference
+from dgd.statistics import Difference, difference, holm, smallest_difference_between
 from dgd.tables import markdown as table_markdown
 from dgd.tables import reported
 from dgd.tables import write as write_table
@@ -144,7 +144,7 @@ def _row(own: pd.DataFrame, base: pd.DataFrame, control: pd.DataFrame, how: str,
     row = {"n": len(ours), "mean": _mean(ours), "control_n": len(theirs), "control_mean": _mean(theirs)}
     row |= dict(zip(("baseline_gain", "baseline_low", "baseline_high"), over_baseline))
     row |= dict(zip(("gain", "low", "high", "p"), gain))
-    row["smallest_seen"] = smallest_difference(_pooled_sd(ours, theirs), (len(ours), len(theirs)))
+    row["smallest_seen"] = smallest_difference_between(ours, theirs)
     row["share_left"] = gain.difference / over_baseline.difference if over_baseline.low > 0 else math.nan
     row["compute"], row["teachers"] = _compute(own, base)
     row["control_compute"], row["control_teachers"] = _compute(control, base)
@@ -167,14 +167,6 @@ def _compute(rows: pd.DataFrame, base: pd.DataFrame) -> tuple[float, float]:
         return math.nan, math.nan
     first = rows.iloc[0]
     return float(first["networks"] * first["epochs"] / base.iloc[0]["epochs"]), float(first["teachers"])
-
-
-def _pooled_sd(a: Sequence[float], b: Sequence[float]) -> float:
-    """The standard deviation of one run, from both sides; NaN with fewer than two runs on a side."""
-    if min(len(a), len(b)) < 2:
-        return math.nan
-    squares = (len(a) - 1) * np.var(a, ddof=1) + (len(b) - 1) * np.var(b, ddof=1)
-    return math.sqrt(squares / (len(a) + len(b) - 2))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -148,6 +148,15 @@ def smallest_difference(sd: float, n: int | tuple[int, int], power: float = 0.8,
     return float(sd * math.sqrt(1 / n_a + 1 / n_b) * _effect(int(n_a), int(n_b), power, confidence))
 
 
+def smallest_difference_between(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return `smallest_difference` for two samples, by their pooled standard deviation; NaN with fewer than two on a side."""
+    (_, sd_a, n_a, *_), (_, sd_b, n_b, *_) = mean_interval(a), mean_interval(b)
+    if min(n_a, n_b) < 2:
+        return math.nan
+    pooled = math.sqrt(((n_a - 1) * sd_a**2 + (n_b - 1) * sd_b**2) / (n_a + n_b - 2))
+    return smallest_difference(pooled, (n_a, n_b))
+
+
 @cache
 def _effect(n_a: int, n_b: int, power: float, confidence: float) -> float:
     """Return the smallest difference in standard errors."""

@@ -28,7 +28,7 @@ from dgd.statistics import (
     holm,
     mean_interval,
     prediction_interval,
-    smallest_difference,
+    smallest_difference_between,
     stratified_bootstrap,
     verdict,
 )
@@ -695,7 +695,7 @@ def _ours(group: pd.DataFrame, base: pd.DataFrame, report: str) -> dict:
         others = base["top1_last"].astype(float)
         gain = difference(last, others)
         row |= {"gain": gain.difference, "gain_low": gain.low, "gain_high": gain.high, "gain_p": gain.p}
-        row["smallest_difference"] = _smallest_difference(last, others)
+        row["smallest_difference"] = smallest_difference_between(last, others)
     row["best_on_test"] = _mean(first["top1_best_on_test"])
     row["validation_selected"] = _mean(first["top1_validation_selected"])
     row["top1_last_mean_of_networks"] = _mean(group.loc[group["status"] == "finished", "top1_last"])
@@ -704,15 +704,6 @@ def _ours(group: pd.DataFrame, base: pd.DataFrame, report: str) -> dict:
     row["status"] = f"{len(first)} of {len(statuses)}"
     row["status"] += ": " + ", ".join(f"{count} {status}" for status, count in others.items()) if len(others) else ""
     return row
-
-
-def _smallest_difference(a: pd.Series, b: pd.Series) -> float:
-    """Return what `smallest_difference` says for two samples, by their pooled standard deviation."""
-    if min(len(a), len(b)) < 2:
-        return math.nan
-    freedom = len(a) + len(b) - 2
-    pooled = math.sqrt(((len(a) - 1) * mean_interval(a).sd ** 2 + (len(b) - 1) * mean_interval(b).sd ** 2) / freedom)
-    return smallest_difference(pooled, (len(a), len(b)))
 
 
 def _published(cell: pd.Series, papers: pd.DataFrame, published: dict) -> dict:
