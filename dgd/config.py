@@ -16,9 +16,11 @@ RECIPE = {
     "batch_size": 128,
     "lr": 0.1,
     "momentum": 0.9,
+    "nesterov": False,
     "weight_decay": 5e-4,
     "schedule": "slr",  # slr | dlr | difflr | cosine, see dgd.training.learning_rates
     "step_epochs": 60,
+    "milestones": [],  # epochs, instead of step_epochs
     "gamma": 0.1,
     "precision": "bf16",  # bf16 | fp32 | tf32 (CUDA only)
     "channels_last": True,
@@ -209,6 +211,11 @@ def _check_recipe(recipe: dict, source: str) -> None:
             raise ConfigError(f"{source}: recipe.{key} is {recipe[key]}; it must be {least} or more")
     if not 0 <= recipe["average_decay"] < 1:
         raise ConfigError(f"{source}: recipe.average_decay is {recipe['average_decay']}; it must be from 0 to below 1")
+    milestones = recipe["milestones"]
+    if not all(isinstance(epoch, int) and epoch > 0 for epoch in milestones) or milestones != sorted(set(milestones)):
+        raise ConfigError(f"{source}: recipe.milestones is {milestones}; it must be rising whole numbers above 0")
+    if recipe["nesterov"] and not recipe["momentum"]:
+        raise ConfigError(f"{source}: recipe.nesterov is true and recipe.momentum 0; it needs momentum above 0")
     choices = {
         "schedule": ("slr", "dlr", "difflr", "cosine"),
         "weight_average": ("none", "ema", "swa"),
@@ -234,12 +241,18 @@ def _check_registries(config: dict, rows: list, source: str) -> None:
                 raise ConfigError(f"{source}: pairs: {models.suggest(name)}")
     for name, row in rows:
         try:
-            objectives.Objective(_objective(row, config["protocol"]))
+            needs = objectives.Objective(_objective(row, config["protocol"])).needs
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{source}: methods.{name}: {error}") from None
-        for term in row["objective"]:
-            if getattr(objectives.TERMS[term], "needs_teacher", False) and not row["teachers"]:
-                raise ConfigError(f"{source}: methods.{name}: the term {term!r} needs a teacher; set teachers: 1")
+        ranks = {**config["recipe"], **row["recipe"]}["ranks_per_network"]
+        for need, lacking, advice in (
+            ("teacher", not row["teachers"], "a teacher; set teachers: 1"),
+            ("peers", row["networks"] < 2, "other networks in its group; set networks: 2 or more"),
+            ("peers", ranks > 0, "all networks in one process; set recipe.ranks_per_network: 0"),
+            ("indices", ranks > 1, "all images of its network in one process; set recipe.ranks_per_network to 0 or 1"),
+        ):
+            if need in needs and lacking:
+                raise ConfigError(f"{source}: methods.{name}: a term of {', '.join(row['objective'])} needs {advice}")
 
 
 def processes(cell: Mapping) -> int:

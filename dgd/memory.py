@@ -2,7 +2,9 @@
 
 The data set is held once, whatever the number of networks. A network costs its weights, the optimiser's momentum and the new
 weights of an exchange; the group trains its networks in turn, so activations and gradients of one step count once. A teacher
-costs its weights and what one forward pass without gradients holds. The processes that read a streamed folder are not counted.
+costs its weights and what one forward pass without gradients holds. Networks that learn together from the same batches
+hold their activations at the same time; a term's own memory is what it says. The processes that read a streamed folder are not
+counted.
 """
 
 from collections.abc import Mapping
@@ -16,11 +18,13 @@ from dgd.config import processes
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.data.preparation import MEMORY_LIMIT
 from dgd.data.sources import find
+from dgd.objectives import Objective
 
 MIB = 2**20
 PROCESS = 1000 * MIB  # Python, torch and timm, and the kernels that a first step brings in
 CUDA = 3000 * MIB  # what CUDA's own libraries add to it
 WORKSPACE = 1.25  # convolutions' own
+FOLDER = 1_281_167  # images that a folder is taken to hold where a term keeps something for each
 HEADROOM = 1.5  # for the allocator's holes: the same cell, run again, has taken half as much again
 
 
@@ -108,7 +112,9 @@ def estimate(cell: Mapping, cuda: bool = False) -> dict[str, int]:
         group += weights * (together + 2)
     if recipe["weight_average"] != "none":
         group += weights * 2 * together
-    step = batch * kept // half
+    objective = Objective(cell["objective"])
+    group += together * sum(term.memory(batch, training or FOLDER) for term in objective.terms.values())
+    step = batch * kept // half * (together if "together" in objective.needs else 1)
     if cell["teachers"]:
         t_weights, _, t_largest = footprint(cell["teacher"], *shape)
         group += len(cell["teachers"]) * 2 * t_weights

@@ -45,9 +45,12 @@ EXCHANGES: dict[str, dict] = {
     "swap": {},
     "noise": {"gamma": 0.1, "base": 0.975},
     "internal": {"gamma": 0.1},
+    "repr": {"share": 0.3, "normal": 20, "pruned": 10, "cycles": 3, "skip_first": True},
 }
-ALONE = ("noise", "internal")
+ALONE = ("noise", "internal", "repr")
 """Exchanges that work on each network by itself."""
+CYCLES = ("repr",)
+"""Exchanges that say by themselves in which epochs they do something."""
 
 PROTOCOLS: dict[str, dict] = {
     "paper": {"layers": "dimension", "non_conv": "last", "include_max": True, "digits": None, "counters": "keep"},
@@ -72,19 +75,79 @@ GRAFT = {"name": "graft"}
 BASELINE = Method()
 KD = Method({"ce": 1.0, "kd": 1.0}, teachers=1)
 
+
+def _taught(**terms) -> Method:
+    return Method({"ce": 1.0, **terms}, teachers=1)
+
+
 METHODS: dict[str, Method] = {
     "baseline": BASELINE,
     "kd": KD,
     "grafting": replace(BASELINE, exchange=GRAFT, networks=2),
     "dgd": replace(KD, exchange=GRAFT, networks=2),
+    # Weights as published with each method's code; where they differ from pair to pair, the general one.
+    "kd-crd": Method({"ce": 0.1, "kd": {"weight": 0.9, "tau": 4.0}}, teachers=1),
+    "fitnet": _taught(fitnet=100.0),
+    "at": _taught(at=1000.0),
+    "sp": _taught(sp=3000.0),
+    "rkd": _taught(rkd=1.0),
+    "crd": _taught(crd=0.8),
+    "dkd": _taught(dkd=1.0),
+    "review": _taught(review=1.0),
+    "hkd": _taught(hkd=3.0),
+    "hkd+kd": _taught(kd={"weight": 1.0, "tau": 4.0}, hkd=3.0),
+    "kr": _taught(kr=1.0),
+    "kr+kd": _taught(kd={"weight": 1.0, "tau": 4.0}, kr=1.0),
+    "dml": Method({"ce": 1.0, "mutual": 1.0}, networks=2),
+    "ffsd": Method({"ce": 1.0, "ffsd": 1.0}, networks=3),
+    "self-explanation": Method({"ce": 1.0, "explanation": 1.0}),
+    "repr": Method(exchange={"name": "repr"}),
+    # What they are held against.
+    "independent": Method(networks=2),
+    "label-smoothing": Method({"ce": {"weight": 1.0, "smoothing": 0.1}}),
+    "self-explanation-shuffled": Method({"ce": 1.0, "explanation": {"weight": 1.0, "shuffle": True}}),
 }
+
+GRAFTED = "+graft"
+NAMED = {"baseline": "grafting", "kd": "dgd", "independent": "grafting"}
+"""Rows whose combination with grafting has a name of its own."""
+
+
+def grafted(name: str) -> str:
+    """The name of a row's combination with grafting: the same terms, in a group of at least two networks that are grafted."""
+    return NAMED.get(name, name + GRAFTED)
+
+
+def find(name: str) -> Method:
+    """The row of a name: one of `METHODS`, or `<row>+graft`.
+
+    Raises:
+        ValueError: There is no such row.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    plain = str(name).removesuffix(GRAFTED)
+    if plain == name or plain not in METHODS:
+        raise ValueError(f"methods: unknown method {name!r}; known: {', '.join(METHODS)}, and each with {GRAFTED} after it")
+    if plain in NAMED:
+        raise ValueError(f"methods: {name!r} has a name of its own, {NAMED[plain]!r}")
+    if METHODS[plain].exchange:
+        raise ValueError(f"methods: {name!r}: {plain} has an exchange, and a method has one at most")
+    return replace(METHODS[plain], exchange=GRAFT, networks=max(2, METHODS[plain].networks))
+
+
+def _known(name: str) -> bool:
+    try:
+        return bool(find(name))
+    except ValueError:
+        return False
 
 
 def resolve(entry: str | Mapping) -> tuple[str, dict]:
     """Turn an item of a config's `methods` into a name and the method's fields.
 
     Args:
-        entry: A name of `METHODS`, or a one-key mapping `{name: {base: <name>, <field>: <value>, ...}}`.
+        entry: A name that `find` knows, or a one-key mapping `{name: {base: <name>, <field>: <value>, ...}}`.
 
     Raises:
         ValueError: Unknown method or field, or counts that make no sense.
@@ -98,11 +161,10 @@ def resolve(entry: str | Mapping) -> tuple[str, dict]:
         base = changes.pop("base", name)
     else:
         raise ValueError(f"methods: {entry!r} is neither a name nor one `name: {{base: ..., ...}}` mapping")
-    if base not in METHODS:
-        raise ValueError(f"methods: unknown method {base!r}; known: {', '.join(METHODS)}")
+    row = find(base)
     if not re.fullmatch(r"[\w.+-]+", str(name)):
         raise ValueError(f"methods: {name!r} names folders; use letters, digits, and any of _ . + -")
-    if name in METHODS and changes:
+    if changes and _known(name):
         raise ValueError(
             f"methods: {name} is what published numbers and gains are held against; give the changed row a name of its own"
         )
@@ -114,10 +176,10 @@ def resolve(entry: str | Mapping) -> tuple[str, dict]:
     if exchange is not None and (not isinstance(exchange, Mapping) or not exchange):
         raise ValueError(f"methods.{name}: exchange is {exchange!r}; write {{name: ..., <option>: ...}}, or null for none")
     if exchange and "name" not in exchange:  # options for the exchange that the base has
-        if not METHODS[base].exchange:
+        if not row.exchange:
             raise ValueError(f"methods.{name}: exchange has no name, and {base} has no exchange to take it from")
-        changes["exchange"] = {**METHODS[base].exchange, **exchange}
-    method = replace(METHODS[base], **changes)
+        changes["exchange"] = {**row.exchange, **exchange}
+    method = replace(row, **changes)
     if not method.objective:
         raise ValueError(f"methods.{name}: objective is empty; it needs at least one term")
     if method.networks < 1 or method.teachers < 0:
@@ -155,6 +217,12 @@ def filled_exchange(exchange: Mapping | None, protocol: str = "paper") -> dict |
             raise ValueError(f"exchange {name!r} has no option {key!r}; known: {', '.join(options)}")
         _check_option(key, value)
     filled = {"name": name, **options, **exchange}
+    if name in CYCLES:
+        for key, value in WHEN.items():
+            if filled[key] != value:
+                raise ValueError(f"exchange {name!r} has no option {key!r}; it keeps its own time: normal, pruned, cycles")
+        if not filled["share"] or filled["share"] == 1:
+            raise ValueError(f"exchange option share of {name!r} is {filled['share']}; it must be above 0 and below 1")
     if filled["until"] is not None and filled["until"] < filled["from"]:
         raise ValueError(
             f"exchange option until is {filled['until']}, before from, {filled['from']}: it would never take place"
@@ -186,11 +254,11 @@ def _check_option(key: str, value) -> None:
         wanted = f"one of {', '.join(CHOICES[key])}, or a number from 0 to 1"
     elif key in CHOICES:
         good, wanted = value in CHOICES[key], f"one of {', '.join(CHOICES[key])}"
-    elif key in ("every", "from"):
+    elif key in ("every", "from", "normal", "pruned", "cycles"):
         good, wanted = whole and value >= 1, "a whole number of at least 1"
     elif key in ("until", "digits"):
         good, wanted = value is None or (whole and value >= 0), "a whole number or null"
-    elif key == "include_max":
+    elif key in ("include_max", "skip_first"):
         good, wanted = isinstance(value, bool), "true or false"
     elif key == "share":
         good, wanted = value is None or (number and 0 <= value <= 1), "a number from 0 to 1, or null"

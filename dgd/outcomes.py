@@ -19,6 +19,12 @@ class CannotExchange(NoResult):
     status = "cannot exchange"
 
 
+class NotApplicable(NoResult):
+    """The method has no meaning for these networks."""
+
+    status = "not applicable"
+
+
 class NoTeacher(NoResult):
     """The teacher's own cell has no result."""
 

@@ -16,8 +16,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,8 +36,10 @@ from dgd.config import processes
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.grafting import CARRIED, RING, WITHIN, GraftingError, blend, write
 from dgd.models.folding import freeze
-from dgd.objectives import Batch, Objective
-from dgd.outcomes import CannotExchange, Diverged, NoResult, NoTeacher
+from dgd.objectives import STATUSES, Batch, Objective, Output, Setting
+from dgd.outcomes import CannotExchange, Diverged, NoResult, NotApplicable, NoTeacher
+from dgd.surgery import SURGERY
+from dgd.taps import Reader
 
 OUTPUTS = (
     "metrics.json",
@@ -49,8 +51,8 @@ OUTPUTS = (
     "model.safetensors",
 )
 SAID = (
-    *("epochs", "batch_size", "lr", "schedule", "step_epochs", "gamma"),
-    *("weight_decay", "momentum", "weight_average"),
+    *("epochs", "batch_size", "lr", "schedule", "step_epochs", "milestones", "gamma"),
+    *("weight_decay", "momentum", "nesterov", "weight_average"),
 )
 """What of the recipe stands in metrics.json, and so in cells.csv: what a published number must agree in."""
 RESUME = "resume.pt"
@@ -72,9 +74,9 @@ def generator(seed: int, *names) -> torch.Generator:
 def learning_rates(recipe: Mapping, networks: int) -> Callable[[float], list[float]]:
     """The learning rate of each network as a function of time in epochs (a fraction within an epoch).
 
-    `slr`: one rate for all, times gamma every `step_epochs`. `difflr`: network i of N (from 1) starts at
-    `lr * (1 + cos(pi (N - i) / N)) / 2`, so the first, reported one has the lowest; steps as slr (the released code's default).
-    `dlr`: the same starts, cosine decay in every step (the README's "dlr"). With one network all starts are `lr`. `cosine`: one
+    `slr`: one rate for all, times gamma every `step_epochs`, or at each of `milestones`. `difflr`: network i of N (from 1)
+    starts at `lr * (1 + cos(pi (N - i) / N)) / 2`, so the first, reported one has the lowest; steps as slr (the released code's
+    default). `dlr`: the same starts, cosine decay in every step (the README's "dlr"). With one network all starts are `lr`. `cosine`: one
     rate for all, cosine decay in every step.
     """
     lr, epochs, schedule = recipe["lr"], recipe["epochs"], recipe["schedule"]
@@ -86,7 +88,8 @@ def learning_rates(recipe: Mapping, networks: int) -> Callable[[float], list[flo
         if schedule in ("dlr", "cosine"):
             factor = (1 + math.cos(math.pi * time / epochs)) / 2
         else:
-            factor = recipe["gamma"] ** (int(time) // recipe["step_epochs"])
+            passed = sum(time >= epoch for epoch in recipe["milestones"]) if recipe["milestones"] else None
+            factor = recipe["gamma"] ** (int(time) // recipe["step_epochs"] if passed is None else passed)
         return [start * factor for start in starts]
 
     return at
@@ -108,24 +111,33 @@ def pick_device(name: str) -> torch.device:
 
 
 class Learner(nn.Module):
-    """A network and what it minimises, as one module: what data parallel training wraps.
+    """A network, what it minimises and what is done to it, as one module: what data parallel training wraps.
 
     Args:
         network: Images (B, C, H, W) to logits (B, K).
         objective: A `Batch` to a scalar and its terms.
         autocast: Gives the context in which the network runs.
+        reader: Reads the network's features.
+        surgery: An exchange that works within the network, step by step; see `dgd.surgery`.
     """
 
-    def __init__(self, network: nn.Module, objective: Objective, autocast: Callable):
+    def __init__(
+        self, network: nn.Module, objective: Objective, autocast: Callable, reader: Reader, surgery: nn.Module | None = None
+    ):
         super().__init__()
-        self.network, self.objective, self.autocast = network, objective, autocast
+        self.network, self.objective, self.surgery = network, objective, surgery
+        self.autocast, self.reader = autocast, reader
 
-    def forward(self, images: Tensor, labels: Tensor, index: Tensor, teacher_logits: list[Tensor]):
-        """(loss, term -> loss, logits (B, K)) of one batch."""
+    def read(self, images: Tensor) -> Output:
+        """What the network gives for images."""
         with self.autocast():
-            logits = self.network(images)
-        loss, parts = self.objective(Batch(images, labels, index, logits, teacher_logits))
-        return loss, parts, logits
+            return self.reader(images)
+
+    def forward(self, images: Tensor, labels: Tensor, index: Tensor, own: Output | None = None, **others):
+        """(loss, term -> loss, logits (B, K)) of one batch; `own` is what the network gives for it, if that is known."""
+        own = own or self.read(images)
+        loss, parts = self.objective(Batch(images, labels, index, own, **others))
+        return loss, parts, own.logits
 
 
 class Group:
@@ -145,36 +157,26 @@ class Group:
         self.cell, self.recipe, self.device = cell, cell["recipe"], device
         self.ranks = ranks or distributed.Ranks(cell["networks"])
         recipe = self.recipe
-        learners = []
-        for i in self.ranks.mine:
-            torch.manual_seed(stream(cell["seed"], "init", i))
-            network = self._place(_create(cell["student"], dataset, cell))
-            torch.manual_seed(stream(cell["seed"], "init", "objective", i))
-            learners.append(Learner(network, Objective(cell["objective"]).to(device), self._autocast))
-        self.learners = nn.ModuleList(learners)
-        self.networks = [learner.network for learner in learners]
+        self.exchange = methods.filled_exchange(cell["exchange"], cell["protocol"])
+        self.needs = Objective(cell["objective"]).needs
+        shape = (2, dataset.in_chans, dataset.image_size, dataset.image_size)
+        self.example = torch.randn(shape, generator=generator(0, "example")).to(device)
+        try:
+            self.teachers = [self._frozen(self._place(teacher)) for teacher in teachers]
+            self.learners = nn.ModuleList(self._learner(i, dataset) for i in self.ranks.mine)
+        except GraftingError as error:
+            raise CannotExchange(f"{cell['student']} cannot take part in {cell['method']!r}: {error}") from None
+        self.networks = [learner.network for learner in self.learners]
         if recipe["compile"]:
             for network in self.networks:
                 network.compile()
-        self.steppers = [self.ranks.wrap(learner) for learner in learners]
-        self.teachers = [self._freeze(self._place(teacher), dataset) for teacher in teachers]
+        self.steppers = [self.ranks.wrap(learner) for learner in self.learners]
         self.rates = learning_rates(recipe, cell["networks"])
-        self.optimisers = [
-            torch.optim.SGD(
-                learner.parameters(),
-                lr=recipe["lr"],
-                momentum=recipe["momentum"],
-                weight_decay=recipe["weight_decay"],
-                fused=True,
-            )
-            for learner in learners
-        ]
-        for optimiser in self.optimisers:
-            # The first step would make these between its activations, and leave the heap in pieces.
-            for parameter in optimiser.param_groups[0]["params"]:
-                optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        self.exchange = methods.filled_exchange(cell["exchange"], cell["protocol"])
-        if self.exchange:  # now, not after an epoch
+        self.optimisers = [self._optimisers(learner) for learner in self.learners]
+        # Networks learn together, from outputs of before the step, or in turn, each on its own batch or all on the same.
+        every = range(len(self.networks))
+        self.turns = [list(every)] if "together" in self.needs else [[k] for k in every]
+        if self.exchange and self.exchange["name"] not in SURGERY:  # now, not after an epoch
             try:
                 self._exchange([self.networks[0].state_dict()] * 2, 0)
             except GraftingError as error:
@@ -186,12 +188,63 @@ class Group:
         layout = torch.channels_last if self.recipe["channels_last"] else torch.preserve_format
         return net.to(self.device, memory_format=layout)
 
-    def _freeze(self, teacher: nn.Module, dataset) -> nn.Module:
+    def _frozen(self, teacher: nn.Module) -> Reader:
+        taps, before = "taps" in self.needs, "teacher_before" in self.needs
+        if "teacher_train" in self.needs:
+            return self._reader(teacher.train().requires_grad_(False), taps, before)
         if not self.recipe["fold_teacher"]:
-            return teacher.eval().requires_grad_(False)
-        shape = (2, dataset.in_chans, dataset.image_size, dataset.image_size)
-        example = torch.randn(shape, generator=generator(0, "example")).to(self.device)
-        return freeze(teacher, example, self.recipe["precision"])
+            return self._reader(teacher.eval().requires_grad_(False), taps, before)
+        # Inside a fused block there is nothing to be read.
+        return self._reader(freeze(teacher, self.example, self.recipe["precision"], fuse=not before), taps, before)
+
+    def _reader(self, network: nn.Module, taps: bool, before: bool) -> Reader:
+        try:
+            with self._autocast():
+                return Reader(network, self.example, taps=taps, before=before)
+        except ValueError as error:
+            raise NotApplicable(f"{self.cell['method']!r}: {error}") from None
+
+    def _learner(self, i: int, dataset) -> Learner:
+        """Network i of the cell with its objective, built from what it gives for an example."""
+        cell = self.cell
+        torch.manual_seed(stream(cell["seed"], "init", i))
+        network = self._place(_create(cell["student"], dataset, cell))
+        surgery = None
+        if self.exchange and self.exchange["name"] in SURGERY:
+            surgery = SURGERY[self.exchange["name"]](network, self.example, **_options(self.exchange)).to(self.device)
+        reader = self._reader(network, "taps" in self.needs, "before" in self.needs)
+        torch.manual_seed(stream(cell["seed"], "init", "objective", i))
+        learner = Learner(network, Objective(cell["objective"], self._autocast), self._autocast, reader, surgery)
+        with torch.no_grad(), self._autocast():
+            network.eval()
+            own, teachers = reader(self.example), [teacher(self.example) for teacher in self.teachers]
+        peers = {j: own for j in range(cell["networks"]) if j != i}  # one architecture: the same shapes
+        labels = dataset.tensors["train_labels"].to(self.device)
+        setting = Setting(network=i, networks=cell["networks"], labels=labels)
+        number = torch.arange(2, device=self.device)
+        try:
+            learner.objective.setup(Batch(self.example, labels[:2], number, own, teachers, peers), setting)
+        except ValueError as error:
+            raise NotApplicable(f"{cell['method']!r} of {cell['student']}: {error}") from None
+        learner.objective.to(self.device)
+        return learner
+
+    def _optimisers(self, learner: Learner) -> list[torch.optim.Optimizer]:
+        """SGD as the recipe says, for the network and the terms' modules, and Adam for those that ask for it."""
+        recipe = self.recipe
+        apart = [group for term in learner.objective.terms.values() for group in term.groups()]
+        taken = {id(parameter) for group in apart for parameter in group["params"]}
+        groups = {"sgd": [{"params": [p for p in learner.parameters() if id(p) not in taken]}], "adam": []}
+        for group in apart:
+            own = {"weight_decay": recipe["weight_decay"], "lr": recipe["lr"], "scheduled": True} | group
+            groups[own.pop("optimiser", "sgd")].append({**own, "start": own["lr"]})
+        options = {"momentum": recipe["momentum"], "weight_decay": recipe["weight_decay"], "nesterov": recipe["nesterov"]}
+        sgd = torch.optim.SGD(groups["sgd"], lr=recipe["lr"], fused=True, **options)
+        # The first step would make these between its activations, and leave the heap in pieces.
+        for group in sgd.param_groups:
+            for parameter in group["params"]:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return [sgd, torch.optim.Adam(groups["adam"], fused=True)] if groups["adam"] else [sgd]
 
     def _autocast(self):
         if self.recipe["precision"] == "bf16":
@@ -212,17 +265,28 @@ class Group:
         seed, mine = self.cell["seed"], self.ranks.mine
         self.learners.train()
         batches = [
-            loader.batches(order=generator(seed, "order", i, epoch), augment=generator(seed, "augment", i, epoch)) for i in mine
+            loader.batches(order=generator(seed, "order", i, epoch), augment=generator(seed, "augment", i, epoch))
+            for i in ([0] if "same_batch" in self.needs else mine)
         ]
         names = ["loss", *self.learners[0].objective.terms, "correct"]
         sums = torch.zeros(len(mine), len(names), device=self.device)
+        momenta = [self._momentum(k) if learner.surgery else {} for k, learner in enumerate(self.learners)]
         seen = 0
         for step, group in enumerate(zip(*batches)):
-            rates = self.rates(epoch + step / len(loader))
-            for k, batch in enumerate(group):
-                torch.manual_seed(stream(seed, "dropout", mine[k], epoch, step, self.ranks.shard))
-                self.optimisers[k].param_groups[0]["lr"] = rates[mine[k]]
-                sums[k] += self._learn(k, *batch, share=len(batch[1]) / loader.size(step))
+            if len(group) < len(self.turns):
+                group *= len(self.turns)
+            time, share = epoch + step / len(loader), len(group[0][1]) / loader.size(step)
+            rates = self.rates(time)
+            for turn, batch in zip(self.turns, group):
+                for k, loss in self._losses(turn, batch, time, (epoch, step, self.ranks.shard), sums):
+                    # Shards' gradients are averaged; this makes that the mean over the batch where their sizes differ.
+                    (loss * (share * self.ranks.shards) if self.ranks.shards > 1 else loss).backward()
+                    for optimiser in self.optimisers[k]:
+                        _set_rate(optimiser, rates[mine[k]], self.recipe["lr"])
+                        optimiser.step()
+                        optimiser.zero_grad(set_to_none=True)  # now: between steps nobody holds gradients
+                    if self.learners[k].surgery:
+                        self.learners[k].surgery.after_step(momenta[k])
             seen += len(group[0][1])
         parts = self.ranks.over_shards((sums.tolist(), seen))
         seen = sum(images for _, images in parts)
@@ -240,18 +304,35 @@ class Group:
             rows.append({"train_top1": 100 * row.pop("correct"), **row})
         return rows
 
-    def _learn(self, k: int, images: Tensor, labels: Tensor, index: Tensor, share: float) -> Tensor:
-        """One step of this process's k-th network on its share of the batch; sums over it: loss, terms, correct."""
+    def _losses(self, turn: list[int], batch: tuple, time: float, at: tuple[int, ...], sums: Tensor) -> Iterator:
+        """The loss of each of this process's networks `turn` on a batch, one by one; adds what is told of it to `sums` (k, :).
+
+        Where terms see the group's other networks, those of the turn run first, with gradient, and the others without.
+        """
+        images, labels, index = batch
+        seed, mine = self.cell["seed"], self.ranks.mine
         with torch.no_grad(), self._autocast():
-            teacher_logits = [teacher(images) for teacher in self.teachers]
-        loss, parts, logits = self.steppers[k](images, labels, index, teacher_logits)
-        # Shards' gradients are averaged; this makes that the mean over the batch where their sizes differ.
-        (loss * (share * self.ranks.shards) if self.ranks.shards > 1 else loss).backward()
-        self.optimisers[k].step()
-        self.optimisers[k].zero_grad(set_to_none=True)  # now: between steps nobody holds gradients, however many the networks
-        with torch.no_grad():
-            correct = (logits.argmax(1) == labels).float().sum()
-            return torch.stack([*(value.detach() * len(labels) for value in (loss, *parts.values())), correct])
+            others = {"teachers": [teacher(images) for teacher in self.teachers], "time": time}
+        if "input_gradient" in self.needs:
+            images.requires_grad_()
+        outputs: dict[int, Output] = {}
+        if "peers" in self.needs:
+            for k, learner in enumerate(self.learners):
+                torch.manual_seed(stream(seed, "dropout", k, *at) if k in turn else stream(seed, "peer", k, turn[0], *at))
+                if k in turn:
+                    outputs[k] = learner.read(images)
+                else:
+                    with torch.no_grad(), _still(learner.network):
+                        outputs[k] = learner.read(images)
+        seen = {k: output.detach() for k, output in outputs.items()}
+        for k in turn:
+            torch.manual_seed(stream(seed, "terms" if outputs else "dropout", mine[k], *at))
+            peers = {j: output for j, output in seen.items() if j != k}
+            loss, parts, logits = self.steppers[k](images, labels, index, outputs.pop(k, None), peers=peers, **others)
+            yield k, loss
+            with torch.no_grad():
+                correct = (logits.argmax(1) == labels).float().sum()
+                sums[k] += torch.stack([*(value.detach() * len(labels) for value in (loss, *parts.values())), correct])
 
     def evaluate(self, loader) -> tuple[list[float], list[float], Tensor]:
         """Top-1 (percent) and mean cross-entropy of each network, and predictions (networks, images) on the CPU."""
@@ -336,6 +417,10 @@ class Group:
             within a network.
         """
         rule = self.exchange
+        if rule["name"] in SURGERY:
+            for k, (i, learner) in enumerate(zip(self.ranks.mine, self.learners)):
+                learner.surgery.after_epoch(epoch, self._momentum(k), generator(self.cell["seed"], "surgery", i, epoch))
+            return None
         carried = [{**network.state_dict()} for network in self.networks]
         buffers = [{CARRIED + key: b for key, b in self._momentum(k).items()} for k in range(len(self.networks))]
         carries = rule.get("momentum") == "graft"
@@ -358,8 +443,7 @@ class Group:
     def _exchange(self, states: list[Mapping], epoch: int) -> tuple[list[Mapping], list[dict] | None]:
         """New states, and the share that each tensor kept of itself where there is a neighbour."""
         rule = self.exchange
-        around = set(methods.AROUND) | set(methods.WHEN) | {"name"}
-        options = {key: value for key, value in rule.items() if key not in around}
+        options = _options(rule)
         if rule["name"] in WITHIN:
             seeds = [generator(self.cell["seed"], "noise", i, epoch) for i in self.ranks.mine]
             within = WITHIN[rule["name"]]
@@ -371,7 +455,7 @@ class Group:
 
     def _momentum(self, k: int) -> dict[str, Tensor]:
         """The momentum buffer of each parameter of this process's k-th network."""
-        held = self.optimisers[k].state
+        held = self.optimisers[k][0].state
         return {key: held[parameter]["momentum_buffer"] for key, parameter in self.networks[k].named_parameters()}
 
     def norms(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -394,26 +478,65 @@ class Group:
                 correct += int((sum(batch).argmax(1) == labels).sum())
         return 100 * correct / loader.images
 
+    def about(self) -> dict:
+        """How the method stands to its sources: its `status`, that of its least faithful part, and all `deviations`."""
+        learner = self.learners[0]
+        parts = [*learner.objective.terms.values(), *([learner.surgery] if learner.surgery else [])]
+        deviations = [text for part in parts for text in part.deviations]
+        if "teacher_before" in self.needs and any(act is None for act in self.teachers[0].last_acts):
+            deviations.append("the teacher's stages end without an activation and are read as they are")
+        return {"status": max((part.status for part in parts), key=STATUSES.index), "deviations": deviations}
+
     def state(self) -> list[dict] | None:
         """All that a later epoch depends on, an item a network of the cell; None where the process does not lead."""
         own = [
             {
                 "learner": learner.state_dict(),
-                "optimiser": optimiser.state_dict(),
+                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                 "shown": shown.state_dict() if shown is not network else {},
             }
-            for learner, optimiser, shown, network in zip(self.learners, self.optimisers, self.shown, self.networks)
+            for learner, optimisers, shown, network in zip(self.learners, self.optimisers, self.shown, self.networks)
         ]
         return self.ranks.collect(own)
 
     def load(self, states: list[Mapping]) -> None:
         """Take up what `state` gave."""
-        for i, learner, optimiser in zip(self.ranks.mine, self.learners, self.optimisers):
+        for i, learner, optimisers in zip(self.ranks.mine, self.learners, self.optimisers):
             learner.load_state_dict(states[i]["learner"])
-            optimiser.load_state_dict(states[i]["optimiser"])
+            for optimiser, state in zip(optimisers, states[i]["optimisers"]):
+                optimiser.load_state_dict(state)
         if self.shown is not self.networks:
             for i, shown in zip(self.ranks.mine, self.shown):
                 shown.load_state_dict(states[i]["shown"])
+
+
+@contextmanager
+def _still(network: nn.Module) -> Iterator[None]:
+    """Batch norm normalises by the batch, and its running statistics do not move."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, rate: float, start: float) -> None:
+    """Give every parameter group its learning rate; one that starts elsewhere follows the network's in proportion."""
+    for group in optimiser.param_groups:
+        if "start" not in group:
+            group["lr"] = rate
+        elif group["scheduled"]:
+            group["lr"] = group["start"] * rate / start
+
+
+def _options(exchange: Mapping) -> dict:
+    """What of an exchange is its own, and not about when it takes place or what goes with it."""
+    around = set(methods.AROUND) | set(methods.WHEN) | {"name"}
+    return {key: value for key, value in exchange.items() if key not in around}
 
 
 def _norms(network: nn.Module) -> tuple[np.ndarray, np.ndarray]:
@@ -606,6 +729,7 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> dict | None:
     if not states:
         return None
     result = _result(group, dataset, states, history, predictions, spent, train.images, peak)
+    result["metrics"]["method"] = group.about()
     result["metrics"]["ensemble"] = None if together is None else {"top1": together}
     result["filters"] |= _trace_arrays(trace)
     return result

@@ -369,7 +369,7 @@ def test_evaluation_before_or_after_the_exchange(digits, tmp_path):
     assert accuracy["after"][0] != accuracy["after"][1]
 
 
-@pytest.mark.parametrize("name", methods.ALONE)
+@pytest.mark.parametrize("name", list(grafting.WITHIN))
 def test_sources_within_a_network_train_alone_and_leave_no_shares(digits, tmp_path, name):
     made = cell({"base": "baseline", "exchange": {"name": name, "gamma": 5.0}}, epochs=2)
     assert training.train_cell(made, results=tmp_path, data=digits)["status"] == "finished"

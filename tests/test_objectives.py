@@ -10,14 +10,14 @@ from timm.task import LogitDistillationTask
 from torch import nn
 
 import dgd  # noqa: F401  registers cifar_* with timm
-from dgd.objectives import TERMS, Batch, Objective
+from dgd.objectives import TERMS, Batch, Objective, Output
 from dgd.objectives.smoothing import strength
 
 
 def batch(student, teachers=(), labels=(0,)):
     student = torch.as_tensor(student)
     labels = torch.as_tensor(labels)
-    return Batch(None, labels, torch.arange(len(labels)), student, [torch.as_tensor(t) for t in teachers])
+    return Batch(None, labels, torch.arange(len(labels)), Output(student), [Output(torch.as_tensor(t)) for t in teachers])
 
 
 def test_kd_golden_value():
@@ -54,7 +54,7 @@ def test_kd_is_timm_logit_distillation_but_for_the_teachers_entropy(tau):
     theirs = task(images, labels)["loss"]
     logits = teacher(images).detach()
     objective = Objective({"ce": {}, "kd": {"tau": tau}})
-    ours, parts = objective(Batch(images, labels, torch.arange(6), student(images), [logits]))
+    ours, parts = objective(Batch(images, labels, torch.arange(6), Output(student(images)), [Output(logits)]))
     p = (logits / tau).softmax(1)
     entropy = -(p * p.log()).sum(1).mean() * tau**2
     assert float((ours - entropy).detach()) == pytest.approx(float(theirs.detach()), rel=1e-5)
@@ -67,7 +67,7 @@ def test_kd_is_timm_logit_distillation_but_for_the_teachers_entropy(tau):
 def test_kd_gradient_is_tau_times_the_difference_of_probabilities():
     z = torch.randn(3, 5, requires_grad=True)
     t = torch.randn(3, 5)
-    TERMS["kd"](tau=2)(Batch(None, None, None, z, [t])).backward()
+    TERMS["kd"](tau=2)(Batch(None, None, None, Output(z), [Output(t)])).backward()
     assert torch.allclose(z.grad, 2 * ((z / 2).softmax(1) - (t / 2).softmax(1)).detach() / 3, atol=1e-6)
 
 
@@ -83,7 +83,7 @@ def test_weights_scale_terms():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="unknown term 'kdd'; known: ce, kd"):
+    with pytest.raises(ValueError, match="unknown term 'kdd'; known: at, ce"):
         Objective({"kdd": {}})
     with pytest.raises(ValueError, match="term 'kd': .*temperature"):
         Objective({"kd": {"temperature": 4}})
@@ -113,7 +113,7 @@ def test_smoothing_has_the_teachers_mean_entropy(classes):
     assert float(torch.special.entr(target).sum()) == pytest.approx(wanted, abs=1e-3)
     # As kd, with that target.
     student, labels = torch.randn(32, classes), torch.randint(classes, (32,))
-    b = Batch(None, labels, torch.arange(32), student, [teacher])
+    b = Batch(None, labels, torch.arange(32), Output(student), [Output(teacher)])
     targets = torch.full((32, classes), e / classes).scatter_add_(1, labels[:, None], torch.full((32, 1), 1 - e))
     plain = -(targets * (student / 2).log_softmax(1)).sum(1).mean() * 4
     assert float(TERMS["smoothing"]()(b)) == pytest.approx(float(plain), rel=1e-5)
@@ -122,5 +122,5 @@ def test_smoothing_has_the_teachers_mean_entropy(classes):
 def test_smoothing_at_the_ends():
     assert float(strength(torch.tensor(0.0), 10)) == pytest.approx(0, abs=1e-3)
     assert float(strength(torch.tensor(math.log(10)), 10)) == pytest.approx(1, abs=2e-2)
-    with pytest.raises(ValueError, match="smoothing: the batch has no teacher logits"):
+    with pytest.raises(ValueError, match="smoothing: the batch has no teachers"):
         TERMS["smoothing"]()(batch([[1.0, 0.0]]))

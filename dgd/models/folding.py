@@ -11,7 +11,7 @@ TOLERANCE = 1e-3
 
 
 @torch.no_grad()
-def freeze(net: nn.Module, example: Tensor, precision: str = "fp32") -> nn.Module:
+def freeze(net: nn.Module, example: Tensor, precision: str = "fp32", fuse: bool = True) -> nn.Module:
     """The network for inference only: in eval mode, without gradients, folded where that can be done.
 
     Which batch norm follows which convolution is seen in one forward pass, so this works on any network; what fails, or changes
@@ -22,12 +22,13 @@ def freeze(net: nn.Module, example: Tensor, precision: str = "fp32") -> nn.Modul
         example: Images (B, C, H, W) on the network's device to try it on.
         precision: 'bf16' casts the weights of convolutions and linear layers once; autocast would cast them to the same
             numbers in every step.
+        fuse: Put blocks in their fused form too, inside which no activation can be seen.
 
     Returns:
         A network whose float32 logits differ from the given one's by rounding: at most `TOLERANCE` of their largest.
     """
     chosen = copy.deepcopy(net).eval().requires_grad_(False)
-    for attempt in (_fold, _fuse):
+    for attempt in (_fold, _fuse)[: 1 + fuse]:
         changed = attempt(copy.deepcopy(chosen), example)
         if _agree(chosen, changed, example, precision):
             chosen = changed

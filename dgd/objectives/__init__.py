@@ -1,43 +1,49 @@
-"""The terms that a step can minimise: one file a term.
+"""The terms that a step can minimise: one file a term, looked up by name in `TERMS`.
 
-A term is a module that takes a `Batch` and returns a scalar. It may own trainable modules. `needs_teacher = True`
-on its class says that it reads the teachers' logits. Terms are looked up by name in `TERMS`; a new one is a new file and its
-line here.
+A new term is a new file (a `Term`, see `dgd.objectives.term`) and its line here; the loop gives it what it declares to need.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 
+from dgd.objectives.at import AttentionTransfer
 from dgd.objectives.ce import CrossEntropy
+from dgd.objectives.crd import ContrastiveRepresentation
+from dgd.objectives.dkd import DecoupledDistillation
+from dgd.objectives.explanation import SelfExplanation
+from dgd.objectives.ffsd import FeatureFusionSelfDistillation
+from dgd.objectives.fitnet import FitNet
+from dgd.objectives.hkd import HolisticKnowledge
 from dgd.objectives.kd import KnowledgeDistillation
+from dgd.objectives.kr import KnowledgeRepresenting
+from dgd.objectives.mutual import MutualLearning
+from dgd.objectives.review import KnowledgeReview
+from dgd.objectives.rkd import RelationalDistillation
 from dgd.objectives.smoothing import TeacherSmoothing
+from dgd.objectives.sp import SimilarityPreserving
+from dgd.objectives.term import NEEDS, STATUSES, Batch, Output, Setting, Term
 
-TERMS: dict[str, type[nn.Module]] = {
+__all__ = ["NEEDS", "STATUSES", "TERMS", "Batch", "Objective", "Output", "Setting", "Term"]
+
+TERMS: dict[str, type[Term]] = {
+    "at": AttentionTransfer,
     "ce": CrossEntropy,
+    "crd": ContrastiveRepresentation,
+    "dkd": DecoupledDistillation,
+    "explanation": SelfExplanation,
+    "ffsd": FeatureFusionSelfDistillation,
+    "fitnet": FitNet,
+    "hkd": HolisticKnowledge,
     "kd": KnowledgeDistillation,
+    "kr": KnowledgeRepresenting,
+    "mutual": MutualLearning,
+    "review": KnowledgeReview,
+    "rkd": RelationalDistillation,
     "smoothing": TeacherSmoothing,
+    "sp": SimilarityPreserving,
 }
-
-
-@dataclass
-class Batch:
-    """What one network's terms see in one step (B images, K classes).
-
-    Attributes:
-        images: (B, C, H, W), augmented and normalised.
-        labels: (B,) int64.
-        index: (B,) int64, positions in the training split.
-        logits: (B, K) of the network that learns.
-        teacher_logits: One (B, K) per teacher, without gradient, on the same images.
-    """
-
-    images: Tensor
-    labels: Tensor
-    index: Tensor
-    logits: Tensor
-    teacher_logits: Sequence[Tensor] = field(default_factory=tuple)
 
 
 class Objective(nn.Module):
@@ -45,12 +51,13 @@ class Objective(nn.Module):
 
     Args:
         spec: Term name -> {'weight': float, option: value, ...}.
+        autocast: Gives the context in which the terms' own convolutions run.
 
     Raises:
         ValueError: Unknown term or option.
     """
 
-    def __init__(self, spec: Mapping[str, Mapping]):
+    def __init__(self, spec: Mapping[str, Mapping], autocast: Callable[[], AbstractContextManager] = nullcontext):
         super().__init__()
         self.weights, terms = {}, {}
         for name, options in spec.items():
@@ -65,7 +72,18 @@ class Objective(nn.Module):
                 terms[name] = TERMS[name](**options)
             except TypeError as error:
                 raise ValueError(f"term {name!r}: {error}") from None
+            terms[name].autocast = autocast
         self.terms = nn.ModuleDict(terms)
+        self.needs = frozenset().union(*(term.needs for term in terms.values()))
+
+    def setup(self, example: Batch, setting: Setting) -> None:
+        """Have every term build its modules; see `Term.setup`.
+
+        Raises:
+            ValueError: A term has no meaning for these networks.
+        """
+        for term in self.terms.values():
+            term.setup(example, setting)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The total, and each term before its weight."""

@@ -1,15 +1,19 @@
 """Cross-entropy with the labels."""
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from dgd.objectives.term import Term
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(Term):
     """Mean over the batch of -log p(label).
 
     Args:
         smoothing: Label smoothing: the share of the target that is spread evenly over all classes.
     """
+
+    source = "textbook"
 
     def __init__(self, smoothing: float = 0.0):
         super().__init__()
@@ -19,4 +23,4 @@ class CrossEntropy(nn.Module):
 
     def forward(self, batch) -> Tensor:
         """Scalar, in nats."""
-        return F.cross_entropy(batch.logits.float(), batch.labels, label_smoothing=self.smoothing)
+        return F.cross_entropy(batch.own.logits.float(), batch.labels, label_smoothing=self.smoothing)

@@ -1,10 +1,12 @@
 """Knowledge distillation in the form of DGD."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from dgd.objectives.term import Term
 
 
-class KnowledgeDistillation(nn.Module):
+class KnowledgeDistillation(Term):
     """Cross-entropy between the teachers' and the student's softened probabilities, times tau squared.
 
     Source: 2004.12311 section 3.5: `L_KD = -sum_i tau^2 sum_k p_k log q_k`, p the mean of the teachers' probabilities, tau = 2,
@@ -17,7 +19,8 @@ class KnowledgeDistillation(nn.Module):
             is linear in p, so the second is the number of teachers times the first.
     """
 
-    needs_teacher = True
+    source = "2004.12311 section 3.5; Hinton et al. 2015 (1503.02531)"
+    needs = frozenset({"teacher"})
 
     def __init__(self, tau: float = 2.0, teachers: str = "mean"):
         super().__init__()
@@ -33,9 +36,9 @@ class KnowledgeDistillation(nn.Module):
         Raises:
             ValueError: The batch has no teacher logits.
         """
-        if not batch.teacher_logits:
-            raise ValueError("kd: the batch has no teacher logits; a method with this term needs at least one teacher")
-        p = torch.stack([(z.float() / self.tau).softmax(1) for z in batch.teacher_logits])
+        if not batch.teachers:
+            raise ValueError("kd: the batch has no teachers; a method with this term needs at least one teacher")
+        p = torch.stack([(teacher.logits.float() / self.tau).softmax(1) for teacher in batch.teachers])
         p = p.mean(0) if self.teachers == "mean" else p.sum(0)
-        log_q = (batch.logits.float() / self.tau).log_softmax(1)
+        log_q = (batch.own.logits.float() / self.tau).log_softmax(1)
         return -(p * log_q).sum(1).mean() * self.tau**2

@@ -2,12 +2,14 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from dgd.objectives.term import Term
 
 GRID = 4097
 
 
-class TeacherSmoothing(nn.Module):
+class TeacherSmoothing(Term):
     """`kd` with every teacher's answer replaced by a smoothed label of the same mean entropy.
 
     The target is `(1 - e) onehot + e / K`, with e such that its entropy is the mean entropy, over the batch, of the teachers'
@@ -18,7 +20,8 @@ class TeacherSmoothing(nn.Module):
         tau: Temperature of teachers and student, as in `kd`.
     """
 
-    needs_teacher = True
+    source = "a control of this project"
+    needs = frozenset({"teacher"})
 
     def __init__(self, tau: float = 2.0):
         super().__init__()
@@ -32,11 +35,11 @@ class TeacherSmoothing(nn.Module):
         Raises:
             ValueError: The batch has no teacher logits.
         """
-        if not batch.teacher_logits:
-            raise ValueError("smoothing: the batch has no teacher logits; a method with this term needs at least one teacher")
-        p = torch.stack([(z.float() / self.tau).softmax(1) for z in batch.teacher_logits]).mean(0)
+        if not batch.teachers:
+            raise ValueError("smoothing: the batch has no teachers; a method with this term needs at least one teacher")
+        p = torch.stack([(teacher.logits.float() / self.tau).softmax(1) for teacher in batch.teachers]).mean(0)
         e = strength(torch.special.entr(p).sum(1).mean(), p.shape[1])
-        log_q = (batch.logits.float() / self.tau).log_softmax(1)
+        log_q = (batch.own.logits.float() / self.tau).log_softmax(1)
         smooth = (1 - e) * F.nll_loss(log_q, batch.labels) - e * log_q.mean()
         return smooth * self.tau**2
 

@@ -1,0 +1,72 @@
+"""Decoupled distillation: what the teacher says of the true class, and of the others among themselves, each with a weight."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from dgd.objectives.term import Term
+
+
+class DecoupledDistillation(Term):
+    """`ramp * tau^2 * (alpha KL(b_t || b_s) + beta KL(o_t || o_s))`, the mean over images and teachers.
+
+    b is the softened probability of the true class against all others, o the softened probabilities among the others. With
+    beta the teacher's probability of the others, instead of a constant, this is plain distillation with alpha = 1.
+
+    Source: 2203.08679 and its code (mdistiller; weight 1, beside cross-entropy with weight 1).
+
+    Args:
+        alpha: Weight of the true class against the others.
+        beta: Weight of the others among themselves. 8 is the code's default; it has 2 for resnet56 -> resnet20 and
+            resnet110 -> resnet32, 6 for vgg13 -> vgg8 and wide ResNets on CIFAR-100, 0.5 for ResNet-34 -> 18 on ImageNet.
+        tau: Temperature; the code's is 4, on ImageNet 1.
+        warmup: Epochs. The k-th epoch's loss is multiplied by min(k / warmup, 1), constant within an epoch as in the code, so
+            the first epoch's factor is not 0. 0 is none; the code has 20, on ImageNet 1, which is none too.
+    """
+
+    source = "2203.08679; github.com/megvii-research/mdistiller"
+    needs = frozenset({"teacher"})
+
+    def __init__(self, alpha: float = 1.0, beta: float = 8.0, tau: float = 4.0, warmup: float = 20):
+        super().__init__()
+        for name, value in (("alpha", alpha), ("beta", beta), ("warmup", warmup)):
+            if not value >= 0:
+                raise ValueError(f"dkd: {name} is {value}; it must be at least 0")
+        if not tau > 0:
+            raise ValueError(f"dkd: tau is {tau}; it must be above 0")
+        self.alpha, self.beta, self.tau, self.warmup = alpha, beta, tau, warmup
+
+    def setup(self, example, setting) -> None:
+        """Raises ValueError if there is no teacher."""
+        if not example.teachers:
+            raise ValueError("dkd: there is no teacher; a method with this term needs at least one")
+
+    def forward(self, batch) -> Tensor:
+        """Scalar, in nats times tau squared."""
+        logits = batch.own.logits
+        true = batch.labels[:, None] == torch.arange(logits.shape[1], device=logits.device)
+        own_binary, own_others = self.split(logits, true)
+        loss = 0.0
+        for teacher in batch.teachers:
+            binary, others = self.split(teacher.logits, true)
+            target = (binary.exp() * (binary - own_binary)).sum(1)
+            rest = (others.exp() * (others - own_others)).sum(1)
+            loss = loss + (self.alpha * target + self.beta * rest).mean()
+        return self.ramp(batch.time) * self.tau**2 / len(batch.teachers) * loss
+
+    def ramp(self, time: float) -> float:
+        """The warm-up's factor after `time` epochs."""
+        return min((math.floor(time) + 1) / self.warmup, 1.0) if self.warmup else 1.0
+
+    def split(self, logits: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithms of b (B, 2) and of o (B, K), the latter 0 at the true class: there it adds nothing to any divergence.
+
+        Args:
+            logits: (B, K).
+            true: (B, K), where each image's class is.
+        """
+        z = logits.float() / self.tau
+        others = z.masked_fill(true, -torch.inf).logsumexp(1)
+        binary = torch.stack([z.masked_fill(~true, 0).sum(1), others], 1).log_softmax(1)
+        return binary, (z - others[:, None]).masked_fill(true, 0)

@@ -1,0 +1,165 @@
+"""FFSD: a leader learns from the fused features of a group of students, and every network from its own depth."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgd.objectives.fusion import Chain, Fusion, attention, distance, flip, mixer, total, unit
+from dgd.objectives.mutual import divergences
+from dgd.objectives.term import Term
+
+
+class FeatureFusionSelfDistillation(Term):
+    """All of FFSD but the networks' cross-entropy with the labels (term `ce`), for the network's part in it.
+
+    Network 0 is the leader, the one that is reported; networks 1.. are the students S_0... Below, F is a deepest map, a its
+    `attention`, A the `distance` of two maps, KL is taken at tau and times tau squared, and all weights lam follow the ramp.
+
+    * Student S_i: mean over the other students j of KL(p_j || p_i). From S_1 on also lam_div times the mean square between
+      a(F_i) at unit length and the target that `flip` makes of a(F_{i-1}), and w SD(F_{i-1} moved to that target).
+    * Leader: KL(p_f || p_leader) + lam_f (A(a(F), a(fused map)) + A(a(Trans(F)), a(the students' F side by side)) + SD(fused
+      map)), with p_f and the fused map from the fusion module, which reads the students' F.
+    * SD(x), the self-distillation: the sum over the shallower stages of A between a of the network's map and a of what the
+      network's `Chain` makes of x.
+    * Modules, with losses that reach no network: the chain learns to make the network's own maps from its F, lam_sd times the
+      sum over the stages of A between maps plus A between their a; the fusion module has cross-entropy + KL(mean of the
+      students' logits || its own). `Trans` is trained with the leader, as a part of it.
+
+    Source: 2103.14473 and its code, which is followed.
+
+    Args:
+        tau: Temperature.
+        lam_div: Weight of the students' diversity.
+        lam_sd: Weight of the chains' own loss.
+        lam_f: Weight of what the leader takes from features.
+        ramp: Epochs over which the weights rise: in epoch e from 1, times exp(-5 (1 - e / ramp)^2).
+        self_distillation: w of the students: 'code' is lam_div, so small that it hardly acts; 'meant' is lam_sd, which the
+            code's name for that weight suggests. The leader's is lam_f in both.
+    """
+
+    source = "2103.14473; github.com/SJLeo/FFSD"
+    status = "deviates"
+    deviations = (
+        "the recipe says schedule, epochs, augmentation and whether momentum is Nesterov's; the code has Nesterov's and trains "
+        "299 of its 300 epochs",
+        "the leader's weight decay is the recipe's; the code reads one that its options do not define",
+        "the fusion module's classifier has the data's classes; the CIFAR code's has 100 on all data",
+        "the chain takes channels and sizes of the network's own stages; the code halves channels, or lists them by network",
+        "a stem with a resolution of its own counts as a stage; the code takes the stages after the stem",
+    )
+    needs = frozenset({"peers", "same_batch", "together", "taps"})
+
+    def __init__(
+        self,
+        tau: float = 2.0,
+        lam_div: float = 1e-5,
+        lam_sd: float = 1000.0,
+        lam_f: float = 10.0,
+        ramp: float = 5,
+        self_distillation: str = "code",
+    ):
+        super().__init__()
+        if tau <= 0:
+            raise ValueError(f"ffsd: tau is {tau}; it must be above 0")
+        for name, value in {"lam_div": lam_div, "lam_sd": lam_sd, "lam_f": lam_f, "ramp": ramp}.items():
+            if value < 0:
+                raise ValueError(f"ffsd: {name} is {value}; it must be 0 or more")
+        if self_distillation not in ("code", "meant"):
+            raise ValueError(f"ffsd: self_distillation is {self_distillation!r}; it must be 'code' or 'meant'")
+        self.tau, self.lam_div, self.lam_sd, self.lam_f, self.ramp = tau, lam_div, lam_sd, lam_f, ramp
+        self.self_distillation = self_distillation
+        self.network = self.chain = self.fusion = self.trans = None
+
+    def setup(self, example, setting) -> None:
+        """Build the modules of the network's part: chain, fusion and trans for the leader, a chain from S_1 on.
+
+        Raises:
+            ValueError: Fewer than three networks, of more than one architecture, with one resolution only, with sizes that no
+                stride joins, or with a deepest map of fewer than three positions.
+        """
+        shapes = [tuple(x.shape[1:]) for x in example.own.stages]
+        if setting.networks < 3:
+            raise ValueError(f"ffsd: networks is {setting.networks}; a leader and two students or more are at least 3")
+        if len(shapes) < 2:
+            raise ValueError("ffsd: the network has maps of one resolution only; self-distillation needs two or more")
+        if any([tuple(x.shape[1:]) for x in peer.stages] != shapes for peer in example.peers.values()):
+            raise ValueError("ffsd: the networks' maps differ in shape; all networks must have one architecture")
+        (channels, *size), device = shapes[-1], example.own.logits.device
+        if math.prod(size) < 3:
+            raise ValueError(f"ffsd: the deepest map is {size[0]}x{size[1]}; attention over it needs 3 positions or more")
+        self.network, students = setting.network, setting.networks - 1
+        if self.network != 1:
+            self.chain = Chain(shapes).to(device)
+        if self.network == 0:
+            self.fusion = Fusion(channels, students, example.own.logits.shape[1]).to(device)
+            self.trans = mixer(channels, students * channels).to(device)
+
+    def groups(self) -> list[dict]:
+        """The chain under Adam, the fusion module with its own weight decay; `trans` is trained as the leader is."""
+        groups = []
+        if self.chain is not None:
+            groups.append({"params": list(self.chain.parameters()), "optimiser": "adam", "lr": 1e-3, "weight_decay": 1e-4})
+        if self.fusion is not None:
+            groups.append({"params": list(self.fusion.parameters()), "weight_decay": 1e-5})
+        return groups
+
+    def forward(self, batch) -> Tensor:
+        """Scalar: what the network minimises and what its modules minimise, added."""
+        own, scale = batch.own, self.scale(batch.time)
+        students = [peer for number, peer in sorted(batch.peers.items()) if number != 0]
+        if self.network == 1:
+            return self._answers(own.logits, [peer.logits for peer in students])
+        maps = [attention(x) for x in own.stages]
+        if self.network == 0:
+            loss = self._leader(batch, students, maps, scale)
+        else:
+            loss = self._student(batch, students, maps, scale)
+        # After the target pass: this one moves the running statistics.
+        return loss + scale * self.lam_sd * self._chain_loss(own.stages, maps)
+
+    def scale(self, time: float) -> float:
+        """What the weights are multiplied by after `time` epochs."""
+        epoch = math.floor(time) + 1
+        return math.exp(-5 * (1 - epoch / self.ramp) ** 2) if epoch < self.ramp else 1.0
+
+    def _answers(self, logits: Tensor, targets: list[Tensor]) -> Tensor:
+        return divergences(logits, targets, self.tau).mean()
+
+    def _student(self, batch, students, maps, scale: float) -> Tensor:
+        before = batch.peers[self.network - 1].stages[-1].float()
+        target, move = flip(attention(before))
+        diversity = (unit(maps[-1]) - target).square().mean()
+        weight = self.lam_div if self.self_distillation == "code" else self.lam_sd
+        within = self._within(maps, before + move[:, None] / before.shape[1])
+        answers = self._answers(batch.own.logits, [peer.logits for peer in students])
+        return answers + scale * (self.lam_div * diversity + weight * within)
+
+    def _leader(self, batch, students, maps, scale: float) -> Tensor:
+        together = torch.cat([peer.stages[-1] for peer in students], 1)
+        with self.autocast():
+            fused, logits = self.fusion(together)
+            wide = self.trans(batch.own.stages[-1])
+        fused, logits = fused.detach(), logits.float()
+        mean = torch.stack([peer.logits.float() for peer in students]).mean(0)
+        fusion = F.cross_entropy(logits, batch.labels) + self._answers(logits, [mean])
+        features = distance(maps[-1], attention(fused)) + distance(attention(wide), attention(together))
+        within = self._within(maps, fused)
+        return fusion + self._answers(batch.own.logits, [logits]) + scale * self.lam_f * (features + within)
+
+    def _within(self, maps: list[Tensor], deepest: Tensor) -> Tensor:
+        """SD(deepest) of the network whose stages' attention is `maps`; reaches the network only."""
+        with torch.no_grad(), self.autocast():
+            targets = [attention(x) for x in self.chain(deepest, frozen=True)]
+        return sum(distance(a, target) for a, target in zip(maps, targets))
+
+    def _chain_loss(self, stages, maps: list[Tensor]) -> Tensor:
+        """How far the chain is from the network's own stages, whose attention is `maps`; reaches the chain only."""
+        with self.autocast():
+            made = self.chain(stages[-1].detach())
+        loss = 0
+        for x, y, target in zip(made, stages, maps):
+            a, target, channels = attention(x), target.detach(), x.shape[1]
+            loss += distance(a, target) + distance(x.float(), y.detach(), channels * total(a), channels * total(target))
+        return loss

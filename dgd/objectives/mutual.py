@@ -1,0 +1,80 @@
+"""Deep mutual learning: every network of the group learns from the answers of the others."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dgd.objectives.term import Term
+
+
+class MutualLearning(Term):
+    """Kullback-Leibler divergence from each peer's softened probabilities to the network's own, times tau squared.
+
+    Source: 1706.00384: with K networks, network k adds `1 / (K - 1) sum_{l != k} KL(p_l || p_k)` to its cross-entropy (term
+    `ce`). The peers' probabilities are constants.
+
+    Args:
+        tau: Temperature; 1 in paper and code.
+        reduce: 'mean' over the peers (the paper) or their 'sum' (the released code); the same for two networks.
+        batches: 'same': all networks learn together, on the same batch and from the same state. 'turns': in turn on the same
+            batch, from peers that have learned from it already (the paper's algorithm). 'own': in turn, each on a batch of its
+            own (the released code).
+    """
+
+    source = "1706.00384; github.com/YingZhangDUT/Deep-Mutual-Learning"
+    status = "deviates"
+    deviations = (
+        "all networks learn at once from one state (`batches: same`), where the paper's algorithm takes turns on a batch "
+        "(`turns`) and its code gives each network a batch of its own (`own`)",
+    )
+    needs = frozenset({"peers"})
+
+    def __init__(self, tau: float = 1.0, reduce: str = "mean", batches: str = "same"):
+        super().__init__()
+        if tau <= 0:
+            raise ValueError(f"mutual: tau is {tau}; it must be above 0")
+        if reduce not in ("mean", "sum"):
+            raise ValueError(f"mutual: reduce is {reduce!r}; it must be 'mean' or 'sum'")
+        if batches not in ("same", "turns", "own"):
+            raise ValueError(f"mutual: batches is {batches!r}; it must be 'same', 'turns' or 'own'")
+        self.tau, self.reduce = tau, reduce
+        self.needs = self.needs | {"same": {"same_batch", "together"}, "turns": {"same_batch"}, "own": set()}[batches]
+        if batches != "same":
+            self.status, self.deviations = "faithful", ()
+
+    def setup(self, example, setting) -> None:
+        """Nothing to build.
+
+        Raises:
+            ValueError: The network is alone.
+        """
+        if setting.networks < 2:
+            raise ValueError("mutual: the group has 1 network; networks that learn from each other are at least 2")
+
+    def forward(self, batch) -> Tensor:
+        """Scalar, in nats times tau squared.
+
+        Raises:
+            ValueError: The batch has no peers.
+        """
+        if not batch.peers:
+            raise ValueError("mutual: the batch has no peers; a method with this term needs at least two networks")
+        losses = divergences(batch.own.logits, [batch.peers[k].logits for k in sorted(batch.peers)], self.tau)
+        return losses.mean() if self.reduce == "mean" else losses.sum()
+
+
+def divergences(logits: Tensor, targets: Sequence[Tensor], tau: float) -> Tensor:
+    """KL(target || own) between softened probabilities, in nats times tau squared, mean over the batch.
+
+    Args:
+        logits: (B, K), own.
+        targets: (B, K) each; no gradient reaches them.
+        tau: Temperature of both.
+
+    Returns:
+        (len(targets),) float32.
+    """
+    log_p = (torch.stack([target.detach().float() for target in targets]) / tau).log_softmax(2)
+    log_q = (logits.float() / tau).log_softmax(1)
+    return (log_p.exp() * (log_p - log_q)).sum(2).mean(1) * tau**2

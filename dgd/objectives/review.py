@@ -1,0 +1,141 @@
+"""Knowledge review: each of the student's levels, fused with the deeper ones, is made to resemble a level of the teacher."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgd.objectives.term import Output, Term
+
+
+class KnowledgeReview(Term):
+    """ReviewKD: the hierarchical context loss between fused student levels and the teacher's, summed over levels.
+
+    A network's levels are its stages of more than one pixel and its pooled feature, as a map of one pixel; those of student and
+    teacher are paired from the deepest. Going from the deepest to the shallowest, `Fusion` mixes each with what came before.
+
+    Args:
+        warmup: The loss is scaled by `min(1, e / warmup)` in epoch e, counted from 0 as in the authors' CIFAR script: the first
+            epoch has none of it. 0: no warm-up (their ImageNet script).
+        mid: Channels that levels are fused in, at most; fewer where the student's pooled feature has fewer.
+        student: 'post' takes the student's stages after their last activation (the authors' CIFAR networks), 'pre' before it
+            (mdistiller on ImageNet). The teacher's are always taken before it.
+        teacher: 'eval', or 'train' for batch statistics in the teacher's batch norms, as in the authors' CIFAR script.
+    """
+
+    source = "2104.09044; github.com/dvlab-research/ReviewKD (CIFAR-100/train.py, CIFAR-100/model/reviewkd.py)"
+    status = "deviates"
+    deviations = (
+        "The teacher is in evaluation mode; the authors' CIFAR script never leaves training mode (option teacher='train').",
+        "One map of each resolution: of two that the authors take (VGG), the deeper.",
+        "Stages that only the deeper one of two networks has are left out.",
+    )
+    needs = frozenset({"teacher", "taps", "teacher_before"})
+
+    def __init__(self, warmup: float = 20, mid: int = 512, student: str = "post", teacher: str = "eval"):
+        super().__init__()
+        if warmup < 0:
+            raise ValueError(f"review: warmup is {warmup}; it must be 0 or more")
+        if mid < 1:
+            raise ValueError(f"review: mid is {mid}; it must be 1 or more")
+        if student not in ("post", "pre"):
+            raise ValueError(f"review: student is {student!r}; it must be 'post' or 'pre'")
+        if teacher not in ("eval", "train"):
+            raise ValueError(f"review: teacher is {teacher!r}; it must be 'eval' or 'train'")
+        self.warmup, self.mid, self.taps = warmup, mid, {"post": "stages", "pre": "before"}[student]
+        if student == "pre":
+            self.needs = self.needs | {"before"}
+        if teacher == "train":
+            self.needs, self.deviations = self.needs | {"teacher_train"}, self.deviations[1:]
+
+    def setup(self, example, setting) -> None:
+        """Make a `Fusion` for each pair of levels, deepest first."""
+        if len(example.teachers) != 1:
+            raise ValueError(f"review: there are {len(example.teachers)} teachers; it must be one")
+        own, theirs = levels(example.own, self.taps), levels(example.teachers[0], "before")
+        if min(len(own), len(theirs)) < 2:
+            raise ValueError("review: a network has no stage of more than one pixel; there is nothing to review")
+        mid = min(self.mid, own[0].shape[1])
+        pairs = enumerate(zip(own, theirs, strict=False))
+        self.fusions = nn.ModuleList(Fusion(x.shape[1], mid, y.shape[1], carried=i > 0) for i, (x, y) in pairs)
+
+    def forward(self, batch) -> Tensor:
+        """Scalar, 0 or more, in the square of the unit of the teacher's features."""
+        loss, carried = 0.0, None
+        pairs = zip(levels(batch.own, self.taps), levels(batch.teachers[0], "before"), strict=False)
+        for fusion, (own, theirs) in zip(self.fusions, pairs, strict=True):
+            with self.autocast():
+                out, carried = fusion(own, carried, theirs.shape[2:])
+            loss = loss + hierarchical_context(out, theirs)
+        return loss * (min(1.0, math.floor(batch.time) / self.warmup) if self.warmup else 1.0)
+
+
+class Fusion(nn.Module):
+    """Attention-based fusion of a level with the deeper ones.
+
+    Args:
+        channels: Of the student's level.
+        mid: Channels to fuse in.
+        out: Channels of the teacher's level.
+        carried: Whether there is a deeper level.
+    """
+
+    def __init__(self, channels: int, mid: int, out: int, carried: bool):
+        super().__init__()
+        self.enter = nn.Sequential(nn.Conv2d(channels, mid, 1, bias=False), nn.BatchNorm2d(mid))
+        self.leave = nn.Sequential(nn.Conv2d(mid, out, 3, padding=1, bias=False), nn.BatchNorm2d(out))
+        self.attention = nn.Conv2d(2 * mid, 2, 1) if carried else None
+        for conv in (self.enter[0], self.leave[0]):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+
+    def forward(self, x: Tensor, carried: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Fuse a level (B, channels, H, W) with what is carried (B, mid, h, w).
+
+        Returns:
+            What the loss compares (B, out, *size), and what to carry on (B, mid, *size).
+        """
+        x = self.enter(x)
+        if self.attention is not None:
+            # The published convolution of [x; upsampled], in two parts: the second runs on the small map, nothing is joined.
+            of_x, of_carried = self.attention.weight.chunk(2, dim=1)
+            scores = F.conv2d(x, of_x, self.attention.bias) + F.interpolate(F.conv2d(carried, of_carried), x.shape[2:])
+            keep, add = scores.sigmoid().chunk(2, dim=1)
+            x = x * keep + F.interpolate(carried, x.shape[2:]) * add
+        if x.shape[2:] != size:
+            x = F.interpolate(x, size)  # nearest
+        return self.leave(x), x
+
+
+def levels(output: Output, taps: str) -> list[Tensor]:
+    """Maps (B, C, H, W), deepest first; `taps` is 'stages' or 'before'. A stage of one pixel is what is pooled, so left out."""
+    stages = [x for x in getattr(output, taps) if x.shape[2:].numel() > 1]
+    return [output.pooled[:, :, None, None], *reversed(stages)]
+
+
+def hierarchical_context(own: Tensor, theirs: Tensor) -> Tensor:
+    """Weighted mean of the mean squared differences of two maps (B, C, H, W): weight 1 as they are, then 1/2, 1/4, 1/8 when
+    average-pooled to 4x4, 2x2 and 1x1, of which only the sizes below H count, the first of them with 1/2."""
+    difference = own.float() - theirs  # float32, whatever theirs is; pooling is linear, so it may come after
+    loss, total, weight = difference.square().mean(), 1.0, 1.0
+    for size in (4, 2, 1):
+        if size < own.shape[2]:
+            weight /= 2
+            loss, total = loss + weight * pool(difference, (size, size)).square().mean(), total + weight
+    return loss / total
+
+
+def pool(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """`adaptive_avg_pool2d` of (B, C, H, W) with a gradient that CUDA computes deterministically; float32 if H, W are no
+    multiples of `size`."""
+    (h, w), (rows, columns) = x.shape[2:], size
+    if h % rows == 0 and w % columns == 0:
+        return F.avg_pool2d(x, (h // rows, w // columns))
+    return _averages(h, rows, x.device) @ x.float() @ _averages(w, columns, x.device).T
+
+
+def _averages(length: int, cells: int, device: torch.device) -> Tensor:
+    """(cells, length): row i averages positions floor(i length / cells) to ceil((i + 1) length / cells), without the last."""
+    cell, at = torch.arange(cells, device=device)[:, None], torch.arange(length, device=device)
+    inside = (at >= cell * length // cells) & (at < ((cell + 1) * length + cells - 1) // cells)
+    return inside / inside.sum(1, keepdim=True)
