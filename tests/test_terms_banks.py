@@ -124,6 +124,19 @@ def test_sums_over_negatives_have_the_right_gradient(path, reduce):
     assert torch.autograd.gradcheck(lambda x: banks.over_negatives(reduce, x, rows, index, shift), queries)
 
 
+def test_sums_are_worked_through_in_small_pieces(path):
+    seen = []
+
+    def spy(scores, counts):
+        seen.append((scores.shape[0], scores.numel() * (1 if banks.DENSE else 3)))  # gathered rows have 3 numbers a score
+        return banks.log_sum_exp(scores, counts)
+
+    banks.over_negatives(spy, torch.randn(20, 1, 3), torch.randn(11, 3), torch.randint(0, 11, (20, 4)))
+    assert sum(images for images, _ in seen) == 20
+    assert all(numbers <= 100 for _, numbers in seen)
+    assert len(seen) < 4  # and in no more than it takes
+
+
 def test_sums_hold_at_scores_that_would_overflow(path):
     rows = torch.tensor([[200.0], [-200.0], [-190.0]])  # the first is never drawn
     queries, index = torch.ones(1, 1, 1, requires_grad=True), torch.tensor([[1, 2, 1]])
@@ -178,6 +191,15 @@ def test_a_resumed_term_goes_on_alike(name):
     assert torch.equal(*later)
     assert all(torch.equal(v, fresh.state_dict()[k]) for k, v in term.state_dict().items())
     assert not [k for k in term.state_dict() if k.startswith("negatives")]  # made again from the labels
+
+
+def test_a_state_from_before_the_first_batch_has_no_z():
+    term = ready("crd")
+    new = copy.deepcopy(term.state_dict())
+    first = step(term, batch(), 5)
+    step(term, batch(seed=3), 6)
+    term.load_state_dict(new)
+    assert torch.equal(step(term, batch(), 5), first)
 
 
 @pytest.mark.parametrize("name", ["crd", "hkd"])

@@ -63,20 +63,19 @@ class SelfExplanation(Term):
             raise ValueError("explanation: the images have no gradient; the loop must give them one before the network runs")
         logits = batch.own.logits
         every = torch.arange(logits.shape[1], device=logits.device)
-        with torch.no_grad():
-            true = batch.labels[:, None] == every
-            # Stable: which of two equal logits comes first must not depend on the run.
-            order = logits.float().masked_fill(true, torch.inf).argsort(dim=1, descending=True, stable=True)
-            chosen = order[:, : self.classes].T[:, :, None] == every  # (m, B, K), the true class first
+        true = batch.labels[:, None] == every
+        # Stable: which of two equal logits comes first must not depend on the run.
+        order = logits.detach().float().masked_fill(true, torch.inf).argsort(dim=1, descending=True, stable=True)
+        chosen = order[:, : self.classes].T[:, :, None] == every  # (m, B, K), the true class first
+        # Explanations come without a graph, and so does all that is made of them.
         true_row, *others = (explain(logits, batch.images, one) for one in chosen)
-        with torch.no_grad():
-            similarity = torch.stack([F.cosine_similarity(true_row, other) for other in others])
-            log_q = (F.pad(similarity, (0, 0, 1, 0), value=1.0) / self.tau).log_softmax(0)  # (m, B); cos(e_y, e_y) is 1
-            if self.shuffle:
-                swap = torch.rand_like(similarity).argsort(0)
-                log_q = torch.cat([log_q[:1], log_q[1:].gather(0, swap)])
-            q = log_q.exp()
-            target = (q[:, :, None] * chosen).sum(0)
+        similarity = torch.stack([F.cosine_similarity(true_row, other) for other in others])
+        log_q = (F.pad(similarity, (0, 0, 1, 0), value=1.0) / self.tau).log_softmax(0)  # (m, B); cos(e_y, e_y) is 1
+        if self.shuffle:
+            swap = torch.rand_like(similarity).argsort(0)
+            log_q = torch.cat([log_q[:1], log_q[1:].gather(0, swap)])
+        q = log_q.exp()
+        target = (q[:, :, None] * chosen).sum(0)
         return (q * log_q).sum(0).mean() - (target * logits.float().log_softmax(1)).sum(1).mean()
 
 
@@ -84,7 +83,7 @@ def explain(logits: Tensor, images: Tensor, chosen: Tensor) -> Tensor:
     """The gradient of each image's chosen logit by the image, for the whole batch in one backward pass.
 
     Batch norm makes a logit depend on the batch's other images too, by which a plain sum over the batch is off by a fifth to a
-    half of a gradient's norm (ResNet-20, 64 or 128 images, measured). Each logit enters the sum with a random sign, which is
+    half of a gradient's norm (ResNet-20, 64 or 128 synthetic images, measured). Each logit enters with a random sign, which is
     taken off its image's gradient: what others add to it then has mean zero, and is about a tenth of its norm.
 
     Args:
