@@ -76,8 +76,8 @@ def learning_rates(recipe: Mapping, networks: int) -> Callable[[float], list[flo
 
     `slr`: one rate for all, times gamma every `step_epochs`, or at each of `milestones`. `difflr`: network i of N (from 1)
     starts at `lr * (1 + cos(pi (N - i) / N)) / 2`, so the first, reported one has the lowest; steps as slr (the released code's
-    default). `dlr`: the same starts, cosine decay in every step (the README's "dlr"). With one network all starts are `lr`. `cosine`: one
-    rate for all, cosine decay in every step.
+    default). `dlr`: the same starts, cosine decay in every step (the README's "dlr"). With one network all starts are `lr`.
+    `cosine`: one rate for all, cosine decay in every step.
     """
     lr, epochs, schedule = recipe["lr"], recipe["epochs"], recipe["schedule"]
     starts = [lr] * networks
@@ -164,6 +164,8 @@ class Group:
         try:
             self.teachers = [self._frozen(self._place(teacher)) for teacher in teachers]
             self.learners = nn.ModuleList(self._learner(i, dataset) for i in self.ranks.mine)
+            if self.exchange and self.exchange["name"] not in SURGERY:  # now, not after an epoch
+                self._exchange([self.learners[0].network.state_dict()] * 2, 0)
         except GraftingError as error:
             raise CannotExchange(f"{cell['student']} cannot take part in {cell['method']!r}: {error}") from None
         self.networks = [learner.network for learner in self.learners]
@@ -176,11 +178,6 @@ class Group:
         # Networks learn together, from outputs of before the step, or in turn, each on its own batch or all on the same.
         every = range(len(self.networks))
         self.turns = [list(every)] if "together" in self.needs else [[k] for k in every]
-        if self.exchange and self.exchange["name"] not in SURGERY:  # now, not after an epoch
-            try:
-                self._exchange([self.networks[0].state_dict()] * 2, 0)
-            except GraftingError as error:
-                raise CannotExchange(f"{cell['student']} cannot take part in {cell['method']!r}: {error}") from None
         # What is evaluated and saved: the networks, or their averages over epochs.
         self.shown = self.networks if recipe["weight_average"] == "none" else copy.deepcopy(self.networks)
 

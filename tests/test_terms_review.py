@@ -13,7 +13,8 @@ from torch import nn
 import dgd  # noqa: F401  registers cifar_* with timm
 from dgd.objectives import TERMS, Batch, Objective, Output, Setting
 from dgd.objectives.explanation import explain
-from dgd.objectives.review import hierarchical_context, pool
+from dgd.objectives.maps import pool
+from dgd.objectives.review import hierarchical_context
 from dgd.taps import Reader
 
 SETTING = Setting(network=0, networks=1, labels=torch.zeros(4, dtype=torch.int64))

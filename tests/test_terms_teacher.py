@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dgd.objectives import TERMS, Batch, Output, Setting
-from dgd.objectives.at import attention, pool
+from dgd.objectives.maps import attention, pool
 
 SETTING = Setting(0, 1, torch.zeros(4, dtype=torch.int64))
 
@@ -89,8 +89,8 @@ def test_attention_by_hand():
 @pytest.mark.parametrize(("size", "target"), [((8, 8), (4, 4)), ((7, 5), (3, 4)), ((4, 6), (4, 6)), ((5, 3), (1, 3))])
 def test_pool_is_adaptive_average_pooling(size, target):
     x = draw(2, 3, *size)
-    torch.testing.assert_close(pool(x, *target), F.adaptive_avg_pool2d(x, target))
-    torch.testing.assert_close(pool(x.to(memory_format=torch.channels_last), *target), F.adaptive_avg_pool2d(x, target))
+    torch.testing.assert_close(pool(x, target), F.adaptive_avg_pool2d(x, target))
+    torch.testing.assert_close(pool(x.to(memory_format=torch.channels_last), target), F.adaptive_avg_pool2d(x, target))
 
 
 def test_at_is_the_sum_over_stages_paired_from_the_deepest():

@@ -1,33 +1,10 @@
 """Attention transfer: where in the image the stages of a network look."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgd.objectives.maps import attention, pool
 from dgd.objectives.term import Term
-
-
-def attention(x: Tensor) -> Tensor:
-    """Where a map (B, C, H, W) is large: the mean over channels of its squares, flattened, divided by its L2 norm.
-
-    Returns:
-        (B, H*W) float32, each row of unit norm; a map of zeros gives zeros. Scaling an image's map changes nothing.
-    """
-    return F.normalize(x.float().pow(2).mean(1).flatten(1))
-
-
-def pool(x: Tensor, height: int, width: int) -> Tensor:
-    """`F.adaptive_avg_pool2d` of a map (B, C, H, W), in float32, with a gradient that is deterministic on CUDA too."""
-    if x.shape[2:] == (height, width):
-        return x.float()
-    return _bins(x.shape[2], height, x.device) @ x.float() @ _bins(x.shape[3], width, x.device).T
-
-
-def _bins(size: int, bins: int, device: torch.device) -> Tensor:
-    """(bins, size): row i takes the mean from floor(i size / bins) to ceil((i + 1) size / bins)."""
-    i, at = torch.arange(bins, device=device)[:, None], torch.arange(size, device=device)
-    inside = ((at >= i * size // bins) & (at * bins < (i + 1) * size)).float()
-    return inside / inside.sum(1, keepdim=True)
 
 
 class AttentionTransfer(Term):
@@ -64,5 +41,5 @@ class AttentionTransfer(Term):
 
 def distance(own: Tensor, theirs: Tensor) -> Tensor:
     """Mean squared difference of the attention of two maps (B, C, H, W) and (B, D, h, w), the larger pooled to the smaller."""
-    size = [min(pair) for pair in zip(own.shape[2:], theirs.shape[2:], strict=True)]
-    return F.mse_loss(attention(pool(own, *size)), attention(pool(theirs, *size)))
+    height, width = (min(pair) for pair in zip(own.shape[2:], theirs.shape[2:], strict=True))
+    return F.mse_loss(*(attention(pool(x.float(), (height, width))) for x in (own, theirs)))

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgd.objectives.at import pool
+from dgd.objectives.maps import pool
 from dgd.objectives.term import Term
 
 
@@ -63,7 +63,7 @@ class FitNet(Term):
         for teacher, module in zip(batch.teachers, self.regressors, strict=True):
             with self.autocast():
                 guess = module(own)
-            losses.append(F.mse_loss(guess.float(), pool(teacher.stages[-self.depth], *guess.shape[2:])))
+            losses.append(F.mse_loss(guess.float(), pool(teacher.stages[-self.depth].float(), guess.shape[2:])))
         return sum(losses) / len(losses)
 
 

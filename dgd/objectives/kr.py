@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgd.objectives.review import pool
+from dgd.objectives.maps import pool
 from dgd.objectives.term import Term
 
 

@@ -2,10 +2,10 @@
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgd.objectives.maps import pool
 from dgd.objectives.term import Output, Term
 
 
@@ -123,19 +123,3 @@ def hierarchical_context(own: Tensor, theirs: Tensor) -> Tensor:
             weight /= 2
             loss, total = loss + weight * pool(difference, (size, size)).square().mean(), total + weight
     return loss / total
-
-
-def pool(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """`adaptive_avg_pool2d` of (B, C, H, W) with a gradient that CUDA computes deterministically; float32 if H, W are no
-    multiples of `size`."""
-    (h, w), (rows, columns) = x.shape[2:], size
-    if h % rows == 0 and w % columns == 0:
-        return F.avg_pool2d(x, (h // rows, w // columns))
-    return _averages(h, rows, x.device) @ x.float() @ _averages(w, columns, x.device).T
-
-
-def _averages(length: int, cells: int, device: torch.device) -> Tensor:
-    """(cells, length): row i averages positions floor(i length / cells) to ceil((i + 1) length / cells), without the last."""
-    cell, at = torch.arange(cells, device=device)[:, None], torch.arange(length, device=device)
-    inside = (at >= cell * length // cells) & (at < ((cell + 1) * length + cells - 1) // cells)
-    return inside / inside.sum(1, keepdim=True)
