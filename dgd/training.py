@@ -308,6 +308,8 @@ class Group:
         """
         images, labels, index = batch
         seed, mine = self.cell["seed"], self.ranks.mine
+        if "teacher_train" in self.needs:  # it may draw
+            torch.manual_seed(stream(seed, "teacher", mine[turn[0]], *at))
         with torch.no_grad(), self._autocast():
             others = {"teachers": [teacher(images) for teacher in self.teachers], "time": time}
         if "input_gradient" in self.needs:

@@ -88,6 +88,8 @@ def alone(digits, tmp_path_factory):
         {"four": {"base": "grafting", "networks": 4}},
         {"options": {"base": "grafting", "exchange": options, "recipe": {"weight_average": "ema", "filters_every": 2}}},
         {"noise": {"base": "grafting", "exchange": {"name": "noise", "gamma": 5.0}}},
+        {"surgery": {"base": "independent", "exchange": {"name": "repr", "normal": 1, "pruned": 1, "cycles": 1}}},
+        {"explained": {"base": "self-explanation+graft"}},
     ]
     wanted = cells(["grafting", *rows]) | {"drop path": cells(["grafting"], "test_efficientnet")["grafting"]}
     for cell in wanted.values():
@@ -103,7 +105,7 @@ def same(cell, *roots):
     assert one | {"timings": None} == other | {"timings": None}
 
 
-@pytest.mark.parametrize("name", ["grafting", "four", "options", "noise", "drop path"])
+@pytest.mark.parametrize("name", ["grafting", "four", "options", "noise", "surgery", "explained", "drop path"])
 def test_a_process_a_network_gives_the_bytes_of_one_process(alone, digits, tmp_path, name):
     results, wanted = alone
     finish(start(wanted[name]["networks"], wanted[name], tmp_path, digits))
@@ -111,7 +113,9 @@ def test_a_process_a_network_gives_the_bytes_of_one_process(alone, digits, tmp_p
 
 
 def test_torchrun_starts_it_and_the_teacher_is_read_by_all(digits, tmp_path):
-    cell = cells(["dgd"])["dgd"]
+    """With terms that read features, own modules, and keep a bank of the training images."""
+    terms = {"ce": 1.0, "kd": 1.0, "fitnet": 1.0, "crd": {"weight": 0.8, "negatives": 16}}
+    cell = cells([{"m": {"base": "dgd", "objective": terms}}])["m"]
     teacher = config.cells(
         {
             "benchmark": "t",
@@ -159,11 +163,11 @@ def test_a_killed_process_ends_the_others_and_the_cell_goes_on(digits, tmp_path)
     cell = cells(["grafting"], epochs=4)["grafting"]
     slow = SCRIPT.replace(
         "try:",
-        "import time\nfrom pathlib import Path\nlearn = training.Group._learn\n"
+        "import time\nfrom pathlib import Path\nlearn = training.Group._losses\n"
         "def wait(*args, **options):\n"
         "    if (Path(sys.argv[2]) / 'slow').exists(): time.sleep(3600)\n"
         "    return learn(*args, **options)\n"
-        "training.Group._learn = wait\ntry:",
+        "training.Group._losses = wait\ntry:",
     )
     folder = tmp_path / "killed" / cell["path"]
     running = start(2, cell, tmp_path / "killed", digits, slow)

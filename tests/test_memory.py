@@ -89,6 +89,8 @@ def test_a_teacher_costs_its_weights():
         {"method": "baseline", "precision": "fp32"},
         {"method": "dgd", "networks": 2, "precision": "bf16", "channels_last": True},
         {"method": "kd", "student": "cifar_mobilenetv2", "precision": "bf16", "channels_last": True},
+        {"method": "ffsd", "networks": 3, "precision": "bf16", "channels_last": True},  # three networks' activations at once
+        {"method": "crd", "precision": "bf16", "channels_last": True},  # banks, and 16,384 negatives an image
     ],
     ids=lambda row: row["method"],
 )

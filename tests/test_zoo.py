@@ -2,9 +2,11 @@
 resuming, and terms that can be learned. Whoever adds a method adds nothing here."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -63,21 +65,21 @@ def cell(name, student="cifar_resnet8", teacher="cifar_resnet20", **recipe):
     return found
 
 
-def group(cell, digits):
+def group(cell, digits, device="cpu"):
     torch.manual_seed(1)
     dataset = data.load(digits)
     teachers = [training._create(cell["teacher"], dataset, cell) for _ in cell["teachers"]]
-    images, _, _ = next(iter(loader(cell, digits).batches()))
+    images, _, _ = next(iter(loader(cell, digits).batches()))  # on the CPU, as the teachers are
     for teacher in teachers:  # a network that was never trained has no batch statistics, and logits in the thousands
         norms = [module for module in teacher.modules() if isinstance(module, _BatchNorm)]
         for norm in norms:
             norm.momentum = 1.0
         teacher.train()(images)
-    return training.Group(cell, dataset, teachers, torch.device("cpu"))
+    return training.Group(cell, dataset, teachers, torch.device(device))
 
 
-def loader(cell, digits):
-    return data.load(digits).loader("train", batch_size=cell["recipe"]["batch_size"], device=torch.device("cpu"), workers=0)
+def loader(cell, digits, device="cpu"):
+    return data.load(digits).loader("train", batch_size=cell["recipe"]["batch_size"], device=torch.device(device), workers=0)
 
 
 def test_every_row_says_how_it_stands_to_its_source():
@@ -149,6 +151,26 @@ def test_every_method_on_every_kind_of_network(pictures, name, student):
             assert all(grad is None or grad.isfinite().all() for grad in gradients)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", NAMES)
+def test_cuda_gives_the_same_bits_twice_and_nearly_the_cpus(digits, name):
+    own = cell(name, lr=1.0e-4)
+    training._set_arithmetic(own["recipe"])
+    try:
+        losses, states = [], []
+        for device in ("cpu", "cuda", "cuda"):
+            learns = group(own, digits, device)
+            losses.append([row["loss"] for row in learns.train_epoch(loader(own, digits, device), 1)])
+            states.append(learns.networks[0].state_dict())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert losses[1] == losses[2]
+    assert all(torch.equal(states[1][key], states[2][key]) for key in states[1])
+    if not {"indices", "input_gradient"} & learns.needs:  # those draw on the device
+        assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
 class Stopped(Exception):
     pass
 
@@ -212,3 +234,19 @@ def test_every_term_can_be_learned_by_itself(digits, name):
                     optimiser.zero_grad()
         values.append(float(sums[:, 1].sum()))
     assert np.mean(values[-5:]) < 0.8 * values[0], values
+
+
+def test_a_term_works_in_a_loop_of_ones_own():
+    """The README's lines, with what they leave to the reader."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    code = next(part for part in text.split("```python\n") if part.startswith("from dgd.objectives")).partition("```")[0]
+    torch.manual_seed(0)
+    images, labels, index = torch.randn(8, 3, 16, 16), torch.arange(8) % 4, torch.arange(8)
+    student, teacher = (timm.create_model(name, num_classes=4) for name in ("cifar_resnet8", "cifar_resnet20"))
+    names = {"torch": torch, "student": student, "teacher": teacher, "train_labels": labels}
+    names |= {"images": images, "labels": labels, "index": index, "loader": [(images, labels, index)]}
+    exec(code, names)
+    assert set(names["parts"]) == {"ce", "at"}
+    names["loss"].backward()
+    assert student.conv1.weight.grad.abs().sum() > 0
+    assert teacher.conv1.weight.grad is None
