@@ -18,23 +18,37 @@ def _list(args: argparse.Namespace) -> None:
         for cell in config.cells(config.load(args.config)):
             print(cell["path"])
         return
-    rows = [
-        [
-            name,
-            " + ".join(m.objective),
-            (m.exchange or {}).get("name", "-"),
-            m.networks,
-            m.teachers,
-        ]
-        for name, m in methods.METHODS.items()
-    ]
-    print(tabulate(rows, headers=["method", "objective", "exchange", "networks", "teachers"]))
+    headers = ["method", "objective", "exchange", "networks", "teachers", "status", "needs"]
+    print(tabulate([_described(name, row) for name, row in methods.METHODS.items()], headers=headers))
+    names = ", ".join(f"{name}{methods.GRAFTED} is {other}" for name, other in methods.NAMED.items())
+    print(
+        f"\nA row without an exchange is also there with {methods.GRAFTED} after its name, e.g. sp{methods.GRAFTED}; {names}."
+    )
+    print("docs/methods.md has equations, options, and what deviates from the sources.")
     import timm
 
     print("\nterms:     ", ", ".join(objectives.TERMS))
     print("exchanges: ", ", ".join(methods.EXCHANGES))
     print("data sets: ", ", ".join(data.NAMES), ", imagefolder:<path>", sep="")
     print("models:    ", ", ".join(timm.list_models("cifar_*")), "and every other timm name")
+
+
+def _described(name: str, row) -> list:
+    """A row of `dgd.methods.METHODS` for people: what it minimises, and how it stands to its source."""
+    from dgd import objectives, surgery
+
+    spec = {term: dict(value) if isinstance(value, dict) else {"weight": value} for term, value in row.objective.items()}
+    terms = []
+    for term, options in spec.items():
+        weight = f"{options['weight']:g} " if options.get("weight", 1.0) != 1 else ""
+        rest = ", ".join(key if value is True else f"{key}={value}" for key, value in options.items() if key != "weight")
+        terms.append(f"{weight}{term}" + (f"({rest})" if rest else ""))
+    exchange = (row.exchange or {}).get("name", "-")
+    objective = objectives.Objective(spec)
+    parts = [*objective.terms.values(), *filter(None, [surgery.SURGERY.get(exchange)])]
+    status = max((part.status for part in parts), key=objectives.STATUSES.index)
+    needs = ", ".join(need for need in objectives.NEEDS if need in objective.needs)
+    return [name, " + ".join(terms), exchange, row.networks, row.teachers, status, needs]
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -125,9 +125,17 @@ def check(config: dict, source: str, folders: bool = True) -> None:
         raise ConfigError(f"{source}: {error}") from None
     for name, row in rows:
         try:
-            methods.filled_exchange(row["exchange"], config["protocol"])
+            exchange = methods.filled_exchange(row["exchange"], config["protocol"])
         except ValueError as error:
             raise ConfigError(f"{source}: methods.{name}: {error}") from None
+        if exchange and exchange["name"] in methods.CYCLES:
+            epochs = {**config["recipe"], **row["recipe"]}["epochs"]
+            whole = exchange["cycles"] * (exchange["normal"] + exchange["pruned"])
+            if epochs <= whole:
+                raise ConfigError(
+                    f"{source}: methods.{name}: the cycles of {exchange['name']!r} take {whole} epochs, and recipe.epochs is "
+                    f"{epochs}: the reported network would lack filters, or never have lost any"
+                )
     names = [name for name, _ in rows]
     for name in names:
         if names.count(name) > 1:

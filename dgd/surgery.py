@@ -34,7 +34,8 @@ class RePr(nn.Module):
     Its channel may still carry what else feeds it, such as a shortcut. Filters of all layers are ranked together, by `overlap`.
     Filters of few weights overlap more by chance alone: where kernels differ in size, 1x1 convolutions lose most.
 
-    A new filter has length 1, zero bias, and a fresh batch norm: gamma 1, beta 0, running mean 0 and variance 1.
+    A new filter has length 1 (more of them than the null space has dimensions are drawn as PyTorch starts a convolution), zero
+    bias, and a fresh batch norm: gamma 1, beta 0, running mean 0 and variance 1.
 
     Args:
         network: On its device; a reference is kept, and it is no submodule.
@@ -53,12 +54,12 @@ class RePr(nn.Module):
     source = "RePr, 1811.07275; code: siahuat0727/RePr, a community's"
     status = "deviates"
     deviations = (
-        "what reads a dropped filter's channel keeps its weights; the code draws them anew, or zeroes them",
-        "momentum and weight decay of dropped filters are held too; the code masks gradients alone, of SGD without either",
-        "bias and batch norm of a dropped filter are off too; the code's network has no batch norm, and keeps biases",
-        "new filters are random directions of the null space; the code takes QR's own vectors, clamped to +-1/sqrt(fan in)",
-        "as the authors said and not as the code does, the first convolution is not ranked",
-        "grouped convolutions are not ranked, and a layer keeps at least one filter",
+        "What reads a dropped filter's channel keeps its weights; the code draws them anew, or zeroes them.",
+        "Momentum and weight decay of dropped filters are held too; the code masks gradients alone, of SGD without either.",
+        "Bias and batch norm of a dropped filter are off too; the code's network has no batch norm, and keeps biases.",
+        "New filters are random directions of the null space; the code takes QR's own vectors, clamped to +-1/sqrt(fan in).",
+        "As the authors said and not as the code does, the first convolution is not ranked.",
+        "Grouped convolutions are not ranked, and a layer keeps at least one filter.",
     )
 
     def __init__(

@@ -1,12 +1,19 @@
-"""Write the table of keys in config/README.md from the schema: `python -m pipeline.reference`."""
+"""Write the tables of keys in config/README.md and of terms in docs/methods.md: `python -m pipeline.reference`."""
 
+import inspect
 import json
 from pathlib import Path
 
+import yaml
+
+from dgd.methods import EXCHANGES
+from dgd.objectives import NEEDS, TERMS
+from dgd.surgery import SURGERY
 from dgd.tables import replace_file
 from pipeline.config import schema
 
 START, END = "<!-- keys: written by `python -m pipeline.reference` -->", "<!-- end of keys -->"
+TERMS_START, TERMS_END = "<!-- terms: written by `python -m pipeline.reference` -->", "<!-- end of terms -->"
 
 
 def render() -> str:
@@ -32,11 +39,34 @@ def render() -> str:
     return "\n".join([*rows, "", END])
 
 
+def options(name: str) -> dict:
+    """Every option of a term, or of an exchange of `dgd.surgery`, with its default."""
+    if name in SURGERY:
+        return dict(EXCHANGES[name])
+    parameters = inspect.signature(TERMS[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+
+
+def render_terms() -> str:
+    """Terms and step-by-step exchanges as a Markdown table, between the two marks, with what their defaults make of them."""
+    rows = [TERMS_START, "", "| term | status | needs | options | source | what deviates |", "|:--|:--|:--|:--|:--|:--|"]
+    for name, part in {**{name: term() for name, term in TERMS.items()}, **SURGERY}.items():
+        needs = [need for need in NEEDS if need in getattr(part, "needs", ())]
+        own = [f"`{yaml.safe_dump({key: default}).strip()}`" for key, default in options(name).items()]
+        texts = [f"{text[0].upper()}{text[1:].removesuffix('.')}." for text in part.deviations]
+        cells = [f"`{name}`", part.status, ", ".join(needs), "<br>".join(own), part.source, "<br>".join(texts)]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*rows, "", TERMS_END])
+
+
 def main():
-    """Replace the table of keys in config/README.md."""
-    path = Path("config/README.md")
-    before, _, rest = path.read_text().partition(START)
-    replace_file(path, (before + render() + rest.partition(END)[2]).encode())
+    """Replace both tables."""
+    for path, (start, text, end) in {
+        "config/README.md": (START, render(), END),
+        "docs/methods.md": (TERMS_START, render_terms(), TERMS_END),
+    }.items():
+        before, _, rest = Path(path).read_text().partition(start)
+        replace_file(path, (before + text + rest.partition(end)[2]).encode())
 
 
 if __name__ == "__main__":

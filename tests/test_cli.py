@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from dgd import cli
+from dgd.methods import METHODS
 
 BENCHMARK = """
 benchmark: t
@@ -28,8 +29,20 @@ def benchmark(tmp_path):
 def test_list(capsys, benchmark):
     assert cli.main(["list"]) == 0
     out = capsys.readouterr().out
-    for word in ("dgd", "ce + kd", "graft", "digits", "imagefolder:<path>", "cifar_resnet110"):
+    for word in ("dgd", "ce + kd", "graft", "digits", "imagefolder:<path>", "cifar_resnet110", "sp+graft", "kd+graft is dgd"):
         assert word in out
+    rows = {line.split()[0]: line for line in out.splitlines() if line}
+    for name, rest in {
+        "kd-crd": "0.1 ce + 0.9 kd(tau=4.0) - 1 1 faithful teacher",
+        "label-smoothing": "ce(smoothing=0.1) - 1 0 faithful",
+        # The least faithful part decides, an exchange's class is a part, and a need may come from an option's default.
+        "kr+kd": "ce + kd(tau=4.0) + kr - 1 1 reconstruction teacher, taps",
+        "repr": "ce repr 1 0 deviates",
+        "dml": "ce + mutual - 2 0 deviates peers, same_batch, together",
+        "self-explanation-shuffled": "ce + explanation(shuffle) - 1 0 reconstruction input_gradient",
+    }.items():
+        assert rows[name].split() == [name, *rest.split()]
+    assert all(len(rows[name]) < 140 for name in METHODS)
     assert cli.main(["list", str(benchmark)]) == 0
     assert capsys.readouterr().out.split() == [
         "t/digits/cifar_resnet20/baseline/seed0",

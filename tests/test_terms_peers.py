@@ -513,3 +513,8 @@ def test_ffsd_refuses_groups_in_which_it_has_no_meaning():
     ):
         with error:
             TERMS["ffsd"]().setup(b, setting)
+
+
+def test_only_the_papers_or_the_codes_own_combination_is_faithful():
+    found = {(b, r): TERMS["mutual"](batches=b, reduce=r).status for b in ("same", "turns", "own") for r in ("mean", "sum")}
+    assert [key for key, status in found.items() if status == "faithful"] == [("turns", "mean"), ("own", "sum")]

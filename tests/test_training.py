@@ -300,6 +300,8 @@ def test_learning_rates():
     assert slr(0) == slr(59.99) == [0.1, 0.1]
     assert slr(60) == pytest.approx([0.01, 0.01])
     assert slr(199) == pytest.approx([1e-4, 1e-4])
+    benchmark = training.learning_rates(recipe | {"milestones": [150, 180, 210]}, 1)
+    assert [benchmark(time)[0] for time in (0, 149.99, 150, 180, 239)] == pytest.approx([0.1, 0.1, 0.01, 1e-3, 1e-4])
     # Starts by number of networks, as read off a run of the released code.
     starts = {
         1: [0.1],
@@ -378,3 +380,15 @@ def test_cuda_same_bytes_when_deterministic(digits, tmp_path, precision):
     for k in range(2):
         train(cell, tmp_path / str(k), digits)
     assert without_timings(tmp_path / "0" / cell["path"]) == without_timings(tmp_path / "1" / cell["path"])
+
+
+def test_nesterov_is_that_of_torch(digits):
+    """One step from the same start, by hand: with no momentum yet, Nesterov's moves (1 + momentum) times the gradient."""
+    dataset, moved = data.load(digits), {}
+    for nesterov in (False, True):
+        cell = cells({"nesterov": nesterov, "weight_decay": 0.0, "batch_size": 60}, methods=["baseline"])
+        group = training.Group(cell["cifar_resnet8", "baseline"], dataset, [], torch.device("cpu"))
+        before = group.networks[0].conv1.weight.detach().clone()
+        group.train_epoch(dataset.loader("train", batch_size=60, device=torch.device("cpu")), 0)
+        moved[nesterov] = group.networks[0].conv1.weight.detach() - before
+    assert torch.allclose(moved[True], 1.9 * moved[False], atol=1e-6)

@@ -42,12 +42,12 @@ class FeatureFusionSelfDistillation(Term):
     source = "2103.14473; github.com/SJLeo/FFSD"
     status = "deviates"
     deviations = (
-        "the recipe says schedule, epochs, augmentation and whether momentum is Nesterov's; the code has Nesterov's and trains "
-        "299 of its 300 epochs",
-        "the leader's weight decay is the recipe's; the code reads one that its options do not define",
-        "the fusion module's classifier has the data's classes; the CIFAR code's has 100 on all data",
-        "the chain takes channels and sizes of the network's own stages; the code halves channels, or lists them by network",
-        "a stem with a resolution of its own counts as a stage; the code takes the stages after the stem",
+        "The recipe says schedule, epochs, augmentation and whether momentum is Nesterov's; the code has Nesterov's and trains "
+        "299 of its 300 epochs.",
+        "The leader's weight decay is the recipe's; the code reads one that its options do not define.",
+        "The fusion module's classifier has the data's classes; the CIFAR code's has 100 on all data.",
+        "The chain takes channels and sizes of the network's own stages; the code halves channels, or lists them by network.",
+        "A stem with a resolution of its own counts as a stage; the code takes the stages after the stem.",
     )
     needs = frozenset({"peers", "same_batch", "together", "taps"})
 

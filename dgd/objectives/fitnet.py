@@ -27,6 +27,7 @@ class FitNet(Term):
         "The regressor has batch norm and ReLU, as RepDistiller's; the paper's is a convolution and the network's activation.",
         "A teacher's map that is larger, but not twice, is average-pooled to the student's size; RepDistiller refuses.",
         "Of networks of different depth, stages are paired from the deepest; RepDistiller pairs from the shallowest.",
+        "A stem with a resolution of its own, as ImageNet networks have, counts as a stage.",
     )
     needs = frozenset({"teacher", "taps"})
 

@@ -25,8 +25,8 @@ class MutualLearning(Term):
     source = "1706.00384; github.com/YingZhangDUT/Deep-Mutual-Learning"
     status = "deviates"
     deviations = (
-        "all networks learn at once from one state (`batches: same`), where the paper's algorithm takes turns on a batch "
-        "(`turns`) and its code gives each network a batch of its own (`own`)",
+        "All networks learn at once from one state, where the paper's take turns on a batch (`batches: turns`) and the code's "
+        "each have a batch of their own (`own`).",
     )
     needs = frozenset({"peers"})
 
@@ -40,8 +40,12 @@ class MutualLearning(Term):
             raise ValueError(f"mutual: batches is {batches!r}; it must be 'same', 'turns' or 'own'")
         self.tau, self.reduce = tau, reduce
         self.needs = self.needs | {"same": {"same_batch", "together"}, "turns": {"same_batch"}, "own": set()}[batches]
-        if batches != "same":
+        if (batches, reduce) in (("turns", "mean"), ("own", "sum")):
             self.status, self.deviations = "faithful", ()
+        elif batches != "same":
+            self.deviations = (
+                "The paper takes turns and the mean over peers, the code own batches and the sum; this mixes them.",
+            )
 
     def setup(self, example, setting) -> None:
         """Nothing to build.

@@ -30,6 +30,7 @@ class KnowledgeReview(Term):
         "The teacher is in evaluation mode; the authors' CIFAR script never leaves training mode (option teacher='train').",
         "One map of each resolution: of two that the authors take (VGG), the deeper.",
         "Stages that only the deeper one of two networks has are left out.",
+        "A stem with a resolution of its own, as ImageNet networks have, counts as a stage.",
     )
     needs = frozenset({"teacher", "taps", "teacher_before"})
 
