@@ -81,7 +81,8 @@ COMPARES = {"metric": str, "method": str, "over": str, "better": str, "threshold
 SETTING = {"dataset": str, "student": str, "teacher": str, "published": list}
 ONLY = {"dataset": str, "student": str}
 RECIPE = {"epochs": int, "lr": float, "batch_size": list, "schedule": str, "diverse": str, "step_epochs": int}
-RECIPE |= {"gamma": float, "weight_decay": float, "momentum": float, "weight_average": str}
+RECIPE |= {"milestones": list, "gamma": float, "weight_decay": float, "momentum": float, "nesterov": bool}
+RECIPE |= {"weight_average": str}
 BETTER = ("higher", "lower")
 
 
@@ -224,7 +225,7 @@ def _check(where: str, entry, fields: Mapping[str, type], optional: Sequence[str
                 raise ValueError(f"{where}: {key}: missing")
             continue
         wanted = (int, float) if kind is float else kind
-        if not isinstance(entry[key], wanted) or isinstance(entry[key], bool):
+        if not isinstance(entry[key], wanted) or (isinstance(entry[key], bool) and kind is not bool):
             raise ValueError(f"{where}: {key}: must be {kind.__name__}, got {entry[key]!r}")
 
 

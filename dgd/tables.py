@@ -51,10 +51,13 @@ FILTERS = tuple(
     )
 )
 RECIPE = (
-    *("batch_size", "lr", "schedule", "step_epochs", "gamma", "weight_decay", "momentum", "weight_average"),
-    "train_images",
+    *("batch_size", "lr", "schedule", "step_epochs", "milestones", "gamma", "weight_decay", "momentum", "nesterov"),
+    *("weight_average", "train_images"),
 )
-"""What of a cell's recipe and data its row has; empty where older cells do not say. No number of images is all of them."""
+"""What of a cell's recipe and data its row has; empty where older cells do not say. No number of images is all of them.
+
+`milestones` are text such as 150/180/210; where there are some, `step_epochs` does not count.
+"""
 
 PUBLISHED = "as published"
 
@@ -82,9 +85,11 @@ COLUMNS = (
     "seconds",
     "images_per_second",
     "peak_memory_mib",
+    "method_status",
+    "deviations",
     "folder",
 )
-"""The columns of cells.csv, in order."""
+"""The columns of cells.csv, in order. The method's status and deviations from its sources are empty for older cells."""
 
 REPORTS = ("first", "mean", "best")
 """Which network of a group the results table can report; see `reported`."""
@@ -160,15 +165,20 @@ def departures(cell: Mapping, recipe: Mapping) -> list[str]:
     """How a cell was trained otherwise than a paper says, in words; nothing if it was trained so.
 
     Args:
-        cell: A row of cells.csv: its method, its epochs, and `RECIPE`.
+        cell: A row of cells.csv: its method, its epochs, and `RECIPE`. `milestones` may be a list too.
         recipe: Of a paper's file: epochs, lr, batch_size (those that text and code give), schedule, and `diverse`, the schedule
-            of methods with `-dlr` in their name; step_epochs, gamma, weight_decay, momentum, weight_average. A key that is not
-            there is not compared. No images may be left out or kept for validation.
+            of methods with `-dlr` in their name; step_epochs or milestones (a list), gamma, weight_decay, momentum, nesterov,
+            weight_average. A key that is not there is not compared. No images may be left out or kept for validation.
     """
-    own = {key: None if pd.isna(cell.get(key)) else cell[key] for key in ("epochs", *RECIPE)}
+    own = {key: None if pd.isna(cell.get(key)) else cell[key] for key in ("epochs", "train_images", *WORDS)}
+    # Older cells say neither of these two, and had neither.
+    own["milestones"] = _milestones(cell.get("milestones"))
+    own["nesterov"] = not pd.isna(cell.get("nesterov")) and bool(cell["nesterov"])
     wanted = {**recipe, "schedule": recipe.get("diverse" if DIVERSE.search(cell["method"]) else "schedule")}
     if wanted["schedule"] in ("dlr", "cosine"):  # has no steps
-        wanted = {key: value for key, value in wanted.items() if key not in ("step_epochs", "gamma")}
+        wanted = {key: value for key, value in wanted.items() if key not in ("step_epochs", "milestones", "gamma")}
+    elif own["milestones"] or wanted.get("milestones"):
+        own, wanted = _by_milestones(own), _by_milestones(wanted)
     parts, of = [], wanted.get("epochs")
     if own["epochs"] != of:
         parts.append(f"{own['epochs']:.0f}" + (f" of {of}" if of and own["epochs"] < of else "") + " epochs")
@@ -176,18 +186,43 @@ def departures(cell: Mapping, recipe: Mapping) -> list[str]:
         parts.append(f"{own['train_images']:,.0f} images")
     if any(not pd.isna(cell.get(key)) for key in ("top1_validation_selected", "validation_top1_last")):
         parts.append("some kept for validation")
-    for key, word in WORDS.items():
-        value, published = own[key], wanted.get(key)
-        if published is None or value is None or value in (published if isinstance(published, list) else [published]):
-            continue
-        parts.append(f"{word} {value:g}" if isinstance(value, int | float) else f"{word} {value}")
-    if any(own[key] is None and wanted.get(key) is not None for key in WORDS):
+    compared = [key for key in (*WORDS, *LATER) if wanted.get(key) is not None]
+    for key in compared:
+        value, published = own[key], wanted[key]
+        if value is not None and value not in (published if isinstance(published, list) else [published]):
+            parts.append(_said(key, value))
+    if any(own[key] is None for key in compared):
         parts.append("recipe not recorded")
     return parts
 
 
 DIVERSE = re.compile(r"-dlr(-|$)")
-WORDS = {key: key.replace("_", " ") for key in RECIPE if key != "train_images"} | {"batch_size": "batch"}
+LATER = ("milestones", "nesterov")
+WORDS = {key: key.replace("_", " ") for key in RECIPE if key not in ("train_images", *LATER)} | {"batch_size": "batch"}
+
+
+def _by_milestones(recipe: Mapping) -> dict:
+    """A recipe with the epochs at which its learning rate drops in place of `step_epochs`; None where it does not say."""
+    step, epochs, milestones = recipe.get("step_epochs"), recipe.get("epochs"), _milestones(recipe.get("milestones"))
+    if not milestones:
+        milestones = tuple(range(int(step), int(epochs), int(step))) if step and epochs else None
+    return {**recipe, "milestones": milestones, "step_epochs": None}
+
+
+def _milestones(value) -> tuple[int, ...]:
+    """Epochs of a list, or of cells.csv's text, of which pandas makes a number where all cells name one epoch."""
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    return () if value == "" or pd.isna(value) else tuple(int(float(epoch)) for epoch in str(value).split("/"))
+
+
+def _said(key: str, value) -> str:
+    """A value of a recipe in words."""
+    if key == "nesterov":
+        return f"{'with' if value else 'without'} Nesterov momentum"
+    if key == "milestones":
+        return "milestones " + ("/".join(map(str, value)) or "none")
+    return f"{WORDS[key]} {value:g}" if isinstance(value, int | float) else f"{WORDS[key]} {value}"
 
 
 def read_cells(folder: str | Path) -> Iterator[tuple[Path, dict]]:
@@ -376,6 +411,14 @@ def reported(cells: pd.DataFrame, report: str = "first") -> tuple[pd.DataFrame, 
     return best, "best by validation" if validated else "best by test"
 
 
+def outcomes(cells: pd.DataFrame) -> str:
+    """How many seeds of a method finished, and how the others ended: "2 of 3: 1 diverged"."""
+    statuses = cells.loc[cells["network"] == 0, "status"]
+    others = statuses[statuses != "finished"].value_counts(sort=False)
+    text = f"{(statuses == 'finished').sum()} of {len(statuses)}"
+    return text + (": " + ", ".join(f"{count} {status}" for status, count in others.items()) if len(others) else "")
+
+
 def results_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable, report: str = "first") -> pd.DataFrame:
     """Set our accuracies beside the published ones, with gains and verdicts.
 
@@ -420,7 +463,7 @@ def results_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable, report: 
             recipe = rows[-1].pop("recipe", None)
             if recipe is not None:
                 taught = part[(part["student"] == teacher) & (part["method"] == "baseline")]
-                rows[-1]["scale"] = _scale([group, base], taught, recipe)
+                rows[-1]["scale"] = _scale(group, base, taught, recipe)
                 if rows[-1]["scale"] != PUBLISHED:
                     rows[-1].pop("paper_gain", None)
     pooled = _pooled(cells, report)
@@ -585,6 +628,7 @@ def _rows(path: Path | None, metrics: dict) -> list[dict]:
         cell = {**cell, **cell["recipe"], "teachers": len(cell["teachers"]), "train_images": cell["data"]["train_images"]}
     row = {name: cell.get(name) for name in (*CELL, "networks", "teachers", "epochs", "protocol", *RECIPE)}
     row["teacher"] = row["teacher"] if row["teachers"] else None
+    row["milestones"] = "/".join(map(str, _milestones(row["milestones"]))) or None
     row |= {"dataset": slug(cell["dataset"]), "status": metrics["status"], "network": 0}
     if metrics["status"] != "finished":
         return [row]
@@ -593,6 +637,9 @@ def _rows(path: Path | None, metrics: dict) -> list[dict]:
         row |= {name: timings.get(name) for name in ("seconds", "images_per_second", "peak_memory_mib")}
         row |= {name: metrics[name] for name in ("parameters", "conv_filters")}
         row["ensemble_top1"] = (metrics.get("ensemble") or {}).get("top1")
+        about = metrics.get("method") or {}
+        row["method_status"] = about.get("status")
+        row["deviations"] = "; ".join(text.rstrip(".") for text in about.get("deviations", ())) or None
         rows = []
         for network, result in enumerate(metrics["networks"]):
             selected, filters = result["validation_selected"] or {}, result["filters"]
@@ -699,10 +746,7 @@ def _ours(group: pd.DataFrame, base: pd.DataFrame, report: str) -> dict:
     row["best_on_test"] = _mean(first["top1_best_on_test"])
     row["validation_selected"] = _mean(first["top1_validation_selected"])
     row["top1_last_mean_of_networks"] = _mean(group.loc[group["status"] == "finished", "top1_last"])
-    statuses = group.loc[group["network"] == 0, "status"]
-    others = statuses[statuses != "finished"].value_counts(sort=False)
-    row["status"] = f"{len(first)} of {len(statuses)}"
-    row["status"] += ": " + ", ".join(f"{count} {status}" for status, count in others.items()) if len(others) else ""
+    row["status"] = outcomes(group)
     return row
 
 
@@ -732,7 +776,7 @@ def _published(cell: pd.Series, papers: pd.DataFrame, published: dict) -> dict:
     return row
 
 
-def _scale(students: Sequence[pd.DataFrame], teachers: pd.DataFrame, recipe: Mapping) -> str:
+def _scale(own: pd.DataFrame, base: pd.DataFrame, teachers: pd.DataFrame, recipe: Mapping) -> str:
     """`PUBLISHED`, or how the cells of a row, of its baseline or of its teacher were trained otherwise.
 
     A paper's file without a recipe says nothing to hold them to.
@@ -744,9 +788,9 @@ def _scale(students: Sequence[pd.DataFrame], teachers: pd.DataFrame, recipe: Map
         first = cells[(cells["status"] == "finished") & (cells["network"] == 0)]
         return [part for cell in first.to_dict("records") for part in departures(cell, recipe)]
 
-    parts = [part for cells in students for part in found(cells)]
-    taught = found(teachers)
-    parts += [f"teacher: {part}" for part in taught if part not in parts]
+    parts: list[str] = []
+    for whose, cells in (("", own), ("baseline: ", base), ("teacher: ", teachers)):
+        parts += [whose + part for part in found(cells) if part not in parts]
     return ", ".join(dict.fromkeys(parts)) or PUBLISHED
 
 

@@ -31,7 +31,7 @@ def main(argv=None):
     folder, config = args.out.parent, json.loads(args.config.read_text())
     rows = [_row(folder.parent, cell["path"]) for cell in cells(config)]
     listed = rows if len(rows) <= LISTED else [row for row in rows if row["status"] != "finished"]
-    names = ["results", "filters", "density", *(["controls"] if config.get("controls") else [])]
+    names = ["results", "methods", "filters", "density", *(["controls"] if config.get("controls") else [])]
     page = jinja2.Template(PAGE.read_text(), autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
         benchmark=config["benchmark"],
         config=yaml.safe_dump(config, sort_keys=False),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dgd import claims, controls, evidence, tables
+from dgd import claims, comparison, controls, evidence, tables
 
 
 def main(argv=None):
@@ -21,6 +21,7 @@ def main(argv=None):
     cells = pd.read_csv(args.cells)
     args.out.mkdir(parents=True, exist_ok=True)
     tables.write(tables.results_table(cells, args.papers, args.report), args.out / "results")
+    comparison.write(comparison.methods_table(cells, args.report), args.out / "methods")
     tables.write(tables.filters_table(cells, args.papers), args.out / "filters")
     controls.write(controls.controls_table(cells, args.controls, args.report), args.out / "controls")
     # The cells' own files lie beside cells.csv.

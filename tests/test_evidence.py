@@ -403,7 +403,7 @@ def test_committed_curves_make_nothing_train(tmp_path):
     files = [results / cell["path"] / name for cell in cells(config) for name in training.OUTPUTS if "safetensors" not in name]
     curves = [results / cell["path"] / "pruning.csv" for cell in cells(config)]
     tiny = results / "tiny"
-    names = ("results", "filters", "density", "claims", "controls")
+    names = ("results", "methods", "filters", "density", "claims", "controls")
     made = [tiny / "cells.csv", *(tiny / f"tables/{name}.{kind}" for name in names for kind in ("md", "csv", "tex"))]
     made += [tiny / "figures/.snakemake_timestamp", tiny / "report.html"]
     for age, group in enumerate((made, files, curves)):

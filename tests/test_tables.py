@@ -504,9 +504,100 @@ def test_a_published_gain_is_held_against_what_was_trained_as_published_only(tmp
         assert kd["paper"] == "73.42 ± 0.29 (n=5)"
 
 
+TRAINED = dict(zip(RECIPE, (128, 0.1, "slr", 60, None, 0.1, 5e-4, 0.9, False, "none", None)), epochs=200, method="kd")
+
+
+@pytest.mark.parametrize(
+    ("cell", "recipe", "expected"),
+    [
+        # Milestones of both are one whole.
+        ({"milestones": "150/180/210"}, {"milestones": [150, 180, 210]}, []),
+        ({"milestones": [150, 180, 210]}, {"milestones": [150, 180, 210]}, []),
+        ({"milestones": "150/180"}, {"milestones": [150, 180, 210]}, ["milestones 150/180"]),
+        ({"milestones": "150"}, {"milestones": [150, 180, 210]}, ["milestones 150"]),
+        ({"milestones": 150.0}, {"milestones": [150]}, []),  # what pandas makes of a column of one epoch each
+        # Of two kinds: at the same epochs or not.
+        ({"milestones": "60/120/180"}, {"step_epochs": 60}, []),
+        ({"milestones": "60/120"}, {"step_epochs": 60}, ["milestones 60/120"]),
+        ({"milestones": "60/120/180", "step_epochs": 30}, {"step_epochs": 60}, []),  # its step does not count
+        ({}, {"milestones": [60, 120, 180]}, []),
+        ({"milestones": math.nan, "step_epochs": 50}, {"milestones": [150, 180]}, ["milestones 50/100/150"]),
+        ({"step_epochs": 300}, {"milestones": [150, 180]}, ["milestones none"]),
+        ({"step_epochs": None}, {"milestones": [150, 180]}, ["recipe not recorded"]),
+        ({"step_epochs": None, "milestones": "150/180"}, {"milestones": [150, 180]}, []),
+        ({"step_epochs": 30}, {"step_epochs": 60}, ["step epochs 30"]),
+        ({"schedule": "cosine"}, {"milestones": [150, 180], "schedule": "cosine"}, []),  # has no steps
+        ({"milestones": "150/180"}, {}, []),  # nothing to compare it with
+        # Nesterov's momentum: who does not say had none.
+        ({}, {"nesterov": False}, []),
+        ({"nesterov": True}, {"nesterov": True}, []),
+        ({"nesterov": True}, {"nesterov": False}, ["with Nesterov momentum"]),
+        ({}, {"nesterov": True}, ["without Nesterov momentum"]),
+        ({"nesterov": math.nan}, {"nesterov": False}, []),
+        ({"nesterov": math.nan}, {"nesterov": True}, ["without Nesterov momentum"]),
+        ({"nesterov": True}, {}, []),
+    ],
+)
+def test_when_the_rate_drops_and_which_momentum(cell, recipe, expected):
+    assert departures(TRAINED | cell, {"epochs": 200, "schedule": "slr"} | recipe) == expected
+
+
+def test_what_came_later_is_not_missed_in_older_cells():
+    recipe = {"epochs": 200, "schedule": "slr", "step_epochs": 60, "lr": 0.1, "nesterov": False}
+    older = {key: value for key, value in TRAINED.items() if key not in ("milestones", "nesterov")}
+    assert departures(older, recipe) == []
+    assert departures(older | {"lr": math.nan}, recipe) == ["recipe not recorded"]
+
+
+def test_milestones_and_momentum_of_a_cell_are_collected(tmp_path):
+    fake_cell(tmp_path, cell_of(seed=0) | {"milestones": [150, 180, 210], "nesterov": True, "step_epochs": 60})
+    fake_cell(tmp_path, cell_of(seed=1) | {"milestones": [], "nesterov": False, "step_epochs": 60})
+    fake_cell(tmp_path, cell_of(seed=2))
+    collect(tmp_path).to_csv(tmp_path / "cells.csv", index=False)
+    cells = pd.read_csv(tmp_path / "cells.csv")
+    assert cells["milestones"].fillna("").tolist() == ["150/180/210", "", ""]
+    assert cells["nesterov"].fillna("").tolist() == [True, False, ""]
+    recipe = {"epochs": 3, "milestones": [150, 180, 210], "nesterov": True}
+    assert departures(cells.iloc[0].to_dict(), recipe | {"epochs": 3}) == ["some kept for validation"]
+    # An expected cell without a result has its recipe from the config.
+    wanted = cell_of("kd", teacher=R110) | {"teachers": ["x"], "recipe": {"milestones": [5, 7], "nesterov": False, "epochs": 9}}
+    (row,) = collect(tmp_path, [wanted | {"data": {"train_images": None}}]).to_dict("records")
+    assert (row["milestones"], row["nesterov"], row["epochs"], row["status"]) == ("5/7", False, 9, "missing")
+
+
+def test_how_a_method_stands_to_its_sources_is_collected(tmp_path):
+    path = fake_cell(tmp_path, cell_of("grafting", 0)) / "metrics.json"
+    about = {"status": "deviates", "deviations": ["Pairs from the deepest.", "one map; not two"]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"method": about}))
+    path = fake_cell(tmp_path, cell_of("grafting", 1)) / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"method": {"status": "faithful", "deviations": []}}))
+    fake_cell(tmp_path, cell_of("grafting", 2))
+    fake_cell(tmp_path, cell_of("grafting", 3), status="diverged")
+    first = collect(tmp_path).query("network == 0").fillna("")
+    assert first["method_status"].tolist() == ["deviates", "faithful", "", ""]
+    assert first["deviations"].tolist() == ["Pairs from the deepest; one map; not two", "", "", ""]
+
+
+def test_cells_of_an_older_version_make_the_same_tables(benchmark):
+    cells = collect(benchmark)
+    older = cells.drop(columns=["milestones", "nesterov", "method_status", "deviations"])
+    for table in (results_table, filters_table):
+        pd.testing.assert_frame_equal(table(older, WITH_RECIPE), table(cells, WITH_RECIPE))
+
+
+def test_a_departure_says_whose_it_is(tmp_path):
+    """A baseline that was trained otherwise is not the method's own departure."""
+    recipe = {key: value for key, value in TRAINED.items() if key != "method"}
+    fake_cell(tmp_path, cell_of(student=R110) | recipe | {"lr": 0.02}, validation=False)
+    fake_cell(tmp_path, cell_of() | recipe | {"batch_size": 64, "lr": 0.05}, validation=False)
+    fake_cell(tmp_path, cell_of("kd", teacher=R110) | recipe | {"lr": 0.05}, validation=False)
+    kd = row_of(results_table(collect(tmp_path), WITH_RECIPE), method="kd")
+    assert kd["scale"] == "lr 0.05, baseline: batch 64, teacher: lr 0.02"
+
+
 def test_the_schedule_that_a_method_is_published_with():
     recipe = WITH_RECIPE[WITH_RECIPE["dataset"] == "cifar100"].iloc[0]["recipe"]
-    cell = dict(zip(RECIPE, (128, 0.1, "dlr", 60, 0.1, 5e-4, 0.9, "none", None))) | {"epochs": 200, "method": "grafting-dlr"}
+    cell = TRAINED | {"schedule": "dlr", "method": "grafting-dlr"}
     assert departures(cell, recipe) == []
     assert departures(cell | {"step_epochs": 30}, recipe) == []  # a cosine has no steps
     assert departures(cell | {"schedule": "slr"}, recipe) == ["schedule slr"]

@@ -44,7 +44,7 @@ DATASETS = {cell["slug"]: cell["dataset"] for cell in CELLS.values()}
 TEACHERS = sorted({path for cell in CELLS.values() for path in cell["teachers"]})
 RESOLVED = json.dumps(CONFIG, sort_keys=True)
 PRUNED = [f"{RESULTS}/{path}/pruning.csv" for path in CELLS if CONFIG["pruning"]]
-TABLES = ("results", "filters", "density", "claims", "controls")
+TABLES = ("results", "methods", "filters", "density", "claims", "controls")
 
 # `python` in a rule is the one that runs Snakemake, also when its environment is not activated.
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH')}")

@@ -9,7 +9,7 @@ REQUIRED INPUTS:
 OUTPUTS, in <results>/<benchmark>/:
 
     cells.csv           a row a cell and network
-    tables/             results, filters, claims, controls and density, as Markdown, CSV and LaTeX
+    tables/             results, methods, filters, claims, controls and density, as Markdown, CSV and LaTeX
     figures/            learning curves, filter-level evidence and pruning curves, as SVG and PNG
     report.html         all of it on one page
 """
@@ -73,6 +73,19 @@ rule tabulate:
             labels={"table": "results", "format": "CSV"},
         ),
         f"{BENCHMARK}/tables/results.tex",
+        report(
+            f"{BENCHMARK}/tables/methods.md",
+            caption="../report/methods.rst",
+            category="Tables",
+            labels={"table": "methods", "format": "Markdown"},
+        ),
+        report(
+            f"{BENCHMARK}/tables/methods.csv",
+            caption="../report/methods.rst",
+            category="Tables",
+            labels={"table": "methods", "format": "CSV"},
+        ),
+        f"{BENCHMARK}/tables/methods.tex",
         report(
             f"{BENCHMARK}/tables/filters.md",
             caption="../report/filters.rst",
@@ -140,6 +153,8 @@ rule tabulate:
             "dgd/tables.py",
             "dgd/statistics.py",
             "dgd/claims.py",
+            "dgd/comparison.py",
+            "dgd/methods.py",
             "dgd/controls.py",
             "dgd/evidence.py",
             "pipeline/tabulate.py",
