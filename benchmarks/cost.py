@@ -3,11 +3,14 @@
 Hours = images x epochs x networks / measured images per second, over all cells. Images per second are those of our training
 loop in benchmarks/results/*.json (`make benchmark`), so a machine that was not measured has no hours. A model that was not
 measured is taken to be as fast for each multiply-add of its forward pass as the measured one that is nearest to it, and the
-output says so. Not counted: evaluation, exchanges and start-up (benchmarks/README.md has what the last two take), and that the
-measured batch is 64.
+output says so. What a method's own terms take beside networks and teachers is counted by the measured multiple of its step
+(`methods` in the same files), in steps of baseline: the student's are as many as it has times the multiply-adds of the network
+that was measured. Not counted: evaluation, exchanges and start-up (benchmarks/README.md has what the last two take), and that
+the measured batch is 64.
 """
 
 import argparse
+import inspect
 import json
 import math
 import re
@@ -22,14 +25,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import ROOT
 from benchmarks.plain import CLASSES, SIZE
-from benchmarks.report import number, percent, read, table
+from benchmarks.report import WITHOUT_OWN, number, own_multiple, percent, read, table
 from dgd import config, models
 from dgd.data.sources import find
+from dgd.objectives import TERMS
 from dgd.tables import replace_file
 
 IMAGENET = 1_281_167
 """Training images of ILSVRC 2012: what a folder is taken to hold that is not there."""
 MEASURED = SIZE, True  # the image size and adapt_stem of benchmarks.measure
+NOT_COUNTED = "not measured, not counted"
 LINE = re.compile(r"^# Cost:.*\n(?:#   For another machine: .*\n)?", re.MULTILINE)
 
 
@@ -69,6 +74,7 @@ class Rates:
                 more.setdefault(teacher, []).append(seconds - self.alone[model][networks])
         # A teacher's forward pass is what a step takes longer with it; a median, as each is the difference of two larger times.
         self.teachers = {teacher: statistics.median(seconds) for teacher, seconds in more.items()}
+        self.methods = found.get("methods", [])
 
     def per_image(
         self, student: str, teacher: str | None, networks: int, teachers: int, size: int, adapt_stem: bool
@@ -88,6 +94,39 @@ class Rates:
             parts.append(f"teacher {model} x {number(factor)}" if factor != 1 or model != teacher else "")
         scaled = ", ".join(filter(None, parts))
         return seconds, f"scaled: {scaled}" if scaled else "measured" + ", the teacher apart" * bool(teachers)
+
+    def own_terms(self, student: str, wanted: Mapping[str, Mapping], size: int, adapt_stem: bool) -> tuple[float, str]:
+        """Seconds that terms, as `own_options` gives them, take for one image of one network, and what that rests on.
+
+        Of several measured methods with these terms, the one counts whose options are nearest.
+        """
+        if not wanted:
+            return 0.0, ""
+        rows = [row for row in self.methods if own_options(row["objective"]).keys() == wanted.keys()]
+        if not rows:
+            return 0.0, NOT_COUNTED
+        row = min(rows, key=lambda row: _apart(own_options(row["objective"]), wanted))
+        measured = own_multiple(row, self.methods, "bf16") * self.alone[row["model"]][1]
+        factor = multiply_adds(student, size, adapt_stem) / multiply_adds(row["model"], *MEASURED)
+        return factor * measured, f"{row['method']} of {row['model']}" + (f" x {number(factor)}" if factor != 1 else "")
+
+
+def own_options(objective: Mapping) -> dict[str, dict]:
+    """The terms that take time beside networks and teachers, each with all its options: what is left out has its default."""
+    found = {}
+    for term in sorted(objective.keys() - WITHOUT_OWN):
+        options = inspect.signature(TERMS[term]).parameters.values()
+        options = {option.name: option.default for option in options if option.default is not option.empty}
+        found[term] = {option: objective[term].get(option, default) for option, default in options.items()}
+    return found
+
+
+def _apart(one: Mapping[str, Mapping], other: Mapping[str, Mapping]) -> tuple[int, float]:
+    """In how many options the same terms differ, and by what factor, in logarithms, where these are numbers above zero."""
+    pairs = [(value, other[term][option]) for term in one for option, value in one[term].items()]
+    differ = [pair for pair in pairs if pair[0] != pair[1]]
+    numbers = [pair for pair in differ if all(isinstance(value, int | float) and value > 0 for value in pair)]
+    return len(differ), sum(abs(math.log(a / b)) for a, b in numbers)
 
 
 def _nearest(model: str, shape: tuple[int, bool], known: Mapping[str, object]) -> tuple[str, float]:
@@ -110,7 +149,7 @@ def images(cell: Mapping) -> int:
 
 
 def cost(cells: Sequence[Mapping], rates: Rates) -> list[dict]:
-    """Hours of a benchmark's cells, a row for each kind: cells that differ in seed, data set or exchange are one kind."""
+    """Hours of a benchmark's cells, a row for each kind: one kind may differ in seed, data set, exchange or terms' weights."""
     kinds: dict[tuple, list] = {}
     for cell in cells:
         teachers = len(cell["teachers"])
@@ -118,30 +157,41 @@ def cost(cells: Sequence[Mapping], rates: Rates) -> list[dict]:
         size = cell["data"]["image_size"] or source.shape[2]
         # The CIFAR networks keep the image's size anyway: with or without adapt_stem they are the same.
         adapt_stem = cell["adapt_stem"] or cell["student"].startswith("cifar_")
-        key = cell["student"], cell["teacher"], cell["networks"], teachers, size, adapt_stem
+        terms = json.dumps(own_options(cell["objective"]))
+        key = cell["student"], cell["teacher"], cell["networks"], teachers, size, adapt_stem, terms
         kinds.setdefault(key, []).append(cell["networks"] * images(cell) * cell["recipe"]["epochs"])
     rows = []
-    for (student, teacher, networks, teachers, size, adapt_stem), seen in kinds.items():
+    for (student, teacher, networks, teachers, size, adapt_stem, terms), seen in kinds.items():
         seconds, basis = rates.per_image(student, teacher, networks, teachers, size, adapt_stem)
+        own, own_basis = rates.own_terms(student, json.loads(terms), size, adapt_stem)
         rows.append(
             {
                 "model": student + (f" <- {teachers} x {teacher}" if teachers else ""),
                 "networks": networks,
                 "cells": len(seen),
                 "images": sum(seen),
-                "hours": sum(seen) * seconds / 3600,
+                "hours": sum(seen) * (seconds + own) / 3600,
                 "from": basis,
+                "of them for terms": sum(seen) * own / 3600,
+                "terms from": own_basis,
             }
         )
     return rows
 
 
 def total(rows: Sequence[Mapping], rates: Rates) -> str:
-    """All hours of a benchmark on one machine, and how much of them rests on models that were not measured."""
+    """All hours of a benchmark on one machine, and how much of them rests on less than a measurement of that very model."""
     hours = sum(row["hours"] for row in rows)
     scaled = sum(row["hours"] for row in rows if row["from"].startswith("scaled")) / hours
+    own = sum(row["of them for terms"] for row in rows) / hours
+    models = sorted({row["model"] for row in rates.methods})
+    notes = [
+        f"{percent(scaled)} of it for models that were not measured" if scaled else "",
+        f"{percent(own)} of it for the methods' own terms, as measured with {', '.join(models)}" if own else "",
+        "without the methods' own terms, not measured" if any(row["terms from"] == NOT_COUNTED for row in rows) else "",
+    ]
     text = f"{number(hours)} {rates.unit} on {rates.machine['name']}"
-    return text + (f" ({percent(scaled)} of it for models that were not measured)" if scaled else "")
+    return text + (f" ({', '.join(filter(None, notes))})" if any(notes) else "")
 
 
 def line(path: str | Path, machines: Sequence[Rates]) -> str:
@@ -179,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cells = config.cells(config.read(path))
         for rates in machines:
             rows = cost(cells, rates)
-            shown = [row | {"images": number(row["images"]), "hours": number(row["hours"])} for row in rows]
+            shown = [row | {key: number(row[key]) for key in ("images", "hours", "of them for terms")} for row in rows]
             print(table(shown))
             print(f"\n{path}: {len(cells)} cells, {total(rows, rates)}.")
             precisions = {cell["recipe"]["precision"] for cell in cells} - {"bf16"}

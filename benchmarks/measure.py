@@ -1,4 +1,4 @@
-"""Measure speed on this machine, on CUDA where there is one: `python -m benchmarks.measure`, about 20 minutes on a CPU.
+"""Measure speed on this machine, on CUDA where there is one: `python -m benchmarks.measure`, about 25 minutes on a CPU.
 
 Writes benchmarks/results/<machine>.json, which `python -m benchmarks.report` renders; benchmarks/README.md says what each
 figure is. What is compared is timed in turn, repeat by repeat: a machine that slows down for a while slows down all of it.
@@ -26,10 +26,11 @@ import yaml
 
 from benchmarks import ROOT, copy_workflow
 from benchmarks.plain import CLASSES, MEAN, SIZE, STD, random_images
-from dgd import models, provenance, training
+from dgd import methods, models, provenance, training
 from dgd.config import cells
 from dgd.data import Dataset
 from dgd.memory import EVALUATION_BATCH
+from dgd.surgery import SURGERY
 from dgd.tables import replace_file
 
 BATCH = 64
@@ -40,6 +41,18 @@ METHODS = {
     "grafting-4": ("grafting", 4),
     "dgd": ("dgd", 2),
 }
+PRECISIONS = ("fp32", "bf16")
+VARIANTS = {
+    "hkd-512": {"base": "hkd", "objective": {"ce": 1.0, "hkd": {"weight": 3.0, "negatives": 512}}},
+    "hkd-4096": {"base": "hkd", "objective": {"ce": 1.0, "hkd": {"weight": 3.0, "negatives": 4096}}},
+    "dml-turns": {"base": "dml", "objective": {"ce": 1.0, "mutual": {"weight": 1.0, "batches": "turns"}}},
+    "dml-own": {"base": "dml", "objective": {"ce": 1.0, "mutual": {"weight": 1.0, "batches": "own", "reduce": "sum"}}},
+    "self-explanation-10": {
+        "base": "self-explanation",
+        "objective": {"ce": 1.0, "explanation": {"weight": 1.0, "classes": 10}},
+    },
+}
+"""Rows whose options change what a step takes: others have published times of them, or config/zoo.yaml trains them."""
 
 Times = tuple[float, float]  # seconds, CPU-seconds
 
@@ -52,6 +65,9 @@ class Size:
         images: Of the plain loop's data set.
         seconds: What a repeat of the plain loop should last; it is at least two steps.
         headline: The row that is measured with `headline_steps`, `headline_repeats`, and in float32 as well.
+        rows: Of the method table, or of `VARIANTS`, whose step is timed as a multiple of baseline's, with the headline's model.
+        row_steps: A repeat of these.
+        row_repeats: How many.
         exchange: Models whose exchange is timed, in groups of `groups` networks.
         memory: Model, method and number of networks of the groups whose memory is measured.
         matrix: Side of the matrices that are multiplied; four times that on CUDA.
@@ -67,6 +83,9 @@ class Size:
     headline: tuple[str, str]
     headline_steps: int
     headline_repeats: int
+    rows: Sequence[str]
+    row_steps: int
+    row_repeats: int
     exchange: Sequence[str]
     groups: Sequence[int]
     memory: Sequence[tuple[str, str, int]]
@@ -93,6 +112,9 @@ FULL = Size(
     headline=("cifar_resnet20", "kd"),
     headline_steps=20,
     headline_repeats=5,
+    rows=(*methods.METHODS, *VARIANTS),
+    row_steps=2,
+    row_repeats=5,
     exchange=("cifar_resnet20", "cifar_resnet56", "cifar_resnet110", "cifar_mobilenetv2"),
     groups=(2, 4, 8),
     memory=(
@@ -117,6 +139,9 @@ QUICK = Size(
     headline=("cifar_resnet8", "kd"),
     headline_steps=2,
     headline_repeats=2,
+    rows=("baseline", "kd", "crd", "dml-turns", "repr"),
+    row_steps=1,
+    row_repeats=1,
     exchange=("cifar_resnet8",),
     groups=(2,),
     memory=(("cifar_resnet8", "grafting", 2),),
@@ -200,9 +225,16 @@ class Plain:
 
 
 class Ours:
-    """A group in our loop, on a data set of so many batches, with the repository's default recipe."""
+    """A group in our loop, on a data set of so many batches, with the repository's default recipe.
 
-    def __init__(self, cell: Mapping, steps: int):
+    Args:
+        cell: Of `make_cell`.
+        steps: Of an epoch.
+        images: What the training split is said to have, for terms that hold something for each image; those of an epoch
+            where it is left out.
+    """
+
+    def __init__(self, cell: Mapping, steps: int, images: int | None = None):
         recipe = cell["recipe"]
         device = training.pick_device(recipe["device"])
         training.set_up(recipe)
@@ -211,7 +243,10 @@ class Ours:
         ]
         self.steps, self.epoch = steps, 0
         data = dataset(steps * BATCH)
-        self.group = training.Group(cell, data, teachers, device)
+        whole = data if images is None else Dataset(data.manifest, {"train_labels": torch.arange(images) % CLASSES})
+        self.group = training.Group(cell, whole, teachers, device)
+        if (exchange := self.group.exchange) and exchange["name"] in SURGERY:
+            self.group.trade(exchange["normal"] - 1)  # as in the epochs in which filters are dropped
         self.loader = data.loader("train", batch_size=BATCH, device=device, channels_last=recipe["channels_last"])
         self.images, self.labels, _ = next(self.loader.batches())
 
@@ -257,13 +292,18 @@ def dataset(images: int) -> Dataset:
 
 
 def make_cell(student: str, teacher: str, base: str, networks: int, threads: int, **recipe) -> dict:
-    """The resolved cell of a row: the default recipe, but for what makes rows comparable."""
+    """The resolved cell of a row with so many networks."""
+    return resolved(student, teacher, {f"{base}-{networks}": {"base": base, "networks": networks}}, threads, **recipe)
+
+
+def resolved(student: str, teacher: str, method: str | Mapping, threads: int, **recipe) -> dict:
+    """The resolved cell of an item of `methods`: the default recipe, but for what makes rows comparable."""
     benchmark = {
         "benchmark": "speed",
         "seeds": [0],
         "datasets": ["cifar100"],
         "pairs": [{"student": student, "teacher": teacher}],
-        "methods": [{f"{base}-{networks}": {"base": base, "networks": networks}}],
+        "methods": [method],
         "adapt_stem": True,
         # A learning rate at which random labels diverge in no model; it changes no time.
         "recipe": {"batch_size": BATCH, "lr": 1e-3, "threads": threads, **recipe},
@@ -319,6 +359,63 @@ def _step_row(plain: Plain, size: Size, student: str, teacher: str, method: str,
         "cpu_seconds_per_image": {arm: summary([pair[1] / images for pair in pairs]) for arm, pairs in taken.items()},
         "speedup": {arm: over("plain", arm) for arm in seconds if arm.startswith("ours")},
         "share_of_limit": over("limit", "ours"),
+    }
+
+
+def measure_methods(size: Size, threads: int) -> list[dict]:
+    """A row a method: seconds of a step of its whole group, and how many times those of baseline's step they are.
+
+    On one thread of a CPU the multiple is one of CPU-seconds, which other processes disturb less.
+    """
+    student = size.headline[0]
+
+    def group(method: str, precision: str) -> Ours:
+        item = {method: VARIANTS[method]} if method in VARIANTS else method
+        cell = resolved(student, size.models[student], item, threads, precision=precision)
+        ours = Ours(cell, size.row_steps, size.images)
+        ours.train()  # warm-up
+        return ours
+
+    alone = {precision: group("baseline", precision) for precision in PRECISIONS}
+    rows = []
+    for method in size.rows:
+        groups = {precision: group(method, precision) for precision in PRECISIONS}
+        arms = {
+            (precision, arm): partial(timed, held[precision].train)
+            for precision in PRECISIONS
+            for arm, held in (("baseline", alone), ("method", groups))
+        }
+        taken = in_turn(arms, size.row_repeats)
+        clock = int(threads == 1 and not torch.cuda.is_available())
+        rows.append(_method_row(method, groups[PRECISIONS[0]].group.cell, size.row_steps, taken, clock))
+        times = {precision: round(values["median"], 2) for precision, values in rows[-1]["multiple"].items()}
+        print(f"{student} {method}: {times} times a step of baseline", flush=True)
+    return rows
+
+
+def _method_row(method: str, cell: Mapping, steps: int, taken: Mapping[tuple[str, str], Sequence[Times]], clock: int) -> dict:
+    def each(arm: str, clock: int) -> dict:
+        return {precision: summary([pair[clock] / steps for pair in taken[precision, arm]]) for precision in PRECISIONS}
+
+    def ratios(precision: str) -> list[float]:
+        pairs = zip(taken[precision, "method"], taken[precision, "baseline"], strict=True)
+        return [own[clock] / alone[clock] for own, alone in pairs]
+
+    return {
+        "method": method,
+        "model": cell["student"],
+        "teacher": cell["teacher"],
+        "networks": cell["networks"],
+        "objective": cell["objective"],
+        "batch_size": BATCH,
+        "steps": steps,
+        "repeats": len(ratios(PRECISIONS[0])),
+        "seconds": each("method", 0),
+        "baseline_seconds": each("baseline", 0),
+        "cpu_seconds": each("method", 1),
+        "baseline_cpu_seconds": each("baseline", 1),
+        "clock": ("seconds", "cpu_seconds")[clock],
+        "multiple": {precision: summary(ratios(precision)) for precision in PRECISIONS},
     }
 
 
@@ -432,6 +529,7 @@ def measure_overhead(size: Size, threads: int) -> dict:
 
 PARTS = {
     "steps": measure_steps,
+    "methods": measure_methods,
     "data": measure_data,
     "exchange": measure_exchange,
     "memory": measure_memory,
@@ -470,8 +568,20 @@ def describe_machine(size: Size, threads: int) -> dict:
     }
 
 
+def fastest(machine: Mapping, before: Mapping) -> dict:
+    """The better rates of two times that a machine was described: it may have been busy at one."""
+    rates, earlier = machine["matrix_tflops"], before["matrix_tflops"]
+    return {
+        "matrix_tflops": {name: max(rate, earlier[name]) for name, rate in rates.items()},
+        "bandwidth_gb_s": max(machine["bandwidth_gb_s"], before["bandwidth_gb_s"]),
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, and write what was found after each part; parts that are left out stay as they are in the file."""
+    """Measure, and write what was found after each part; parts that are left out stay as they are in the file.
+
+    Each part is written with its command, commit and time, and with the machine's load average at its start and its end.
+    """
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/<CPU or GPU, threads>.json")
     parser.add_argument("--only", default=",".join(PARTS), help="comma-separated parts (default: all): %(default)s")
@@ -489,16 +599,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     slug = re.sub(r"[^a-z0-9]+", "-", machine["name"].lower())
     out = args.out or ROOT / "benchmarks" / "results" / f"{slug}.json"
     results = json.loads(out.read_text()) if out.is_file() else {"runs": {}}
-    results["machine"] = machine
+    results["machine"] = machine | fastest(machine, results.get("machine", machine))
     command = shlex.join(["python", "-m", "benchmarks.measure", *(sys.argv[1:] if argv is None else argv)])
     for part in only:
-        start = time.perf_counter()
+        start, load = time.perf_counter(), os.getloadavg()[0]
         results[part] = PARTS[part](size, args.threads)
         results["runs"][part] = {
             "command": command,
             "git": provenance.git(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - start, 1),
+            "load": [round(load, 1), round(os.getloadavg()[0], 1)],
         }
         replace_file(out, (json.dumps(results, indent=1) + "\n").encode())
     print(out)

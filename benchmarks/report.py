@@ -27,6 +27,26 @@ SHOWN = (
     ("cifar_mobilenetv2", "dgd"),
     ("resnet18", "kd"),
 )
+ELSEWHERE = {
+    "baseline": 236,
+    "kd": 511,
+    "at": 483,
+    "sp": 432,
+    "rkd": 456,
+    "dkd": 436,
+    "review": 731,
+    "hkd-512": 478,
+    "hkd-4096": 962,
+    "dml": 478,
+    "ffsd": 782,
+    "self-explanation": 470,
+    "self-explanation-10": 1085,
+}
+"""Milliseconds of a step, the least of ten, in one run of public code, or of a reconstruction where there is none
+(self-explanation): float32, one thread of two cores, batch 64, ResNet-20 taught by ResNet-56. Another harness, the same class
+of machine."""
+WITHOUT_OWN = {"ce", "kd", "smoothing"}
+"""Terms that take next to nothing beside networks and teachers."""
 GROWTH = ("plan", "collect", "tabulate", "plot", "report")
 
 
@@ -67,7 +87,7 @@ def headline(found: Mapping) -> dict | None:
 
 def about(found: Mapping) -> str:
     """What was measured on, when, and at which commit."""
-    machine, runs = found["machine"], found["runs"].values()
+    machine = found["machine"]
     rates = machine["matrix_tflops"]
     parts = [machine["cpu"], f"{machine['cores']} cores", machine["cpu_capability"]]
     if gpu := machine["gpu"]:
@@ -75,11 +95,17 @@ def about(found: Mapping) -> str:
     parts += [f"{name} {version}" for name, version in machine["packages"].items()]
     parts.append(f"matrix products at {number(rates['fp32'])} (fp32) and {number(rates['bf16'])} (bf16) TFLOP/s")
     parts.append(f"memory copied at {number(machine['bandwidth_gb_s'])} GB/s, read and written")
-    days = sorted({run["finished"][:10] for run in runs})
-    commits = sorted(
-        {run["git"]["commit"][:7] + (" with changes" if run["git"]["dirty"] else "") for run in runs if run["git"]}
-    )
-    return f"{', '.join(parts)}. Measured on {' and '.join(days)}" + (f" at {' and '.join(commits)}." if commits else ".")
+    measured: dict[str, list[str]] = {}
+    for part, run in found["runs"].items():
+        measured.setdefault(when(run), []).append(part)
+    said = "; ".join(f"{', '.join(names)} {time}" for time, names in measured.items())
+    return f"{', '.join(parts)}. Measured: {said}."
+
+
+def when(run: Mapping) -> str:
+    """When a part was measured, and at which commit."""
+    git = run["git"]
+    return f"on {run['finished'][:10]}" + (f" at {git['commit'][:7]}{' with changes' * git['dirty']}" if git else "")
 
 
 def say_headline(found: Mapping) -> str:
@@ -111,6 +137,50 @@ def steps_table(found: Mapping) -> str:
             }
         )
     return table(rows)
+
+
+def own_multiple(row: Mapping, rows: Iterable[Mapping], precision: str) -> float:
+    """What a method's own terms take for each network, in steps of baseline: what is left of its step without its networks'
+    forward and backward passes, and with a teacher its forward pass, as a step of kd has them."""
+    if row["objective"].keys() <= WITHOUT_OWN:
+        return 0.0
+    taught = [other["multiple"][precision]["median"] for other in rows if row["teacher"] and other["method"] == "kd"]
+    return max(0.0, row["multiple"][precision]["median"] / row["networks"] - (taught or [1.0])[0])
+
+
+def methods_table(found: Mapping) -> str:
+    """Every method's step as a multiple of baseline's."""
+    rows = []
+    for row in found["methods"]:
+        shown = {
+            "method": row["method"],
+            "networks": row["networks"],
+            **{f"x baseline, {precision}": spread(values) for precision, values in row["multiple"].items()},
+        }
+        least = [row[f"{arm}{row['clock']}"]["fp32"]["min"] for arm in ("", "baseline_")]
+        shown["least / least, fp32"] = number(least[0] / least[1])
+        elsewhere = ELSEWHERE.get(row["method"])
+        shown["public code, fp32"] = number(elsewhere / ELSEWHERE["baseline"]) if elsewhere else ""
+        for precision in row["multiple"]:
+            share = row["networks"] * own_multiple(row, found["methods"], precision) / row["multiple"][precision]["median"]
+            shown[f"own share, {precision}"] = percent(share) if row["objective"].keys() - WITHOUT_OWN else ""
+        shown |= {f"ms, {precision}": number(1000 * values["median"]) for precision, values in row[row["clock"]].items()}
+        shown["public code, ms"] = str(elsewhere or "")
+        rows.append(shown)
+    return table(rows)
+
+
+def say_methods(found: Mapping) -> str:
+    """What the table of methods is of, and how busy the machine was."""
+    rows, run = found["methods"], found["runs"]["methods"]
+    taught = next((row["teacher"] for row in rows if row["teacher"]), None)
+    unit = {"seconds": "seconds", "cpu_seconds": "CPU-seconds"}[rows[0]["clock"]]
+    start, end = run["load"]
+    return (
+        f"A training step of the whole method, all networks of its group, as a multiple of one of baseline's, in {unit}; "
+        f"{rows[0]['model']}{f' ← {taught}' if taught else ''}, batch {rows[0]['batch_size']}, {rows[0]['repeats']} repeats of "
+        f"{rows[0]['steps']} steps. The machine's load average was {start} when it started and {end} when it ended."
+    )
 
 
 def step_seconds(row: Mapping) -> float:
@@ -222,6 +292,8 @@ def machine_section(found: Mapping) -> list[str]:
     parts = [f"## {found['machine']['name']}", about(found)]
     if "steps" in found:
         parts += ["### A training step", *([say_headline(found)] if headline(found) else []), steps_table(found)]
+    if "methods" in found:
+        parts += ["### Methods", say_methods(found), methods_table(found)]
     if "data" in found:
         parts += ["### Data", say_data(found)]
     if "exchange" in found:

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import pad as zero_pad
 
 from benchmarks import ROOT, measure, plain, report
-from dgd import data, filters, models, training
+from dgd import data, filters, methods, models, training
 from dgd.grafting import graft
 
 
@@ -42,7 +42,7 @@ def test_a_step_is_the_plain_step(base, networks):
     for net, own, plainly, fast in zip(nets, group.networks, optimisers, group.optimisers):
         for (name, theirs), ours in zip(net.named_parameters(), own.parameters()):
             # After one step the momentum is the gradient, weight decay added.
-            momenta = (optimiser.state[p]["momentum_buffer"] for optimiser, p in ((fast, ours), (plainly, theirs)))
+            momenta = (optimiser.state[p]["momentum_buffer"] for optimiser, p in ((fast[0], ours), (plainly, theirs)))
             torch.testing.assert_close(*momenta, rtol=1e-3, atol=1e-5, msg=name)
         for name, theirs in net.state_dict().items():
             torch.testing.assert_close(own.state_dict()[name], theirs, rtol=1e-3, atol=1e-5, msg=name)
@@ -77,11 +77,16 @@ def test_the_plain_exchange_is_the_papers(networks):
 def test_measuring_runs_and_is_rendered(tmp_path):
     out = tmp_path / "machine.json"
     command = [sys.executable, "-m", "benchmarks.measure", "--quick", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
     assert done.returncode == 0, done.stdout
     found = json.loads(out.read_text())
     assert set(measure.PARTS) == set(found) - {"machine", "runs"}
     assert found["machine"]["bandwidth_gb_s"] > 0
+    assert all(len(run["load"]) == 2 and run["finished"] for run in found["runs"].values())
+    for row in found["methods"]:
+        assert set(row["multiple"]) == set(measure.PRECISIONS)
+        assert row["seconds"]["bf16"]["min"] > 0
+        assert row["cpu_seconds"]["fp32"]["max"] >= row["cpu_seconds"]["fp32"]["median"]
     for row in found["steps"]:
         assert set(row["images_per_second"]) >= {"plain", "ours", "limit"}
         assert all(values["min"] > 0 for values in row["images_per_second"].values())
@@ -90,6 +95,55 @@ def test_measuring_runs_and_is_rendered(tmp_path):
     assert "kd, cifar_resnet8 → cifar_resnet8, batch 64: " in page
     assert "| cifar_resnet8 | grafting |" in " ".join(page.split())
     assert "after the `snakemake` command" in report.speed([found])
+
+
+def test_every_row_of_the_method_table_is_measured():
+    assert set(methods.METHODS) < set(measure.FULL.rows)
+    assert not set(measure.VARIANTS) & set(methods.METHODS)
+    assert set(report.ELSEWHERE) <= set(measure.FULL.rows)
+
+
+def test_a_method_runs_as_in_a_cell():
+    """Banks are of a real data set's size, few batches though an epoch has; filters are dropped when RePr's step is timed."""
+
+    def ours(method, images):
+        return measure.Ours(measure.resolved("cifar_resnet8", "cifar_resnet8", method, threads=1), steps=2, images=images)
+
+    crd = ours("crd", 1000)
+    assert {len(bank.rows) for bank in crd.group.learners[0].objective.terms["crd"].banks.values()} == {1000}
+    assert len(crd.loader) == 2
+    crd.train()
+    assert ours("repr", None).group.learners[0].surgery.active
+
+
+def test_a_multiple_is_one_of_each_repeat_and_of_the_clock_that_is_asked_for():
+    cell = measure.resolved("cifar_resnet8", "cifar_resnet8", "kd", threads=1)
+    base, own = [(10.0, 1.0), (30.0, 3.0), (20.0, 2.0)], [(40.0, 3.0), (60.0, 6.0), (100.0, 7.0)]
+    taken = {(p, arm): times for p in measure.PRECISIONS for arm, times in (("baseline", base), ("method", own))}
+    row = measure._method_row("kd", cell, 2, taken, clock=0)
+    assert row["multiple"]["fp32"] == {"median": 4.0, "min": 2.0, "max": 5.0}
+    assert row["seconds"]["bf16"] == {"median": 30.0, "min": 20.0, "max": 50.0}  # of two steps each
+    row = measure._method_row("kd", cell, 2, taken, clock=1)
+    assert row["multiple"]["fp32"] == {"median": 3.0, "min": 2.0, "max": 3.5}
+    assert (row["clock"], row["repeats"], row["networks"], row["teacher"]) == ("cpu_seconds", 3, 1, "cifar_resnet8")
+
+
+def test_one_part_is_merged_into_the_file_and_a_busy_machine_is_not_slower(tmp_path, monkeypatch):
+    out = tmp_path / "machine.json"
+    before = {"machine": {"matrix_tflops": {"fp32": 1.0, "bf16": 4.0}, "bandwidth_gb_s": 20.0}}
+    before |= {"data": {"was": "there"}, "runs": {"data": {"finished": "2026-01-01"}}}
+    out.write_text(json.dumps(before))
+    now = {"name": "A CPU, 1 thread", "matrix_tflops": {"fp32": 0.5, "bf16": 5.0}, "bandwidth_gb_s": 10.0}
+    monkeypatch.setattr(measure, "describe_machine", lambda size, threads: now)
+    monkeypatch.setitem(measure.PARTS, "methods", lambda size, threads: [{"method": "kd"}])
+    measure.main(["--only", "methods", "--out", str(out)])
+    found = json.loads(out.read_text())
+    assert found["data"] == before["data"]
+    assert found["runs"]["data"] == before["runs"]["data"]
+    assert found["methods"] == [{"method": "kd"}]
+    assert found["runs"]["methods"]["command"].endswith(f"--only methods --out {out}")
+    assert found["machine"]["matrix_tflops"] == {"fp32": 1.0, "bf16": 5.0}
+    assert found["machine"]["bandwidth_gb_s"] == 20.0
 
 
 def measured() -> dict:
@@ -114,10 +168,46 @@ def measured() -> dict:
             "share_of_limit": times(0.75),
         }
 
+    def method(name, networks, fp32, bf16, **terms):
+        """A step of baseline takes 100 ms in float32 and 50 ms in bf16."""
+        multiples = {"fp32": (fp32, 0.1), "bf16": (bf16, 0.05)}
+        return {
+            "method": name,
+            "model": "cifar_resnet20",
+            "teacher": "cifar_resnet56" if "teacher" in terms else None,
+            "networks": networks,
+            "objective": {"ce": {"weight": 1.0}, **{term: {"weight": 1.0} for term in terms if term != "teacher"}},
+            "batch_size": 64,
+            "steps": 2,
+            "repeats": 5,
+            "clock": "cpu_seconds",
+            "cpu_seconds": {precision: times(multiple * base) for precision, (multiple, base) in multiples.items()},
+            "baseline_cpu_seconds": {precision: times(base) for precision, (_, base) in multiples.items()},
+            "multiple": {precision: times(multiple) for precision, (multiple, _) in multiples.items()},
+        }
+
+    parts = ("steps", "data")
     machine = {"name": "A CPU, 1 thread", "cpu": "A CPU", "cores": 2, "cpu_capability": "AVX2", "gpu": None, "packages": {}}
     return {
         "machine": machine | {"matrix_tflops": {"fp32": 0.1, "bf16": 0.4}, "bandwidth_gb_s": 20.0},
-        "runs": {"steps": {"finished": "2026-01-02T03:04:05+00:00", "git": {"commit": "abcdef0123", "dirty": False}}},
+        "runs": {
+            **{
+                part: {"finished": "2026-01-02T03:04:05+00:00", "git": {"commit": "abcdef0123", "dirty": False}}
+                for part in parts
+            },
+            "methods": {
+                "finished": "2026-02-03T04:05:06+00:00",
+                "git": {"commit": "0123abcdef", "dirty": True},
+                "load": [0.4, 2.5],
+            },
+        },
+        "methods": [
+            method("baseline", 1, 1.0, 1.0),
+            method("kd", 1, 2.0, 1.5, teacher=True, kd=True),
+            method("review", 1, 4.0, 3.0, teacher=True, review=True),
+            method("ffsd", 3, 3.75, 3.0, ffsd=True),
+            method("sp+graft", 2, 3.8, 3.2, teacher=True, sp=True),
+        ],
         "steps": [row("cifar_resnet20", "kd", 1, 100.0), row("cifar_resnet20", "grafting", 2, 250.0)],
         "data": {"batch_size": 64, "seconds_per_batch": times(0.0032)},
         "exchange": [
@@ -158,7 +248,16 @@ def test_what_is_rendered_is_what_was_measured(tmp_path):
     page = " ".join(report.results(machines, growth, tried).split())
     for text in (
         "## A CPU, 1 thread",
-        "Measured on 2026-01-02 at abcdef0.",
+        "Measured: steps, data on 2026-01-02 at abcdef0; methods on 2026-02-03 at 0123abc with changes.",
+        "in CPU-seconds; cifar_resnet20 ← cifar_resnet56, batch 64, 5 repeats of 2 steps.",
+        "load average was 0.4 when it started and 2.5 when it ended",
+        "| baseline | 1 | 1.00 (0.900–1.10) | 1.00 (0.900–1.10) | 1.00 | 1.00 | | | 100 | 50.0 | 236 |",
+        "| kd | 1 | 2.00 (1.80–2.20) | 1.50 (1.35–1.65) | 2.00 | 2.17 | | | 200 | 75.0 | 511 |",
+        # Of four steps of baseline two are the network's and its teacher's, of three one and a half.
+        "| review | 1 | 4.00 (3.60–4.40) | 3.00 (2.70–3.30) | 4.00 | 3.10 | 50.0 % | 50.0 % | 400 | 150 | 731 |",
+        "| ffsd | 3 | 3.75 (3.38–4.12) | 3.00 (2.70–3.30) | 3.75 | 3.31 | 20.0 % | 0 % | 375 | 150 | 782 |",
+        # Two networks with a teacher each take four steps of baseline: it cannot take less, so it is noise.
+        "| sp+graft | 2 | 3.80 (3.42–4.18) | 3.20 (2.88–3.52) | 3.80 | | 0 % | 6.25 % | 380 | 160 | |",
         "batch 64: 3.00 (2.70–3.30) times the plain loop**, 300 images/s against 100, and 75.0 % of the limit.",
         "| cifar_resnet20 ← cifar_resnet56 | kd | 3.00 (2.70–3.30) | 0.750 (0.675–0.825) | 100 | 300 | 400 | 4.00 | 4.00 |",
         # 3.2 ms of a step of 64 images at 300 images/s
