@@ -5,6 +5,7 @@ They come from benchmarks/results/*.json, benchmarks/tried.yaml and results/fast
 
 import json
 import math
+import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -140,12 +141,17 @@ def steps_table(found: Mapping) -> str:
 
 
 def own_multiple(row: Mapping, rows: Iterable[Mapping], precision: str) -> float:
-    """What a method's own terms take for each network, in steps of baseline: what is left of its step without its networks'
-    forward and backward passes, and with a teacher its forward pass, as a step of kd has them."""
+    """What a method's own terms take for each network, in steps of baseline: what is left of its step without what networks
+    take, and their teacher. That is one for a network alone, and in the median of the rows that have no terms of their own
+    (kd, dgd, kd-crd) for one that is taught."""
     if row["objective"].keys() <= WITHOUT_OWN:
         return 0.0
-    taught = [other["multiple"][precision]["median"] for other in rows if row["teacher"] and other["method"] == "kd"]
-    return max(0.0, row["multiple"][precision]["median"] / row["networks"] - (taught or [1.0])[0])
+
+    def each(row: Mapping) -> float:
+        return row["multiple"][precision]["median"] / row["networks"]
+
+    plain = [each(other) for other in rows if other["teacher"] and other["objective"].keys() <= WITHOUT_OWN]
+    return max(0.0, each(row) - (statistics.median(plain) if row["teacher"] else 1.0))
 
 
 def methods_table(found: Mapping) -> str:
