@@ -255,7 +255,7 @@ def test_what_is_rendered_is_what_was_measured(tmp_path):
         "load average was 0.4 when it started and 2.5 when it ended",
         "| baseline | 1 | 1.00 (0.900–1.10) | 1.00 (0.900–1.10) | 1.00 | 1.00 | | | 100 | 50.0 | 236 |",
         "| kd | 1 | 2.00 (1.80–2.20) | 1.50 (1.35–1.65) | 2.00 | 2.17 | | | 200 | 75.0 | 511 |",
-        # Of four steps of baseline two are the network's and its teacher's (1.8, 2 and 2.2 were measured), of three one and a half.
+        # Of four steps of baseline two are the network's and its teacher's (of 2, 1.8 and 2.2), of three one and a half.
         "| review | 1 | 4.00 (3.60–4.40) | 3.00 (2.70–3.30) | 4.00 | 3.10 | 50.0 % | 50.0 % | 400 | 150 | 731 |",
         "| ffsd | 3 | 3.75 (3.38–4.12) | 3.00 (2.70–3.30) | 3.75 | 3.31 | 20.0 % | 0 % | 375 | 150 | 782 |",
         # Two networks with a teacher each take four steps of baseline: it cannot take less, so it is noise.
