@@ -18,6 +18,7 @@ from dgd.config import ConfigError
 from dgd.tables import read_papers
 from pipeline.cells import names
 from pipeline.config import load
+from tests.test_zoo import take_statistics
 
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 COSTED = ("cifar10", "cifar100", "controls", "filter-grafting", "imagenet", "zoo")
@@ -304,19 +305,19 @@ def shrunk(cell: dict) -> dict:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A folder of random images of two classes for each size, prepared when it is first asked for."""
+    """A folder of random images of three classes for each size, prepared when it is first asked for."""
     root = tmp_path_factory.mktemp("images")
 
     @cache
     def prepared(size: int) -> Path:
         draw = np.random.default_rng(size)
         for split, count in {"train": 3, "test": 2}.items():
-            for name in "ab":
+            for name in "abc":
                 folder = root / str(size) / split / name
                 folder.mkdir(parents=True)
                 for i in range(count):
                     Image.fromarray(draw.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-        data.prepare(f"imagefolder:{root / str(size)}", root / f"{size}-out", image_size=size, validation_images=2)
+        data.prepare(f"imagefolder:{root / str(size)}", root / f"{size}-out", image_size=size, validation_images=3)
         return root / f"{size}-out"
 
     return prepared
@@ -336,6 +337,7 @@ def learn(cell: dict, prepared: Path, results: Path) -> None:
         if not teacher.is_dir():
             teacher.mkdir(parents=True)
             network = training._create(cell["teacher"], dataset, cell)
+            take_statistics(network, torch.randn(4, dataset.in_chans, dataset.image_size, dataset.image_size))
             checkpoint.save_weights(teacher / "model.safetensors", {f"0.{k}": v for k, v in network.state_dict().items()})
             record = {"status": "finished", "cell": {"student": cell["teacher"]}}
             (teacher / "metrics.json").write_text(json.dumps(record))

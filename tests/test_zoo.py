@@ -65,16 +65,21 @@ def cell(name, student="cifar_resnet8", teacher="cifar_resnet20", **recipe):
     return found
 
 
+@torch.no_grad()
+def take_statistics(teacher, images):
+    """A network that was never trained has no batch statistics, and answers and features in the thousands or far beyond."""
+    for norm in [module for module in teacher.modules() if isinstance(module, _BatchNorm)]:
+        norm.momentum = 1.0
+    teacher.train()(images)
+
+
 def group(cell, digits, device="cpu"):
     torch.manual_seed(1)
     dataset = data.load(digits)
     teachers = [training._create(cell["teacher"], dataset, cell) for _ in cell["teachers"]]
     images, _, _ = next(iter(loader(cell, digits).batches()))  # on the CPU, as the teachers are
-    for teacher in teachers:  # a network that was never trained has no batch statistics, and logits in the thousands
-        norms = [module for module in teacher.modules() if isinstance(module, _BatchNorm)]
-        for norm in norms:
-            norm.momentum = 1.0
-        teacher.train()(images)
+    for teacher in teachers:
+        take_statistics(teacher, images)
     return training.Group(cell, dataset, teachers, torch.device(device))
 
 
