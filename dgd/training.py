@@ -37,6 +37,7 @@ from dgd.data.loader import EVALUATION_BATCH
 from dgd.grafting import CARRIED, RING, WITHIN, GraftingError, blend, write
 from dgd.models.folding import freeze
 from dgd.objectives import STATUSES, Batch, Objective, Output, Setting
+from dgd.objectives.explaining import explainable
 from dgd.outcomes import CannotExchange, Diverged, NoResult, NotApplicable, NoTeacher
 from dgd.surgery import SURGERY
 from dgd.taps import Reader
@@ -130,7 +131,7 @@ class Learner(nn.Module):
 
     def read(self, images: Tensor) -> Output:
         """What the network gives for images."""
-        with self.autocast():
+        with self.autocast(), explainable(images):
             return self.reader(images)
 
     def forward(self, images: Tensor, labels: Tensor, index: Tensor, own: Output | None = None, **others):

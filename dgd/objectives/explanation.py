@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgd.objectives.explaining import explain
 from dgd.objectives.term import Term
 
 
@@ -17,7 +18,8 @@ class SelfExplanation(Term):
 
         e_k = dz_k/dx,    s_k = cos(e_y, e_k),    q = softmax(s / tau), a constant,    L = KL(q || p)
 
-    p is the softmax over all K classes and q is 0 outside the m: a soft label as any other. With cross-entropy, of weight 1,
+    The network runs in training mode; batch norm's statistics count as constants in e_k, so that it is the image's own. p is
+    the softmax over all K classes and q is 0 outside the m: a soft label as any other. With cross-entropy, of weight 1,
     and this, of weight w, the network then learns the one label (onehot + w q) / (1 + w), which is what label
     smoothing is too, so that the two can be compared. (Of p renormalised over the m classes, the network would be told nothing
     about how much they have in all; for m = K that is the same.)
@@ -31,10 +33,7 @@ class SelfExplanation(Term):
 
     source = "2009.09140 (ACCV 2020), abstract only; the equation is this project's"
     status = "reconstruction"
-    deviations = (
-        "The equation is this project's: of the paper only the abstract was found.",
-        "Batch norm in training mode leaves noise in an image's explanation, from what the image does to the others' logits.",
-    )
+    deviations = ("The equation is this project's: of the paper only the abstract was found.",)
     needs = frozenset({"input_gradient"})
 
     def __init__(self, classes: int = 3, tau: float = 0.5, shuffle: bool = False):
@@ -77,23 +76,3 @@ class SelfExplanation(Term):
         q = log_q.exp()
         target = (q[:, :, None] * chosen).sum(0)
         return (q * log_q).sum(0).mean() - (target * logits.float().log_softmax(1)).sum(1).mean()
-
-
-def explain(logits: Tensor, images: Tensor, chosen: Tensor) -> Tensor:
-    """The gradient of each image's chosen logit by the image, for the whole batch in one backward pass.
-
-    Batch norm makes a logit depend on the batch's other images too, by which a plain sum over the batch is off by a fifth to a
-    half of a gradient's norm (ResNet-20, 64 or 128 synthetic images, measured). Each logit enters with a random sign, which is
-    taken off its image's gradient: what others add to it then has mean zero, and is about a tenth of its norm.
-
-    Args:
-        logits: (B, K), from images (B, C, H, W).
-        images: They have a gradient.
-        chosen: (B, K), True once a row.
-
-    Returns:
-        (B, C*H*W) float32, without a graph.
-    """
-    signs = torch.randint(2, (len(logits), 1), device=logits.device) * 2 - 1
-    (gradient,) = torch.autograd.grad(logits, images, (signs * chosen).to(logits.dtype), retain_graph=True)
-    return gradient.float().flatten(1) * signs
