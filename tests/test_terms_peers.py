@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from dgd.objectives import TERMS, Batch, Objective, Output, Setting
-from dgd.objectives.fusion import Chain, Fusion, attention, distance, flip, mixer
+from dgd.objectives.fusion import Chain, Fusion, flip, map_distance, mixer
+from dgd.objectives.maps import attention, distance
 
 SHAPES = [(4, 8, 8), (8, 4, 4), (16, 2, 2)]
 CLASSES, IMAGES = 5, 6
@@ -149,13 +150,28 @@ def test_distance_golden_value_and_what_it_does_not_see():
 
 
 def test_distance_gradient():
-    x, y = (torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    assert torch.autograd.gradcheck(distance, (x, y))
+    x, y = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True), torch.randn(2, 3, 2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: distance(x, y), x)
     zero = torch.zeros(2, 3, requires_grad=True)  # a dead map must not spoil the step
     distance(zero, torch.randn(2, 3)).backward()
     assert zero.grad.isfinite().all()
-    sums = [(t**2).flatten(1).sum(1) for t in (x, y)]
-    assert float((distance(x, y, *sums) - distance(x, y)).detach()) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_map_distance_is_two_distances(dtype):
+    x, y = torch.randn(3, 4, 2, 5).to(dtype).requires_grad_(), torch.randn(3, 4, 2, 5).to(dtype)
+    with torch.no_grad():
+        x[1, :, 0, 0] = 0
+    got = map_distance(x, y, attention(y))
+    wide = x.detach().double().requires_grad_()
+    wanted = distance(wide, y.double()) + distance(attention(wide), attention(y).double())
+    (3 * got).backward()
+    (3 * wanted).backward()
+    close = {} if dtype == torch.float64 else {"rtol": 1e-2, "atol": 1e-4}
+    torch.testing.assert_close(got.double(), wanted, **close)
+    torch.testing.assert_close(x.grad.double(), wide.grad, **close)
+    if dtype == torch.float64:
+        assert torch.autograd.gradcheck(lambda x: map_distance(x, y, attention(y)), x)
 
 
 def test_attention_is_the_mean_square_over_channels():

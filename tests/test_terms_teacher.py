@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dgd.objectives import TERMS, Batch, Output, Setting
-from dgd.objectives.maps import attention, pool
+from dgd.objectives.maps import attention, pool, unit
 
 SETTING = Setting(0, 1, torch.zeros(4, dtype=torch.int64))
 
@@ -78,12 +78,12 @@ def attention_of(x):
 
 
 def test_attention_by_hand():
-    # Two channels, two positions: means of squares (9 + 1) / 2 = 5 and (0 + 24) / 2 = 12, of norm 13.
+    # Two channels, two positions: means of squares (9 + 1) / 2 = 5 and (0 + 24) / 2 = 12.
     x = torch.tensor([[[[3.0, 0.0]], [[1.0, -math.sqrt(24)]]]])
-    torch.testing.assert_close(attention(x), torch.tensor([[5 / 13, 12 / 13]]))
-    torch.testing.assert_close(attention(-7 * x), attention(x))
+    torch.testing.assert_close(attention(x), torch.tensor([[[5.0, 12.0]]]))
+    torch.testing.assert_close(unit(attention(-7 * x)), torch.tensor([[[5 / 13, 12 / 13]]]))
     assert attention(x.bfloat16()).dtype == torch.float32
-    assert not attention(torch.zeros(1, 2, 3, 3)).any()
+    assert not unit(attention(torch.zeros(1, 2, 3, 3))).any()
 
 
 @pytest.mark.parametrize(("size", "target"), [((8, 8), (4, 4)), ((7, 5), (3, 4)), ((4, 6), (4, 6)), ((5, 3), (1, 3))])

@@ -1,9 +1,8 @@
 """Attention transfer: where in the image the stages of a network look."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from dgd.objectives.maps import attention, pool
+from dgd.objectives.maps import attention, distance, pool
 from dgd.objectives.term import Term
 
 
@@ -32,14 +31,8 @@ class AttentionTransfer(Term):
     def forward(self, batch) -> Tensor:
         """Scalar: no unit, at most the sum over stages of 2 / (H*W)."""
         losses = [
-            distance(own, theirs)
+            distance(*(attention(pool(x, tuple(map(min, own.shape[2:], theirs.shape[2:])))) for x in (own, theirs)))
             for teacher in batch.teachers
             for own, theirs in zip(reversed(batch.own.stages), reversed(teacher.stages), strict=False)
         ]
         return sum(losses) / len(batch.teachers)
-
-
-def distance(own: Tensor, theirs: Tensor) -> Tensor:
-    """Mean squared difference of the attention of two maps (B, C, H, W) and (B, D, h, w), the larger pooled to the smaller."""
-    height, width = (min(pair) for pair in zip(own.shape[2:], theirs.shape[2:], strict=True))
-    return F.mse_loss(*(attention(pool(x.float(), (height, width))) for x in (own, theirs)))

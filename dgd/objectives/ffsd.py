@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgd.objectives.fusion import Chain, Fusion, attention, distance, flip, mixer, total, unit
+from dgd.objectives.fusion import Chain, Fusion, flip, map_distance, mixer
+from dgd.objectives.maps import attention, distance, unit
 from dgd.objectives.mutual import divergences
 from dgd.objectives.term import Term
 
@@ -158,8 +159,4 @@ class FeatureFusionSelfDistillation(Term):
         """How far the chain is from the network's own stages, whose attention is `maps`; reaches the chain only."""
         with self.autocast():
             made = self.chain(stages[-1].detach())
-        loss = 0
-        for x, y, target in zip(made, stages, maps):
-            a, target, channels = attention(x), target.detach(), x.shape[1]
-            loss += distance(a, target) + distance(x.float(), y.detach(), channels * total(a), channels * total(target))
-        return loss
+        return sum(map_distance(x, y.detach(), target.detach()) for x, y, target in zip(made, stages, maps))

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-EPS = 1e-12
+from dgd.objectives.maps import EPS, attention, each, length, total
 
 
 class Chain(nn.Module):
@@ -46,11 +47,12 @@ class Chain(nn.Module):
         """
         maps = []
         for deconv, norm in zip(self.deconvs, self.norms):
-            x = deconv(x)
             if frozen:
-                x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+                own = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+                weight, bias = fuse_conv_bn_weights(deconv.weight, None, *own, transpose=True)
+                x = F.conv_transpose2d(x, weight, bias, deconv.stride, deconv.padding, deconv.output_padding)
             else:
-                x = norm(x)
+                x = norm(deconv(x))
             x = F.relu(x, inplace=True)
             maps.append(x)
         return maps[::-1]
@@ -91,60 +93,51 @@ class Fusion(nn.Module):
         return x, self.fc(x.mean((2, 3)))
 
 
-class Attention(torch.autograd.Function):
-    """`attention`, with a gradient of one product of the map's size; autograd's own takes three, and such products are dear."""
+class MapDistance(torch.autograd.Function):
+    """`map_distance`; its gradient by x takes two products of the map's size, by all of autograd's own steps six."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, H, W)."""
-        ctx.save_for_backward(x)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return torch.linalg.vector_norm(x, dim=1, dtype=wide).square() / x.shape[1]
+    def forward(ctx, x: Tensor, y: Tensor, target: Tensor) -> Tensor:
+        """Of (B, C, H, W) twice and (B, H, W), to a scalar."""
+        channels, made = x.shape[1], attention(x)
+        x, y = x.to(made.dtype), y.to(made.dtype)
+        of_maps, a, b = _unit_difference(channels * total(made), channels * total(target), total(x * y))
+        squares = (total(t) for t in (made.square(), target.square(), made * target))
+        of_attention, c, d = _unit_difference(*squares)
+        of_made = (each(c, made) * made - each(d, target) * target) * (2 / (channels * made.numel()))
+        ctx.save_for_backward(x, y, (of_made + each(a / x.numel(), made))[:, None], each(b / x.numel(), y))
+        return of_maps.mean() / x[0].numel() + of_attention.mean() / made[0].numel()
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        """2 x grad / C."""
-        (x,) = ctx.saved_tensors
-        return (x * (grad * (2 / x.shape[1]))[:, None]).to(x.dtype)
+    def backward(ctx, grad: Tensor) -> tuple:
+        """For x alone."""
+        x, y, factor, b = ctx.saved_tensors
+        return (x * (factor * grad)).addcmul_(y, b * grad, value=-1), None, None
 
 
-def attention(x: Tensor) -> Tensor:
-    """Mean over the channels of the squares: (B, C, H, W) to (B, H, W), in float32 or better."""
-    return Attention.apply(x)
+def _unit_difference(xx: Tensor, yy: Tensor, xy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """|x / |x| - y / |y||^2 for each image (B,), and a and b of its gradient a x - b y by x.
+
+    From the sums of squares and products: no map at unit length is made.
+    """
+    n, m = length(xx), length(yy)
+    value = xx / n**2 + yy / m**2 - 2 * xy / (n * m)
+    a = torch.where(xx > EPS**2, 2 * xy / (n**3 * m), 2 / n**2)
+    return value, a, 2 / (n * m)
 
 
-def total(x: Tensor) -> Tensor:
-    """Each image's sum: (B, ...) to (B,)."""
-    return x.sum(tuple(range(1, x.ndim)))
-
-
-def length(squares: Tensor) -> Tensor:
-    """Root of a sum of squares, at least `EPS`; its gradient at zero is zero."""
-    return squares.clamp_min(EPS**2).sqrt()
-
-
-def unit(x: Tensor) -> Tensor:
-    """Each image's numbers, divided by their length, (B, H, W); zeros stay zeros."""
-    return x / length(total(x.square()))[:, None, None]
-
-
-def distance(x: Tensor, y: Tensor, xx: Tensor | None = None, yy: Tensor | None = None) -> Tensor:
-    """Mean square of the difference of the two after each image's numbers were divided by their length.
+def map_distance(x: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """`distance(x, y) + distance(attention(x), target)`.
 
     Args:
-        x: (B, ...).
-        y: The same shape.
-        xx: (B,), x's sums of squares, where they are known already.
-        yy: As `xx`.
+        x: (B, C, H, W).
+        y: The same shape; a constant.
+        target: (B, H, W), y's `attention`.
 
     Returns:
         Scalar.
     """
-    # |u - v|^2 = |u|^2 + |v|^2 - 2 uv: no map at unit length is made.
-    xx = total(x.square()) if xx is None else xx
-    yy = total(y.square()) if yy is None else yy
-    n, m = length(xx), length(yy)
-    return (xx / n**2 + yy / m**2 - 2 * total(x * y) / (n * m)).mean() / x[0].numel()
+    return MapDistance.apply(x, y, target)
 
 
 def flip(a: Tensor) -> tuple[Tensor, Tensor]:
