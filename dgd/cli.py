@@ -35,9 +35,9 @@ def _list(args: argparse.Namespace) -> None:
 
 def _described(name: str, row) -> list:
     """A row of `dgd.methods.METHODS` for people: what it minimises, and how it stands to its source."""
-    from dgd import objectives, surgery
+    from dgd import methods, objectives, surgery
 
-    spec = {term: dict(value) if isinstance(value, dict) else {"weight": value} for term, value in row.objective.items()}
+    spec = methods.written_out(row.objective)
     terms = []
     for term, options in spec.items():
         weight = f"{options['weight']:g} " if options.get("weight", 1.0) != 1 else ""
@@ -46,9 +46,8 @@ def _described(name: str, row) -> list:
     exchange = (row.exchange or {}).get("name", "-")
     objective = objectives.Objective(spec)
     parts = [*objective.terms.values(), *filter(None, [surgery.SURGERY.get(exchange)])]
-    status = max((part.status for part in parts), key=objectives.STATUSES.index)
     needs = ", ".join(need for need in objectives.NEEDS if need in objective.needs)
-    return [name, " + ".join(terms), exchange, row.networks, row.teachers, status, needs]
+    return [name, " + ".join(terms), exchange, row.networks, row.teachers, objectives.weakest(parts), needs]
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -323,9 +323,7 @@ def _path(config, dataset, model, method, seed) -> str:
 
 def _objective(row: dict, protocol: str) -> dict[str, dict]:
     """The terms with their options, `{'weight': ...}` written out."""
-    objective = {
-        term: dict(value) if isinstance(value, Mapping) else {"weight": value} for term, value in row["objective"].items()
-    }
+    objective = methods.written_out(row["objective"])
     if "kd" in objective:
         # With several teachers the paper averages probabilities, the released code adds the losses up.
         objective["kd"].setdefault("teachers", "mean" if protocol == "paper" else "sum")

@@ -189,6 +189,11 @@ def resolve(entry: str | Mapping) -> tuple[str, dict]:
     return name, asdict(method)
 
 
+def written_out(objective: Mapping) -> dict[str, dict]:
+    """The terms with their options, in which a bare number is `{'weight': number}`."""
+    return {term: dict(value) if isinstance(value, Mapping) else {"weight": value} for term, value in objective.items()}
+
+
 def filled_exchange(exchange: Mapping | None, protocol: str = "paper") -> dict | None:
     """An exchange with every option written out, those of the protocol included; None is none.
 

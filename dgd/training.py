@@ -36,7 +36,7 @@ from dgd.config import processes
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.grafting import CARRIED, RING, WITHIN, GraftingError, blend, write
 from dgd.models.folding import freeze
-from dgd.objectives import STATUSES, Batch, Objective, Output, Setting
+from dgd.objectives import Batch, Objective, Output, Setting, weakest
 from dgd.objectives.explaining import explainable
 from dgd.outcomes import CannotExchange, Diverged, NoResult, NotApplicable, NoTeacher
 from dgd.surgery import SURGERY
@@ -322,7 +322,7 @@ class Group:
                 if k in turn:
                     outputs[k] = learner.read(images)
                 else:
-                    with torch.no_grad(), _still(learner.network):
+                    with torch.no_grad(), _tracking(learner.network, 0.0):
                         outputs[k] = learner.read(images)
         seen = {k: output.detach() for k, output in outputs.items()}
         for k in turn:
@@ -380,19 +380,15 @@ class Group:
     def _reestimate(self, networks: list[nn.Module], loader, purpose: str, epoch: int) -> None:
         seed = self.cell["seed"]
         for i, network in zip(self.ranks.mine, networks):
-            norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-            momenta = [norm.momentum for norm in norms]
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # the mean over batches
             network.train()
             torch.manual_seed(stream(seed, "dropout", purpose, i, epoch, self.ranks.shard))
             streams = {name: generator(seed, name, purpose, i, epoch) for name in ("order", "augment")}
-            for images, _, _ in itertools.islice(loader.batches(**streams), REESTIMATE if norms else 0):
-                with self._autocast():
-                    network(images)
-            for norm, momentum in zip(norms, momenta):
-                norm.momentum = momentum
+            with _tracking(network, None) as norms:
+                for norm in norms:
+                    norm.reset_running_stats()
+                for images, _, _ in itertools.islice(loader.batches(**streams), REESTIMATE if norms else 0):
+                    with self._autocast():
+                        network(images)
 
     def trades(self, epoch: int, when: str) -> bool:
         """Whether the networks exchange weights after this epoch, 'before' or 'after' its evaluation.
@@ -485,7 +481,7 @@ class Group:
         deviations = [text for part in parts for text in part.deviations]
         if "teacher_before" in self.needs and any(act is None for act in self.teachers[0].last_acts):
             deviations.append("the teacher's stages end without an activation and are read as they are")
-        return {"status": max((part.status for part in parts), key=STATUSES.index), "deviations": deviations}
+        return {"status": weakest(parts), "deviations": deviations}
 
     def state(self) -> list[dict] | None:
         """All that a later epoch depends on, an item a network of the cell; None where the process does not lead."""
@@ -511,14 +507,14 @@ class Group:
 
 
 @contextmanager
-def _still(network: nn.Module) -> Iterator[None]:
-    """Batch norm normalises by the batch, and its running statistics do not move."""
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+def _tracking(network: nn.Module, momentum: float | None) -> Iterator[list[nn.Module]]:
+    """Have the batch norms' running statistics take that share of each batch: 0 leaves them, None makes the mean of batches."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.momentum = 0.0
+        norm.momentum = momentum
     try:
-        yield
+        yield norms
     finally:
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum

@@ -3,7 +3,7 @@
 A new term is a new file (a `Term`, see `dgd.objectives.term`) and its line here; the loop gives it what it declares to need.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from dgd.objectives.smoothing import TeacherSmoothing
 from dgd.objectives.sp import SimilarityPreserving
 from dgd.objectives.term import NEEDS, STATUSES, Batch, Output, Setting, Term
 
-__all__ = ["NEEDS", "STATUSES", "TERMS", "Batch", "Objective", "Output", "Setting", "Term"]
+__all__ = ["NEEDS", "STATUSES", "TERMS", "Batch", "Objective", "Output", "Setting", "Term", "weakest"]
 
 TERMS: dict[str, type[Term]] = {
     "at": AttentionTransfer,
@@ -44,6 +44,11 @@ TERMS: dict[str, type[Term]] = {
     "smoothing": TeacherSmoothing,
     "sp": SimilarityPreserving,
 }
+
+
+def weakest(parts: Iterable) -> str:
+    """The `status` of the least faithful of a method's terms (and its surgery)."""
+    return max((part.status for part in parts), key=STATUSES.index)
 
 
 class Objective(nn.Module):
@@ -80,9 +85,12 @@ class Objective(nn.Module):
         """Have every term build its modules; see `Term.setup`.
 
         Raises:
-            ValueError: A term has no meaning for these networks.
+            ValueError: A term has no meaning for these networks, or lacks a teacher or peers.
         """
-        for term in self.terms.values():
+        for name, term in self.terms.items():
+            for need, given in (("teacher", example.teachers), ("peers", example.peers)):
+                if need in term.needs and not given:
+                    raise ValueError(f"{name}: there is no {need.rstrip('s')}; a method with this term needs at least one")
             term.setup(example, setting)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -23,11 +23,6 @@ class AttentionTransfer(Term):
     )
     needs = frozenset({"teacher", "taps"})
 
-    def setup(self, example, setting) -> None:
-        """Raises ValueError if there is no teacher."""
-        if not example.teachers:
-            raise ValueError("at: there is no teacher; a method with this term needs at least one")
-
     def forward(self, batch) -> Tensor:
         """Scalar: no unit, at most the sum over stages of 2 / (H*W)."""
         losses = [

@@ -37,11 +37,6 @@ class DecoupledDistillation(Term):
             raise ValueError(f"dkd: tau is {tau}; it must be above 0")
         self.alpha, self.beta, self.tau, self.warmup = alpha, beta, tau, warmup
 
-    def setup(self, example, setting) -> None:
-        """Raises ValueError if there is no teacher."""
-        if not example.teachers:
-            raise ValueError("dkd: there is no teacher; a method with this term needs at least one")
-
     def forward(self, batch) -> Tensor:
         """Scalar, in nats times tau squared."""
         logits = batch.own.logits

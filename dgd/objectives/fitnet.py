@@ -41,10 +41,8 @@ class FitNet(Term):
         """Build a regressor for each teacher.
 
         Raises:
-            ValueError: A network has no such stage, or there is no teacher.
+            ValueError: A network has no such stage.
         """
-        if not example.teachers:
-            raise ValueError("fitnet: there is no teacher; a method with this term needs at least one")
         stages = len(example.own.stages)
         if self.stage > stages:
             raise ValueError(f"fitnet: stage is {self.stage}; it must be at most {stages}, as many as the network has")

@@ -46,8 +46,8 @@ class KnowledgeRepresenting(Term):
 
     def setup(self, example, setting) -> None:
         """Make R_g for every teacher and stage, deepest first."""
-        if not example.teachers or not all(output.stages for output in (example.own, *example.teachers)):
-            raise ValueError("kr: a network has no stages, or there is no teacher; the term compares feature maps")
+        if not all(output.stages for output in (example.own, *example.teachers)):
+            raise ValueError("kr: a network has no stages; the term compares feature maps")
         self.recodings = nn.ModuleList(
             nn.ModuleList(
                 nn.Conv2d(own.shape[1], theirs.shape[1], 1, bias=False) for own, theirs in pairs(example.own, teacher)

@@ -38,9 +38,7 @@ class RelationalDistillation(Term):
         self.distance, self.angle, self.width = distance, angle, 0
 
     def setup(self, example, setting) -> None:
-        """Raises ValueError if there is no teacher."""
-        if not example.teachers:
-            raise ValueError("rkd: there is no teacher; a method with this term needs at least one")
+        """Note how wide the widest pooled feature is."""
         self.width = max(output.pooled.shape[1] for output in (example.own, *example.teachers))
 
     def forward(self, batch) -> Tensor:

@@ -17,11 +17,6 @@ class SimilarityPreserving(Term):
     source = "1907.09682; github.com/HobbitLong/RepDistiller"
     needs = frozenset({"teacher", "taps"})
 
-    def setup(self, example, setting) -> None:
-        """Raises ValueError if there is no teacher."""
-        if not example.teachers:
-            raise ValueError("sp: there is no teacher; a method with this term needs at least one")
-
     def forward(self, batch) -> Tensor:
         """Scalar without unit; with maps that follow a ReLU at most 2 / B."""
         own = similarities(batch.own.stages[-1])
