@@ -7,7 +7,7 @@ did not leave (traces, pruning curves) is left out.
 import io
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +44,12 @@ CONV3 = ".conv3."
 
 MOST = 8
 """Methods up to which a matrix holds numbers; above, colours only."""
+
+TOLD_APART = 12
+"""Methods up to which their lines share axes."""
+
+PANELS = 4
+"""Side by side, where each method has axes of its own."""
 
 FLOOR = 1e-4
 """Norms below this are drawn at it: collapsed filters reach zero, which a log axis has not."""
@@ -89,13 +95,12 @@ def curves(histories: Mapping[str, Sequence[pd.DataFrame]], stem: str | Path, ti
         # An epoch without an evaluation has an empty cell.
         lines[method] = _joined(history.set_index("epoch")["test_top1_0"].dropna() for history in histories[method])
 
-    def draw(axes):
-        _lines(axes, lines, histories)
+    def finish(axes):
         axes.margins(x=0.01)
         axes.set(xlabel="epoch", ylabel="test top-1 accuracy (%)")
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
 
-    return _save(draw, stem, title)
+    return _save_lines(lines, histories, finish, stem, title)
 
 
 def filter_norms(norms: Mapping[str, Sequence[np.ndarray]], stem: str | Path, title: str) -> list[Path]:
@@ -120,8 +125,7 @@ def filter_norms(norms: Mapping[str, Sequence[np.ndarray]], stem: str | Path, ti
         share = 100 * np.arange(1, table.shape[1] + 1) / table.shape[1]
         lines[method] = pd.DataFrame(np.sort(table, axis=1).T, index=share)  # (filters, seeds)
 
-    def draw(axes):
-        _lines(axes, lines, norms, lambda value: np.maximum(value, FLOOR))
+    def finish(axes):
         top = max(2.0, max(float(table.to_numpy().max()) for table in lines.values()) * 1.5)
         lowest = min(float(table.to_numpy().min()) for table in lines.values())
         bottom = max(FLOOR, min(0.05, lowest / 1.5))
@@ -137,7 +141,7 @@ def filter_norms(norms: Mapping[str, Sequence[np.ndarray]], stem: str | Path, ti
         axes.set(xlabel="conv filters, sorted by norm (%)", ylabel="L1 norm of a filter")
         _plain(axes.yaxis)
 
-    return _save(draw, stem, title)
+    return _save_lines(lines, norms, finish, stem, title, lambda value: np.maximum(value, FLOOR))
 
 
 def invalid_ratios(norms: Mapping[str, Sequence[np.ndarray]], stem: str | Path, title: str) -> list[Path]:
@@ -151,15 +155,14 @@ def invalid_ratios(norms: Mapping[str, Sequence[np.ndarray]], stem: str | Path, 
         for method, table in _tables(norms).items()
     }
 
-    def draw(axes):
-        _lines(axes, lines, norms)
+    def finish(axes):
         for threshold in THRESHOLDS:
             axes.axvline(threshold, color="#999999", linewidth=0.9, zorder=1)
         axes.set(xscale="log", xlim=(1e-4, 10), ylim=(-0.02, 1.02))
         axes.set(xlabel="threshold of the L1 norm", ylabel="invalid filters (share of all)")
         _plain(axes.xaxis)
 
-    return _save(draw, stem, title)
+    return _save_lines(lines, norms, finish, stem, title)
 
 
 def entropy_sums(
@@ -533,6 +536,51 @@ def _lines(axes, lines: Mapping[str, pd.DataFrame], methods: Mapping[str, Collec
         axes.plot(x, clip(y.mean(1)), label=f"{method} (n={y.shape[1]})", **style)
         if y.shape[1] > 1:
             axes.fill_between(x, clip(y.min(1)), clip(y.max(1)), color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _save_lines(
+    lines: Mapping[str, pd.DataFrame],
+    methods: Mapping[str, Collection],
+    finish: Callable,
+    stem: str | Path,
+    title: str,
+    clip: Callable = np.asarray,
+) -> list[Path]:
+    """`_save` a figure of a line a method, on one pair of axes or, where nobody could tell them apart, on a pair for each."""
+    if len(lines) <= TOLD_APART:
+
+        def draw(axes):
+            _lines(axes, lines, methods, clip)
+            finish(axes)
+
+        return _save(draw, stem, title)
+
+    ends = [table.mean(axis=1).reindex([*table.index, np.nan]) for table in lines.values()]  # a gap after each line
+    others = np.concatenate([mean.index for mean in ends]), clip(np.concatenate(ends))
+
+    def draw(grid):
+        for place, (axes, method) in enumerate(zip_longest(grid.flat, lines)):
+            if method is None:
+                axes.set_visible(False)
+                continue
+            _lines(axes, {method: lines[method]}, methods, clip)
+            (own,) = axes.get_lines()
+            axes.set_title(own.get_label(), fontsize=8)
+            own.set_label("")
+            axes.plot(*others, color="#d0d0d0", linewidth=0.6, zorder=1)
+            finish(axes)
+            for text in axes.texts:
+                text.set_visible(place == 0)
+            axes.figure.supylabel(axes.get_ylabel(), fontsize=9)
+            last = place + PANELS >= len(lines)
+            axes.set_xlabel(axes.get_xlabel() if last else "", fontsize=7.5)
+            axes.set_ylabel("")
+            axes.tick_params(labelbottom=last)
+            axes.minorticks_off()
+
+    rows = -(-len(lines) // PANELS)
+    note = "a method each, mean and range over n seeds; grey: the means of the others"
+    return _save(draw, stem, title, note, (8.0, 1.0 + 1.35 * rows), (rows, PANELS), sharex=True, sharey=True)
 
 
 def _plain(axis) -> None:

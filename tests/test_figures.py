@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from dgd import figures
 from dgd.evidence import PRUNING, Traces, sets_over_epochs
 from dgd.figures import (
+    PANELS,
     STYLES,
+    TOLD_APART,
     curves,
     entropy_sums,
     filter_norms,
@@ -108,6 +110,25 @@ def test_filter_norms_mark_the_thresholds(tmp_path):
     assert "kd (n=1)" in text
     whole, _ = filter_norms({"baseline": [norms()]}, tmp_path / "g", "digits")
     assert not any(label.startswith("norms below") for label in labels(whole))
+
+
+@pytest.mark.parametrize("draw", [curves, filter_norms, invalid_ratios])
+def test_many_methods_have_axes_of_their_own(tmp_path, draw):
+    def drawn(count):
+        make = history if draw is curves else norms
+        many = {"baseline": [make()], **{f"method-{i}": [make(seed=i), make(seed=i + 1)] for i in range(1, count)}}
+        svg, _ = draw(many, tmp_path / f"{count}", "many")
+        text = labels(svg)
+        assert text.count("baseline (n=1)") == 1
+        assert [label for label in text if label.startswith("method-")] == [f"method-{i} (n=2)" for i in range(1, count)]
+        return svg.read_text().count('<g id="axes_'), text
+
+    assert drawn(TOLD_APART)[0] == 1
+    axes, text = drawn(TOLD_APART + 1)
+    assert axes == TOLD_APART + 1
+    below = {curves: "epoch", filter_norms: "conv filters, sorted by norm (%)", invalid_ratios: "threshold of the L1 norm"}
+    assert text.count(below[draw]) == PANELS  # once a column
+    assert text.count("threshold 1") == (draw is filter_norms)  # said once
 
 
 DATA = {
@@ -334,8 +355,8 @@ def test_pruning_stands_beside_its_control(axes):
 
 
 def test_methods_differ_without_colour_and_look_the_same_in_every_figure(axes):
-    many = {f"m{i}": [history()] for i in range(24)} | {name: [history()] for name in STYLES}
-    lines = axes(curves, many)[0, 0].get_lines()
+    many = {f"m{i}": [prunings()] for i in range(24)} | {name: [prunings()] for name in STYLES}
+    lines = axes(pruning, many)[0, 0].get_lines()
     # matplotlib keeps a line's dashes, in points, to itself
     looks = {line.get_label(): (str(line._dash_pattern), line.get_marker(), line.get_color()) for line in lines}
     assert len({look[:2] for look in looks.values()}) == 28
