@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -139,7 +140,7 @@ QUICK = Size(
     headline=("cifar_resnet8", "kd"),
     headline_steps=2,
     headline_repeats=2,
-    rows=("baseline", "kd", "crd", "dml-turns", "repr"),
+    rows=("baseline", "kd", "crd", "dml-turns", "ffsd", "repr"),
     row_steps=1,
     row_repeats=1,
     exchange=("cifar_resnet8",),
@@ -204,6 +205,13 @@ class Plain:
         if not answer:
             raise RuntimeError("the plain loop has ended; what it said is above")
         return tuple(json.loads(answer))
+
+    def start_ffsd(self, cell: Mapping) -> None:
+        """Set up `benchmarks.plain_ffsd`, and warm it up."""
+        start = {"student": cell["student"], "batch_size": BATCH, "recipe": cell["recipe"]}
+        self.ask(threads=self.threads, method="ffsd", start=start)
+        for call in ("baseline", "train"):
+            self.ask(call=call, steps=2)
 
     def start(self, cell: Mapping, images: int) -> None:
         """Set up the group of a cell."""
@@ -365,7 +373,8 @@ def _step_row(plain: Plain, size: Size, student: str, teacher: str, method: str,
 def measure_methods(size: Size, threads: int) -> list[dict]:
     """A row a method: seconds of a step of its whole group, and how many times those of baseline's step they are.
 
-    On one thread of a CPU the multiple is one of CPU-seconds, which other processes disturb less.
+    On one thread of a CPU the multiple is one of CPU-seconds, which other processes disturb less. For ffsd also that of the
+    plain code's step, and of plain baseline's.
     """
     student = size.headline[0]
 
@@ -385,7 +394,12 @@ def measure_methods(size: Size, threads: int) -> list[dict]:
             for precision in PRECISIONS
             for arm, held in (("baseline", alone), ("method", groups))
         }
-        taken = in_turn(arms, size.row_repeats)
+        with Plain(threads) if method == "ffsd" else nullcontext() as plain:
+            if plain:
+                plain.start_ffsd(groups["fp32"].group.cell)
+                arms["plain", "baseline"] = partial(plain.ask, call="baseline", steps=size.row_steps)
+                arms["plain", "method"] = partial(plain.ask, call="train", steps=size.row_steps)
+            taken = in_turn(arms, size.row_repeats)
         clock = int(threads == 1 and not torch.cuda.is_available())
         rows.append(_method_row(method, groups[PRECISIONS[0]].group.cell, size.row_steps, taken, clock))
         times = {precision: round(values["median"], 2) for precision, values in rows[-1]["multiple"].items()}
@@ -416,6 +430,7 @@ def _method_row(method: str, cell: Mapping, steps: int, taken: Mapping[tuple[str
         "baseline_cpu_seconds": each("baseline", 1),
         "clock": ("seconds", "cpu_seconds")[clock],
         "multiple": {precision: summary(ratios(precision)) for precision in PRECISIONS},
+        "plain_multiple": summary(ratios("plain")) if ("plain", "method") in taken else None,
     }
 
 

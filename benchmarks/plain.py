@@ -184,7 +184,12 @@ def cpu_seconds() -> float:
 
 
 def main() -> None:
-    """Answer requests: {"threads": 1, "start": {...}} makes a `Training`; {"call": "train", ...} calls its method."""
+    """Answer requests: {"threads": 1, "start": {...}} makes a `Training`; {"call": "train", ...} calls its method.
+
+    With {"method": "ffsd"} beside `start` it is that of `benchmarks.plain_ffsd`.
+    """
+    from benchmarks import plain_ffsd
+
     torch.backends.cudnn.benchmark = True  # as public training code sets it
     training = None
     for line in sys.stdin:
@@ -193,7 +198,7 @@ def main() -> None:
         if "start" in request:
             torch.set_num_threads(request["threads"])
             training = None  # first: two groups and their workers at once would be in each other's way
-            training = Training(**request["start"])
+            training = (plain_ffsd.Training if request.get("method") == "ffsd" else Training)(**request["start"])
         else:
             getattr(training, request.pop("call"))(**request)
         print(json.dumps([time.perf_counter() - start, cpu_seconds() - cpu]), flush=True)

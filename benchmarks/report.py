@@ -166,6 +166,7 @@ def methods_table(found: Mapping) -> str:
         least = [row[f"{arm}{row['clock']}"]["fp32"]["min"] for arm in ("", "baseline_")]
         shown["least / least, fp32"] = number(least[0] / least[1])
         elsewhere = ELSEWHERE.get(row["method"])
+        shown["plain, fp32"] = spread(row["plain_multiple"]) if row.get("plain_multiple") else ""
         shown["public code, fp32"] = number(elsewhere / ELSEWHERE["baseline"]) if elsewhere else ""
         for precision in row["multiple"]:
             share = row["networks"] * own_multiple(row, found["methods"], precision) / row["multiple"][precision]["median"]

@@ -1,6 +1,7 @@
 """The plain code that ours is timed against computes the same; measuring runs; the written figures are the measured ones."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import pad as zero_pad
 
-from benchmarks import ROOT, measure, plain, report
+from benchmarks import ROOT, measure, plain, plain_ffsd, report
 from dgd import data, filters, methods, models, training
 from dgd.grafting import graft
 
@@ -46,6 +47,39 @@ def test_a_step_is_the_plain_step(base, networks):
             torch.testing.assert_close(*momenta, rtol=1e-3, atol=1e-5, msg=name)
         for name, theirs in net.state_dict().items():
             torch.testing.assert_close(own.state_dict()[name], theirs, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_step_of_ffsd_is_the_plain_step():
+    """Weights and statistics of all networks and modules after two steps, the second with the modules' new statistics."""
+    student, dataset = "cifar_resnet8", measure.dataset(32)
+    loader = dataset.loader("train", batch_size=16)
+    batches = list(loader.batches())
+    loader.batches = lambda **_: iter(batches)
+    cell = measure.resolved(student, student, "ffsd", 1, precision="fp32", lr=0.1)
+    group = training.Group(cell, dataset, [], torch.device("cpu"))
+    theirs = plain_ffsd.Training(student, 16, cell["recipe"])
+    leader, _, second = (learner.objective.terms["ffsd"] for learner in group.learners)
+    pairs = [
+        *zip(group.networks, [net.net for net in (theirs.leader, *theirs.students)]),
+        *((leader.trans, theirs.trans), (leader.fusion.mix, theirs.mix), (leader.fusion.fc, theirs.fc)),
+        *zip([leader.chain, second.chain], theirs.chains),
+    ]
+    before = []
+    for ours, plainly in pairs:
+        # A chain's layers are grouped otherwise.
+        names = {key: key for key in ours.state_dict()}
+        if isinstance(plainly, plain_ffsd.Chain):
+            names = {f"steps.{key.split('.')[1]}.{int('norms' in key)}.{key.split('.')[2]}": key for key in ours.state_dict()}
+        plainly.load_state_dict({name: ours.state_dict()[key].clone() for name, key in names.items()})
+        before.append((names, {key: value.clone() for key, value in ours.state_dict().items()}))
+    group.train_epoch(loader, 0)
+    for images, labels, _ in batches:
+        theirs.step(images, labels, math.exp(-3.2))  # the first epoch of the ramp
+    for (ours, plainly), (names, started) in zip(pairs, before):
+        for name, key in names.items():
+            own, start = ours.state_dict()[key], started[key]
+            torch.testing.assert_close(own, plainly.state_dict()[name], rtol=1e-3, atol=2e-5, msg=f"{type(ours)} {key}")
+            assert not torch.equal(own, start), key
 
 
 def test_the_plain_transforms_give_our_crops_and_flips_to_the_last_bit():
