@@ -577,6 +577,8 @@ def _save_lines(
             axes.set_ylabel("")
             axes.tick_params(labelbottom=last)
             axes.minorticks_off()
+            if isinstance(axes.xaxis.get_major_locator(), matplotlib.ticker.MaxNLocator):
+                axes.xaxis.get_major_locator().set_params(nbins=5)
 
     rows = -(-len(lines) // PANELS)
     note = "a method each, mean and range over n seeds; grey: the means of the others"
