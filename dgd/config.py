@@ -252,12 +252,14 @@ def _check_registries(config: dict, rows: list, source: str) -> None:
             needs = objectives.Objective(_objective(row, config["protocol"])).needs
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{source}: methods.{name}: {error}") from None
-        ranks = {**config["recipe"], **row["recipe"]}["ranks_per_network"]
+        recipe = {**config["recipe"], **row["recipe"]}
+        ranks = recipe["ranks_per_network"]
         for need, lacking, advice in (
             ("teacher", not row["teachers"], "a teacher; set teachers: 1"),
             ("peers", row["networks"] < 2, "other networks in its group; set networks: 2 or more"),
             ("peers", ranks > 0, "all networks in one process; set recipe.ranks_per_network: 0"),
             ("indices", ranks > 1, "all images of its network in one process; set recipe.ranks_per_network to 0 or 1"),
+            ("input_gradient", recipe["compile"], "a network that is not compiled; set recipe.compile: false"),
         ):
             if need in needs and lacking:
                 raise ConfigError(f"{source}: methods.{name}: a term of {', '.join(row['objective'])} needs {advice}")

@@ -122,6 +122,7 @@ def test_a_method_may_change_its_recipe_and_options():
         ({"methods": [{"x": {"base": "dml", "networks": 1}}]}, "a term of ce, mutual needs other networks in its group"),
         ({"methods": ["dml"], "recipe": {"ranks_per_network": 1}}, "needs all networks in one process; set recipe.ranks_per"),
         ({"methods": ["hkd"], "recipe": {"ranks_per_network": 2}}, "needs all images of its network in one process"),
+        ({"methods": ["self-explanation"], "recipe": {"compile": True}}, "needs a network that is not compiled"),
         ({"methods": ["kd+graft"]}, "methods: 'kd+graft' has a name of its own, 'dgd'"),
         ({"methods": ["repr+graft"]}, "repr has an exchange, and a method has one at most"),
         ({"methods": ["repr"], "recipe": {"epochs": 90}}, "the cycles of 'repr' take 90 epochs, and recipe.epochs is 90"),
