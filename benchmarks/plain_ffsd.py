@@ -90,9 +90,11 @@ class Training:
     """A leader and two students, one batch for all steps; beside them, one network alone."""
 
     def __init__(self, student: str, batch_size: int, recipe: Mapping):
-        self.leader, self.students, self.alone = Network(student), [Network(student), Network(student)], Network(student)
-        self.trans, self.mix, self.fc = mixer(64, 128), mixer(128, 64), nn.Linear(64, CLASSES)
-        self.chains = [Chain(), Chain()]  # the leader's, the second student's
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.leader, self.alone, *self.students = (Network(student).to(device) for _ in range(4))
+        self.trans, self.mix = mixer(64, 128).to(device), mixer(128, 64).to(device)
+        self.fc = nn.Linear(64, CLASSES).to(device)
+        self.chains = [Chain().to(device), Chain().to(device)]  # the leader's, the second student's
 
         def sgd(*modules: nn.Module, weight_decay: float = recipe["weight_decay"]) -> torch.optim.SGD:
             parameters = [p for module in modules for p in module.parameters()]
@@ -106,8 +108,8 @@ class Training:
             **{chain: torch.optim.Adam(chain.parameters(), lr=1e-3, weight_decay=1e-4) for chain in self.chains},
         }
         generator = torch.Generator().manual_seed(0)
-        self.images = torch.randn(batch_size, 3, SIZE, SIZE, generator=generator)
-        self.labels = torch.randint(CLASSES, (batch_size,), generator=generator)
+        self.images = torch.randn(batch_size, 3, SIZE, SIZE, generator=generator).to(device)
+        self.labels = torch.randint(CLASSES, (batch_size,), generator=generator).to(device)
 
     def update(self, owner: nn.Module, loss: Tensor) -> None:
         """A step of one optimiser."""

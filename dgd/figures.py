@@ -557,6 +557,7 @@ def _save_lines(
 
     ends = [table.mean(axis=1).reindex([*table.index, np.nan]) for table in lines.values()]  # a gap after each line
     others = np.concatenate([mean.index for mean in ends]), clip(np.concatenate(ends))
+    dot = "." if max(map(len, lines.values())) == 1 else None  # a line of one point would be invisible
 
     def draw(grid):
         for place, (axes, method) in enumerate(zip_longest(grid.flat, lines)):
@@ -565,9 +566,9 @@ def _save_lines(
                 continue
             _lines(axes, {method: lines[method]}, methods, clip)
             (own,) = axes.get_lines()
-            axes.set_title(own.get_label(), fontsize=8)
+            axes.set_title(own.get_label(), fontsize=min(8, 240 / len(own.get_label())))  # up to 30 letters have room
             own.set_label("")
-            axes.plot(*others, color="#d0d0d0", linewidth=0.6, zorder=1)
+            axes.plot(*others, color="#d0d0d0", linewidth=0.6, zorder=1, marker=dot, markersize=2)
             finish(axes)
             for text in axes.texts:
                 text.set_visible(place == 0)

@@ -155,6 +155,10 @@ def test_distance_gradient():
     zero = torch.zeros(2, 3, requires_grad=True)  # a dead map must not spoil the step
     distance(zero, torch.randn(2, 3)).backward()
     assert zero.grad.isfinite().all()
+    maps = torch.randn(2, 3, 4, 4)
+    for call in (lambda: distance(y, x), lambda: map_distance(maps, maps, attention(maps.clone().requires_grad_()))):
+        with pytest.raises(ValueError, match="detach it"):  # else it would learn nothing from it, without a word
+            call()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -114,6 +114,12 @@ def test_at_sees_where_but_not_how_much_or_in_which_channel():
     assert float(term(make(maps(x), [maps(x.flip(3))]))) > 1e-3
 
 
+def test_at_pools_half_precision_maps_in_float32():
+    own, theirs = draw(2, 4, 8, 8).bfloat16(), draw(2, 3, 4, 4, seed=1).bfloat16()
+    got = TERMS["at"]()(make(maps(own, dtype=torch.bfloat16), [maps(theirs, dtype=torch.bfloat16)]))
+    torch.testing.assert_close(got, TERMS["at"]()(make(maps(own.float()), [maps(theirs.float())])), rtol=1e-6, atol=0)
+
+
 def test_at_averages_teachers():
     own, one, two = (maps(draw(3, 2, 4, 4, seed=s), draw(3, 2, 2, 2, seed=s + 9)) for s in range(3))
     mean_of_two("at", one, two, own)

@@ -26,8 +26,12 @@ class AttentionTransfer(Term):
     def forward(self, batch) -> Tensor:
         """Scalar: no unit, at most the sum over stages of 2 / (H*W)."""
         losses = [
-            distance(*(attention(pool(x, tuple(map(min, own.shape[2:], theirs.shape[2:])))) for x in (own, theirs)))
+            distance(*(_attention(x, tuple(map(min, own.shape[2:], theirs.shape[2:]))) for x in (own, theirs)))
             for teacher in batch.teachers
             for own, theirs in zip(reversed(batch.own.stages), reversed(teacher.stages), strict=False)
         ]
         return sum(losses) / len(batch.teachers)
+
+
+def _attention(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return attention(x if x.shape[2:] == size else pool(x.float(), size))

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 _explaining = False  # not local to a thread: on CUDA the backward pass runs in another one
@@ -34,7 +35,8 @@ def explain(logits: Tensor, images: Tensor, chosen: Tensor) -> Tensor:
 def explainable(images: Tensor) -> AbstractContextManager:
     """For a network's forward pass on images that `explain` is to be asked about; nothing for images without gradient.
 
-    Losses and the parameters' gradients stay the same.
+    Losses and the parameters' gradients stay the same, up to the order of sums where several things read one tensor; the
+    images' own gradient is left out of an ordinary backward pass.
     """
     return _Explainable(images) if images.requires_grad and torch.is_grad_enabled() else nullcontext()
 
@@ -55,22 +57,23 @@ class _Explainable(TorchFunctionMode):
             return self._norm(*args, **kwargs)
         return function(*args, **kwargs)
 
-    def _conv(self, x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-        y = torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
-        if not isinstance(padding, str):
-            wanted = x is not self.images  # nothing but `explain` wants the images' gradient
-            self.made[id(y)] = y, x, weight, bias, (*map(_pair, (stride, padding, dilation)), groups, wanted)
+    def _conv(self, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+        y = torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        if y.requires_grad and not isinstance(padding, str):
+            wanted = input is not self.images  # nothing but `explain` wants the images' gradient
+            how = *map(_pair, (stride, padding, dilation)), groups, wanted
+            self.made[id(y)] = y, y._version, input, weight, bias, how
         return y
 
-    def _norm(self, y, mean, var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    def _norm(self, input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+        y, norm = input, (running_mean, running_var, momentum, eps)
         if not training or y.numel() == y.shape[1]:  # torch refuses the latter
-            return F.batch_norm(y, mean, var, weight, bias, training, momentum, eps)
-        made = self.made.pop(id(y), None)
-        if made is None:
-            return _Normalised.apply(y, None, None, weight, bias, y.detach(), (mean, var, momentum, eps), None)
-        _, x, kernel, shift, how = made
+            return F.batch_norm(y, running_mean, running_var, weight, bias, training, momentum, eps)
+        _, version, x, kernel, shift, how = self.made.pop(id(y), (None,) * 6)
+        if version != y._version:  # no convolution's, or changed in place since
+            return _Normalised.apply(y, None, None, weight, bias, y.detach(), norm, None)
         x, kernel = x.to(y.dtype), kernel.to(y.dtype)  # as autocast has done
-        return _Normalised.apply(x, kernel, shift, weight, bias, y.detach(), (mean, var, momentum, eps), how)
+        return _Normalised.apply(x, kernel, shift, weight, bias, y.detach(), norm, how)
 
 
 def _pair(value) -> list[int]:
@@ -87,14 +90,18 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, kernel, shift, weight, bias, y, norm, how):
         running_mean, running_var, momentum, eps = norm
-        made, mean, invstd = torch.ops.aten.native_batch_norm(y, weight, bias, running_mean, running_var, True, momentum, eps)
-        ctx.save_for_backward(x if how else None, kernel, weight, y, mean, invstd)
-        ctx.eps, ctx.how, ctx.shifted = eps, how, shift is not None
+        # What torch.batch_norm calls: cuDNN's where it would take that.
+        made, mean, invstd, reserve, ctx.which = torch.ops.aten._batch_norm_impl_index(
+            y, weight, bias, running_mean, running_var, True, momentum, eps, torch.backends.cudnn.enabled
+        )
+        ctx.save_for_backward(x if how else None, kernel, weight, y, mean, invstd, reserve)
+        ctx.eps, ctx.how, ctx.given = eps, how, (weight is not None, bias is not None, shift is not None)
         return made
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
-        x, kernel, weight, y, mean, invstd = ctx.saved_tensors
+        x, kernel, weight, y, mean, invstd, reserve = ctx.saved_tensors
         if _explaining:
             factor = invstd if weight is None else weight * invstd
             if kernel is None:
@@ -103,12 +110,13 @@ class _Normalised(torch.autograd.Function):
                 kernel = (kernel * factor.view(-1, 1, 1, 1)).to(kernel.dtype)
                 grad = _convolved(ctx, grad, x, kernel, [True, False, False])[0]
             return grad, *[None] * 7
-        affine = weight is not None
-        mask = [True, affine, affine]
-        grad, *grads = torch.ops.aten.native_batch_norm_backward(grad, y, weight, None, None, mean, invstd, True, ctx.eps, mask)
+        weighted, biased, shifted = ctx.given
+        grad, *grads = torch.ops.aten._batch_norm_impl_index_backward(
+            *(ctx.which, y, grad, weight, None, None, mean, invstd, True, ctx.eps), [True, weighted, biased], reserve
+        )
         if kernel is None:
             return grad, None, None, *grads, None, None, None
-        wanted = [ctx.needs_input_grad[0] and ctx.how[-1], ctx.needs_input_grad[1], ctx.shifted]
+        wanted = [ctx.needs_input_grad[0] and ctx.how[-1], ctx.needs_input_grad[1], shifted]
         return *_convolved(ctx, grad, x, kernel, wanted), *grads, None, None, None
 
 

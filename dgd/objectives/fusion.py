@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dgd.objectives.maps import EPS, attention, each, length, total
@@ -43,7 +44,7 @@ class Chain(nn.Module):
 
         Args:
             x: Deepest map.
-            frozen: Use batch norm's running statistics, and leave them as they are.
+            frozen: Use batch norm's running statistics, and leave them as they are; the chain gets no gradient.
         """
         maps = []
         for deconv, norm in zip(self.deconvs, self.norms):
@@ -109,6 +110,7 @@ class MapDistance(torch.autograd.Function):
         return of_maps.mean() / x[0].numel() + of_attention.mean() / made[0].numel()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple:
         """For x alone."""
         x, y, factor, b = ctx.saved_tensors
@@ -131,12 +133,17 @@ def map_distance(x: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
     Args:
         x: (B, C, H, W).
-        y: The same shape; a constant.
+        y: The same shape.
         target: (B, H, W), y's `attention`.
 
     Returns:
         Scalar.
+
+    Raises:
+        ValueError: y or the target has a gradient; they must be constants.
     """
+    if y.requires_grad or target.requires_grad:
+        raise ValueError("map_distance: the second map or its attention has a gradient; detach it")
     return MapDistance.apply(x, y, target)
 
 

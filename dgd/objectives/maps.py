@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 EPS = 1e-12
 
@@ -55,16 +56,19 @@ class Distance(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
         """Of (B, ...) each, to a scalar."""
-        ctx.length = each(length(total(x.square())), x)
-        ctx.unit = x / ctx.length
-        ctx.difference = ctx.unit - unit(y)
-        return ctx.difference.square().mean()
+        n = each(length(total(x.square())), x)
+        own = x / n
+        apart = own - unit(y)
+        ctx.save_for_backward(n, own, apart)
+        return apart.square().mean()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple:
         """For x alone."""
-        along = each(total(ctx.unit * ctx.difference), ctx.unit)
-        return (ctx.difference - ctx.unit * along) * (grad * 2 / ctx.unit.numel() / ctx.length), None
+        n, own, apart = ctx.saved_tensors
+        along = each(total(own * apart), own)
+        return (apart - own * along) * (grad * 2 / own.numel() / n), None
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:
@@ -72,11 +76,16 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
 
     Args:
         x: (B, ...).
-        y: The same shape; a constant.
+        y: The same shape.
 
     Returns:
         Scalar.
+
+    Raises:
+        ValueError: y has a gradient; it must be a constant.
     """
+    if y.requires_grad:
+        raise ValueError("distance: the second map has a gradient; detach it")
     return Distance.apply(x, y)
 
 

@@ -92,7 +92,8 @@ class Term(nn.Module):
             see the same batches, instead of each its own); together (they all learn from the same state, instead of in turn;
             with same_batch); taps (`stages` and `pooled` of every
             network); before, teacher_before (`before` of the own network, of teachers); indices; input_gradient
-            (`own.logits` can be differentiated by `images`). An instance may need more than its class.
+            (`dgd.objectives.explaining.explain` can differentiate `own.logits` by `images`). An instance may need more than
+            its class.
         autocast: Gives the context in which a term's convolutions run, as the network's do. Losses are computed outside it, in
             float32.
     """
