@@ -89,8 +89,8 @@ def within(chain: Chain, maps: Sequence[Tensor], deepest: Tensor) -> Tensor:
 class Training:
     """A leader and two students, one batch for all steps; beside them, one network alone."""
 
-    def __init__(self, student: str, batch_size: int, recipe: Mapping):
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, student: str, batch_size: int, recipe: Mapping, device: str | None = None):
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.leader, self.alone, *self.students = (Network(student).to(device) for _ in range(4))
         self.trans, self.mix = mixer(64, 128).to(device), mixer(128, 64).to(device)
         self.fc = nn.Linear(64, CLASSES).to(device)
@@ -123,13 +123,13 @@ class Training:
         for _ in range(steps):
             self.update(self.alone, F.cross_entropy(self.alone(self.images)[0], self.labels))
 
-    def train(self, steps: int, ramp: float = 1.0) -> None:
-        """So many steps of all, with lambdas times `ramp`."""
+    def train(self, steps: int) -> None:
+        """So many steps of all."""
         for _ in range(steps):
-            self.step(self.images, self.labels, ramp)
+            self.step(self.images, self.labels, 1.0)
 
     def step(self, images: Tensor, labels: Tensor, ramp: float) -> None:
-        """Every network and module once."""
+        """Every network and module once, with lambdas times `ramp`."""
         logits, maps = self.leader(images)
         wide = self.trans(maps[-1])
         answers, theirs = zip(*(student(images) for student in self.students))

@@ -59,7 +59,7 @@ def test_a_step_of_ffsd_is_the_plain_step(monkeypatch):
     row = {"base": "ffsd", "objective": {"ce": 1.0, "ffsd": {"weight": 1.0, "lam_div": 1.0}}}
     cell = measure.resolved(student, student, {"ffsd-diverse": row}, 1, precision="fp32", lr=0.1)
     group = training.Group(cell, dataset, [], torch.device("cpu"))
-    theirs = plain_ffsd.Training(student, 16, cell["recipe"])
+    theirs = plain_ffsd.Training(student, 16, cell["recipe"], "cpu")
     leader, _, second = (learner.objective.terms["ffsd"] for learner in group.learners)
     for norm in (*leader.chain.norms, *second.chain.norms):  # what is made with them must not be what a batch has
         torch.nn.init.uniform_(norm.running_var, 0.5, 2)
