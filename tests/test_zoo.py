@@ -180,6 +180,16 @@ class Stopped(Exception):
     pass
 
 
+def stopping(save):
+    """`checkpoint.save_state` that has saved when the process is killed."""
+
+    def save_and_stop(*args):
+        save(*args)
+        raise Stopped
+
+    return save_and_stop
+
+
 def files(folder):
     metrics = json.loads((folder / "metrics.json").read_text())
     del metrics["timings"]
@@ -201,14 +211,8 @@ def test_same_bytes_twice_and_when_resumed_in_every_epoch(digits, tmp_path, monk
         (tmp_path / root / "teacher" / "metrics.json").write_text(json.dumps(record))
     monkeypatch.setattr(training.provenance, "_environment", lambda *_, **__: {})
     training.train_cell(own, results=tmp_path / "whole", data=digits)
-    save = checkpoint.save_state
-
-    def save_and_stop(*args):
-        save(*args)
-        raise Stopped
-
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_state", save_and_stop)
+        patch.setattr(checkpoint, "save_state", stopping(checkpoint.save_state))
         for _ in range(own["recipe"]["epochs"] - 1):
             with pytest.raises(Stopped):
                 training.train_cell(own, results=tmp_path / "stopped", data=digits)
