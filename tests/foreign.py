@@ -1,8 +1,8 @@
 """A device that is not the CPU, without one: tensors of it lie on the CPU, say that they do not, and meet no others.
 
-What torch lets nobody do with a GPU's tensors raises here too: a CPU tensor among them (but one of no dimensions), `numpy()`.
-What makes the CPU wait for a GPU (`item`, `tolist`, `cpu`, a boolean mask, `nonzero`) is counted. Its type is `meta`, whose
-backward passes torch runs without a driver.
+What torch lets nobody do with a GPU's tensors raises here too: a CPU tensor among them (but one of no dimensions), `numpy()`,
+a CPU generator, and what has no deterministic form on CUDA where that is asked for. What makes the CPU wait for a GPU (`item`,
+`tolist`, `cpu`, a boolean mask, `nonzero`) is counted. Its type is `meta`, whose backward passes torch runs without a driver.
 """
 
 import contextlib
@@ -26,6 +26,19 @@ WAITS = {
     aten.is_nonzero,
 }
 MOVES = {aten._to_copy, aten.copy_}
+# What on CUDA has no deterministic form, by the docs of torch.use_deterministic_algorithms.
+NOT_DETERMINISTIC = {
+    *(aten._adaptive_avg_pool2d_backward, aten._adaptive_avg_pool3d_backward, aten.adaptive_max_pool2d_backward),
+    *(aten.avg_pool3d_backward, aten.fractional_max_pool2d_backward, aten.max_unpool2d, aten.max_unpool3d),
+    *(aten.upsample_linear1d_backward, aten.upsample_bilinear2d_backward, aten.upsample_bicubic2d_backward),
+    *(
+        aten.upsample_trilinear3d_backward,
+        aten.reflection_pad1d_backward,
+        aten.reflection_pad2d_backward,
+        aten.nll_loss2d_forward,
+    ),
+    *(aten.put_, aten.histc, aten.kthvalue, aten.grid_sampler_2d_backward, aten.grid_sampler_3d_backward),
+}
 
 
 class Foreign(torch.Tensor):
@@ -73,6 +86,8 @@ def _run(function, args, kwargs, waits: Counter):
         strangers = [x for x in leaves if isinstance(x, torch.Tensor) and not isinstance(x, Foreign) and x.ndim]
         if there and strangers:
             raise RuntimeError(f"{function}: tensors of two devices, one on the CPU, {tuple(strangers[0].shape)}")
+    if there and packet in NOT_DETERMINISTIC and torch.are_deterministic_algorithms_enabled():
+        raise RuntimeError(f"{function} is not deterministic on CUDA")
     if wanted is not None and torch.device(wanted) == DEVICE:
         kwargs, there = {**kwargs, "device": torch.device("cpu")}, True
     elif packet is aten._to_copy and wanted is not None and there:

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from foreign import DEVICE, device
 from test_zoo import NAMES, Stopped, cell, group, loader, stopping
 
@@ -40,6 +41,10 @@ def test_tensors_of_two_devices_do_not_meet():
             there.numpy()
         with pytest.raises(RuntimeError, match="a generator of the CPU"):
             torch.rand(2, device=DEVICE, generator=torch.Generator())
+        torch.use_deterministic_algorithms(True)
+        with pytest.raises(RuntimeError, match="adaptive_avg_pool2d_backward.* is not deterministic"):
+            F.adaptive_avg_pool2d(torch.ones(1, 1, 4, 4, device=DEVICE, requires_grad=True), 2).sum().backward()
+        torch.use_deterministic_algorithms(False)
         assert (there * 2 + torch.tensor(1.0)).device == DEVICE
         assert not waits
         assert float(there.sum()) == 4
