@@ -67,7 +67,7 @@ class Size:
         seconds: What a repeat of the plain loop should last; it is at least two steps.
         headline: The row that is measured with `headline_steps`, `headline_repeats`, and in float32 as well.
         rows: Of the method table, or of `VARIANTS`, whose step is timed as a multiple of baseline's, with the headline's model.
-        row_steps: A repeat of these.
+        row_steps: A repeat of these; on CUDA 25 times as many, or what an epoch's end takes would show.
         row_repeats: How many.
         exchange: Models whose exchange is timed, in groups of `groups` networks.
         memory: Model, method and number of networks of the groups whose memory is measured.
@@ -145,7 +145,7 @@ QUICK = Size(
     row_repeats=1,
     exchange=("cifar_resnet8",),
     groups=(2,),
-    memory=(("cifar_resnet8", "grafting", 2),),
+    memory=(("cifar_resnet8", "baseline", 1), ("cifar_resnet8", "grafting", 2)),
     matrix=256,
     copied=1 << 20,
     runs=1,
@@ -377,11 +377,12 @@ def measure_methods(size: Size, threads: int) -> list[dict]:
     plain code's step, and of plain baseline's.
     """
     student = size.headline[0]
+    steps = size.row_steps * (25 if torch.cuda.is_available() else 1)
 
     def group(method: str, precision: str) -> Ours:
         item = {method: VARIANTS[method]} if method in VARIANTS else method
         cell = resolved(student, size.models[student], item, threads, precision=precision)
-        ours = Ours(cell, size.row_steps, size.images)
+        ours = Ours(cell, steps, size.images)
         ours.train()  # warm-up
         return ours
 
@@ -397,11 +398,11 @@ def measure_methods(size: Size, threads: int) -> list[dict]:
         with Plain(threads) if method == "ffsd" else nullcontext() as plain:
             if plain:
                 plain.start_ffsd(groups["fp32"].group.cell)
-                arms["plain", "baseline"] = partial(plain.ask, call="baseline", steps=size.row_steps)
-                arms["plain", "method"] = partial(plain.ask, call="train", steps=size.row_steps)
+                arms["plain", "baseline"] = partial(plain.ask, call="baseline", steps=steps)
+                arms["plain", "method"] = partial(plain.ask, call="train", steps=steps)
             taken = in_turn(arms, size.row_repeats)
         clock = int(threads == 1 and not torch.cuda.is_available())
-        rows.append(_method_row(method, groups[PRECISIONS[0]].group.cell, size.row_steps, taken, clock))
+        rows.append(_method_row(method, groups[PRECISIONS[0]].group.cell, steps, taken, clock))
         times = {precision: round(values["median"], 2) for precision, values in rows[-1]["multiple"].items()}
         print(f"{student} {method}: {times} times a step of baseline", flush=True)
     return rows
@@ -500,7 +501,8 @@ def hold(cell: str) -> None:
     for _ in range(2):
         ours.train()
         ours.group.evaluate(test)
-        ours.group.trade(0)
+        if ours.group.exchange:
+            ours.group.trade(0)
     print(json.dumps(training.peak_memory(ours.group)))
 
 

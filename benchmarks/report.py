@@ -165,7 +165,7 @@ def methods_table(found: Mapping) -> str:
         }
         least = [row[f"{arm}{row['clock']}"]["fp32"]["min"] for arm in ("", "baseline_")]
         shown["least / least, fp32"] = number(least[0] / least[1])
-        elsewhere = ELSEWHERE.get(row["method"])
+        elsewhere = None if found["machine"]["gpu"] else ELSEWHERE.get(row["method"])  # it ran on a CPU
         shown["plain, fp32"] = spread(row["plain_multiple"]) if row.get("plain_multiple") else ""
         shown["public code, fp32"] = number(elsewhere / ELSEWHERE["baseline"]) if elsewhere else ""
         for precision in row["multiple"]:

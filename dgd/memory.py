@@ -25,6 +25,7 @@ PROCESS = 1000 * MIB  # Python, torch and timm, and the kernels that a first ste
 CUDA = 3000 * MIB  # what CUDA's own libraries add to it
 WORKSPACE = 1.25  # convolutions' own
 FOLDER = 1_281_167  # images that a folder is taken to hold where a term keeps something for each
+KERNELS = 128 * MIB  # cuBLAS's workspaces, of the forward and of the backward thread
 HEADROOM = 1.5  # for the allocator's holes: the same cell, run again, has taken half as much again
 
 
@@ -122,4 +123,7 @@ def estimate(cell: Mapping, cuda: bool = False) -> dict[str, int]:
     step = max(step, 4 * EVALUATION_BATCH * largest // half)
     work = (group + step) * WORKSPACE + images
     host = PROCESS + (CUDA + images if cuda else work)
-    return {"host": int(processes(cell) * host * HEADROOM / MIB), "device": int(work * HEADROOM / MIB) if cuda else 0}
+    return {
+        "host": int(processes(cell) * host * HEADROOM / MIB),
+        "device": int((work + KERNELS) * HEADROOM / MIB) if cuda else 0,
+    }

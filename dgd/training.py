@@ -322,7 +322,7 @@ class Group:
                 if k in turn:
                     outputs[k] = learner.read(images)
                 else:
-                    with torch.no_grad(), _tracking(learner.network, 0.0):
+                    with torch.no_grad(), _still(learner.network):
                         outputs[k] = learner.read(images)
         seen = {k: output.detach() for k, output in outputs.items()}
         for k in turn:
@@ -383,10 +383,13 @@ class Group:
             network.train()
             torch.manual_seed(stream(seed, "dropout", purpose, i, epoch, self.ranks.shard))
             streams = {name: generator(seed, name, purpose, i, epoch) for name in ("order", "augment")}
-            with _tracking(network, None) as norms:
+            with _still(network) as norms:
                 for norm in norms:
                     norm.reset_running_stats()
-                for images, _, _ in itertools.islice(loader.batches(**streams), REESTIMATE if norms else 0):
+                batches = itertools.islice(loader.batches(**streams), REESTIMATE if norms else 0)
+                for n, (images, _, _) in enumerate(batches, 1):
+                    for norm in norms:
+                        norm.momentum = 1 / n  # torch's None does the same, and waits for the device to count
                     with self._autocast():
                         network(images)
 
@@ -507,12 +510,12 @@ class Group:
 
 
 @contextmanager
-def _tracking(network: nn.Module, momentum: float | None) -> Iterator[list[nn.Module]]:
-    """Have the batch norms' running statistics take that share of each batch: 0 leaves them, None makes the mean of batches."""
+def _still(network: nn.Module) -> Iterator[list[nn.Module]]:
+    """Have the batch norms' running statistics stay, or take of each batch what the caller gives as their `momentum`."""
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.momentum = momentum
+        norm.momentum = 0.0
     try:
         yield norms
     finally:
@@ -604,6 +607,7 @@ def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str
     set_up(recipe)
     device = pick_device(recipe["device"])
     if device.type == "cuda":
+        torch.cuda.init()  # the next line does not
         torch.cuda.reset_peak_memory_stats(device)
     dataset = datasets.load(data)
     folders = [Path(results) / path for path in cell["teachers"]]

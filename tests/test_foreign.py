@@ -64,15 +64,23 @@ VARIED = {
     "reference-code": {"exchange": {"name": "graft", "protocol": "reference-code"}},
     "swa": {"recipe": {"weight_average": "swa", "average_from": 1}},
     "ema": {"recipe": {"weight_average": "ema"}},
+    "smoothing": {"objective": {"ce": {}, "smoothing": {}}},
 }
+
+
+def varied(name):
+    """A cell of a row of the method table, or of `VARIED`."""
+    if name not in VARIED:
+        return cell(name)
+    changes = VARIED[name]
+    own = cell("kd" if "objective" in changes else "grafting", **changes.get("recipe", {}))
+    return own | {key: value for key, value in changes.items() if key != "recipe"}
 
 
 @pytest.mark.parametrize("name", [*NAMES, *VARIED])
 def test_a_cell_gives_the_cpus_numbers(digits, tmp_path, monkeypatch, name, request):
     """Also where it is stopped once there."""
-    varied = VARIED.get(name, {})
-    own = cell("grafting" if name in VARIED else name, **varied.get("recipe", {}))
-    own["exchange"] = varied.get("exchange", own["exchange"])
+    own = varied(name)
     own["teachers"] = ["teacher"] * len(own["teachers"])
     dataset = data.load(digits)
     torch.manual_seed(3)
@@ -96,9 +104,10 @@ def test_a_cell_gives_the_cpus_numbers(digits, tmp_path, monkeypatch, name, requ
         torch.testing.assert_close(there[key], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *VARIED])
 def test_nothing_waits_within_an_epoch(digits, elsewhere, name):
-    own = cell(name)
+    """What waits at its end, and in the exchange, does so as often with three batches as with six."""
+    own = varied(name)
     counts = []
     for size in (16, 8):
         own["recipe"]["batch_size"] = size
@@ -106,5 +115,7 @@ def test_nothing_waits_within_an_epoch(digits, elsewhere, name):
             learns = group(own, digits, DEVICE)
             waits.clear()
             learns.train_epoch(loader(own, digits, DEVICE), 1)
+            if learns.exchange:
+                learns.trade(1, loader(own, digits, DEVICE))
         counts.append(dict(waits))
     assert counts[0] == counts[1]

@@ -90,6 +90,8 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, kernel, shift, weight, bias, y, norm, how):
         running_mean, running_var, momentum, eps = norm
+        if not (y.is_contiguous() or (y.ndim == 4 and y.is_contiguous(memory_format=torch.channels_last))):
+            y = y.contiguous()  # cuDNN's backward pass wants that
         # What torch.batch_norm calls: cuDNN's where it would take that.
         made, mean, invstd, reserve, ctx.which = torch.ops.aten._batch_norm_impl_index(
             y, weight, bias, running_mean, running_var, True, momentum, eps, torch.backends.cudnn.enabled

@@ -50,5 +50,5 @@ def strength(entropy: Tensor, classes: int) -> Tensor:
     rest = e / classes
     table = torch.special.entr(1 - e + rest) + (classes - 1) * torch.special.entr(rest)
     above = torch.searchsorted(table, entropy.float()).clamp(1, GRID - 1)
-    low, high = table[above - 1], table[above]
+    low, high = table.gather(0, torch.stack([above - 1, above]))  # a 0-dim index would be read by the host
     return ((above - 1 + (entropy - low) / (high - low)) / (GRID - 1)).clamp(0, 1)
