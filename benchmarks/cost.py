@@ -6,7 +6,7 @@ measured is taken to be as fast for each multiply-add of its forward pass as the
 output says so. What a method's own terms take beside networks and teachers is counted by the measured multiple of its step
 (`methods` in the same files), in steps of baseline: the student's are as many as it has times the multiply-adds of the network
 that was measured. Not counted: evaluation, exchanges and start-up (benchmarks/README.md has what the last two take), and that
-the measured batch is 64.
+the measured batch is 64: on a GPU, where a small network's step of 128 images takes about as long, hours come out too high.
 """
 
 import argparse
