@@ -73,6 +73,15 @@ def load(path: str | Path, folders: bool = True) -> dict:
     return resolve(semantics.read(path), str(path), folders)
 
 
+def typed(value):
+    """A value of `--config` as YAML reads it: of what stands in braces or brackets Snakemake makes texts."""
+    if isinstance(value, dict):
+        return {key: typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return list(map(typed, value))
+    return yaml.safe_load(value) if isinstance(value, str) else value
+
+
 def fingerprint(*paths: str | Path) -> str:
     """SHA-256 of files and of the Python files in folders: as a rule's param it makes outputs stale when code changes.
 

@@ -64,6 +64,12 @@ def repo(tmp_path) -> Path:
     return tmp_path
 
 
+def test_config_on_the_command_line_has_numbers_and_lists(repo):
+    run(repo, "snakemake", "-n", *TINY, "--config", "recipe={epochs: 3, lr: 0.02, deterministic: false}", "seeds=[1, 2]")
+    process = start(repo, "snakemake", "-n", *TINY, "--config", "recipe={epochs: many}")
+    assert "recipe.epochs is 'many'; it must be a whole number" in process.communicate()[0]
+
+
 def test_the_snakefile_is_short():
     assert len((ROOT / "Snakefile").read_text().splitlines()) < 60
 

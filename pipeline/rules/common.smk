@@ -23,13 +23,16 @@ from pathlib import Path
 if workflow.remote_exec:
     os.environ.update(DGD_NETWORKS="no")
 
+from snakemake.utils import update_config
+
 from dgd import config as dgd_config
 from dgd import provenance
-from pipeline.config import fingerprint, listing, one_of, resolve
+from pipeline.config import fingerprint, listing, one_of, resolve, typed
 from pipeline.jobs import gpus, launcher, mem_mb, threads
 
 os.environ.pop("DGD_NETWORKS", None)
 
+update_config(config, typed(dict(workflow.config_settings.config)))
 FILES = ", ".join(map(os.path.relpath, workflow.configfiles))
 try:
     CONFIG = resolve(config, FILES or "config")
