@@ -80,7 +80,8 @@ def _run(function, args, kwargs, waits: Counter):
     packet, leaves = function.overloadpacket, tree.tree_leaves((args, kwargs))
     wanted = kwargs.get("device")
     there = any(isinstance(x, Foreign) for x in leaves)
-    if (there or (wanted is not None and torch.device(wanted) == DEVICE)) and kwargs.get("generator") is not None:
+    goes = wanted is not None and torch.device(wanted) == DEVICE
+    if (there or goes) and kwargs.get("generator") is not None:
         raise RuntimeError(f"{function}: a generator of the CPU for another device")
     if packet not in MOVES:
         strangers = [x for x in leaves if isinstance(x, torch.Tensor) and not isinstance(x, Foreign) and x.ndim]
@@ -88,7 +89,7 @@ def _run(function, args, kwargs, waits: Counter):
             raise RuntimeError(f"{function}: tensors of two devices, one on the CPU, {tuple(strangers[0].shape)}")
     if there and packet in NOT_DETERMINISTIC and torch.are_deterministic_algorithms_enabled():
         raise RuntimeError(f"{function} is not deterministic on CUDA")
-    if wanted is not None and torch.device(wanted) == DEVICE:
+    if goes:
         kwargs, there = {**kwargs, "device": torch.device("cpu")}, True
     elif packet is aten._to_copy and wanted is not None and there:
         there = False

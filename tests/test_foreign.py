@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from foreign import DEVICE, device
-from test_zoo import NAMES, Stopped, cell, group, loader, stopping
+from test_zoo import NAMES, Stopped, cell, group, loader, make_teacher, stopping
 
 from dgd import checkpoint, data, training
 from dgd.models import folding
@@ -82,11 +82,7 @@ def test_a_cell_gives_the_cpus_numbers(digits, tmp_path, monkeypatch, name, requ
     """Also where it is stopped once there."""
     own = varied(name)
     own["teachers"] = ["teacher"] * len(own["teachers"])
-    dataset = data.load(digits)
-    torch.manual_seed(3)
-    weights = training._create(own["teacher"] or own["student"], dataset, own).state_dict()
-    checkpoint.save_weights(tmp_path / "teacher" / "model.safetensors", {f"0.{k}": v for k, v in weights.items()})
-    checkpoint.write_json(tmp_path / "teacher" / "metrics.json", {"status": "finished", "cell": {"student": own["teacher"]}})
+    make_teacher(own, digits, tmp_path / "teacher")
     monkeypatch.setattr(training.provenance, "_environment", lambda *_, **__: {})
     monkeypatch.setattr(folding, "_fuse", lambda net, example: net)  # other roundings, which only a CPU has
     training.train_cell(own, results=tmp_path, data=digits, out=tmp_path / "cpu")

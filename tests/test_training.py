@@ -263,9 +263,8 @@ def test_a_teacher_that_is_not_there_is_named(digits, tmp_path):
 @pytest.mark.parametrize("recipe", [{"precision": "bf16", "channels_last": True}, {"schedule": "dlr"}, {"schedule": "difflr"}])
 def test_recipes_run_and_repeat(digits, tmp_path, recipe):
     cell = cells({"epochs": 2, **recipe}, methods=["grafting"])["cifar_resnet8", "grafting"]
-    train(cell, tmp_path / "0", digits)
-    # In a process that has not used CUDA before.
-    subprocess.run([sys.executable, "-c", SCRIPT, json.dumps(cell), str(tmp_path / "1"), str(digits)], check=True)
+    for k in range(2):
+        train(cell, tmp_path / str(k), digits)
     assert without_timings(tmp_path / "0" / cell["path"]) == without_timings(tmp_path / "1" / cell["path"])
 
 

@@ -190,6 +190,14 @@ def stopping(save):
     return save_and_stop
 
 
+def make_teacher(own, digits, folder):
+    """The folder of a finished teacher that was never trained."""
+    torch.manual_seed(3)
+    weights = training._create(own["teacher"] or own["student"], data.load(digits), own).state_dict()
+    checkpoint.save_weights(folder / "model.safetensors", {f"0.{k}": v for k, v in weights.items()})
+    checkpoint.write_json(folder / "metrics.json", {"status": "finished", "cell": {"student": own["teacher"]}})
+
+
 def files(folder):
     metrics = json.loads((folder / "metrics.json").read_text())
     del metrics["timings"]
@@ -201,14 +209,8 @@ def files(folder):
 def test_same_bytes_twice_and_when_resumed_in_every_epoch(digits, tmp_path, monkeypatch, name):
     own = cell(name, precision="bf16")
     own["teachers"] = ["teacher"] * len(own["teachers"])
-    dataset = data.load(digits)
     for root in ("whole", "stopped"):
-        (tmp_path / root / "teacher").mkdir(parents=True)
-        torch.manual_seed(3)
-        weights = training._create(own["teacher"] or own["student"], dataset, own).state_dict()
-        checkpoint.save_weights(tmp_path / root / "teacher" / "model.safetensors", {f"0.{k}": v for k, v in weights.items()})
-        record = {"status": "finished", "cell": {"student": own["teacher"]}}
-        (tmp_path / root / "teacher" / "metrics.json").write_text(json.dumps(record))
+        make_teacher(own, digits, tmp_path / root / "teacher")
     monkeypatch.setattr(training.provenance, "_environment", lambda *_, **__: {})
     training.train_cell(own, results=tmp_path / "whole", data=digits)
     with monkeypatch.context() as patch:
