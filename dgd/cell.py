@@ -1,0 +1,486 @@
+"""What a cell is: dataset x model x method x seed, with every key of its recipe, data, method and exchange defined once.
+
+Nothing here needs torch: a launcher reads configs and plans cells without it. `dgd.config` makes cells of a benchmark's YAML,
+`dgd.train` trains them, `dgd.identity` says whether a result is still theirs.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dgd import keys
+from dgd.keys import key
+
+SCHEDULES = ("slr", "dlr", "difflr", "cosine")
+PRECISIONS = ("bf16", "fp32", "tf32")
+DEVICES = ("auto", "cpu", "cuda")
+TASKS = ("classification", "regression")
+PROTOCOL_NAMES = ("paper", "reference-code")
+
+
+def _rising(value: Any, where: str) -> list[str]:
+    """Milestones rise: each is an epoch at which the learning rate steps once."""
+    return [] if list(value) == sorted(value) else [f"{where} is {list(value)}; epochs must rise"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every network of a cell is trained."""
+
+    epochs: int = key(200, "Passes over the training images.", least=1, condition=True)
+    batch_size: int = key(128, "Images of a step.", least=1, condition=True)
+    lr: float = key(0.1, "Learning rate of SGD at the start.", above=0, condition=True)
+    momentum: float = key(0.9, "Momentum of SGD.", least=0, below=1, condition=True)
+    nesterov: bool = key(False, "Use Nesterov's form of momentum.", condition=True)
+    weight_decay: float = key(5e-4, "Weight decay of SGD, on every parameter.", least=0, condition=True)
+    schedule: str = key(
+        "slr",
+        "`slr`: same learning rate, steps; `cosine`: same learning rate, cosine; `dlr`: a learning rate for each network, "
+        "cosine; `difflr`: a learning rate for each network, steps. Of N networks that differ, number i starts at "
+        "lr (1 + cos(pi (N - i) / N)) / 2: the first, reported one has the lowest.",
+        choices=SCHEDULES,
+        condition=True,
+    )
+    step_epochs: int = key(60, "Epochs between two steps of the learning rate.", least=1, condition=True)
+    milestones: tuple[int, ...] = key(
+        (),
+        "Epochs at which the learning rate steps, instead of every `step_epochs`; for the schedules `slr` and `difflr`.",
+        least=1,
+        condition=True,
+        check=_rising,
+    )
+    gamma: float = key(0.1, "Factor of the learning rate at a step.", above=0, condition=True)
+    precision: str = key(
+        "bf16",
+        "`bf16`: autocast, weights and batch statistics stay float32; it wants a processor with bf16 instructions. `fp32`: the "
+        "papers' arithmetic. `tf32`: as torch rounds convolutions on CUDA by default.",
+        choices=PRECISIONS,
+        condition=True,
+    )
+    channels_last: bool = key(True, "Keep images and weights in channels-last memory order.")
+    compile: bool = key(
+        False,
+        "Compile the networks with torch.compile. Methods that read features (`dgd-bench list` says which) run as they are.",
+    )
+    fold_teacher: bool = key(
+        True,
+        "Fold a teacher's batch norms into its convolutions, cast its weights once and, on a CPU, fuse the blocks of CIFAR "
+        "ResNets. Its logits move by rounding only.",
+    )
+    ranks_per_network: int = key(
+        0,
+        "Processes for each network of a cell. 0 trains all networks of a cell in one process; 1 gives each network a process, "
+        "and a GPU where there are GPUs; with more, that many share each network's batches (data parallel).",
+        least=0,
+    )
+    deterministic: bool = key(
+        True,
+        "Same seed, same machine, same bytes. Slower on CUDA, where a few models (timm's `vgg11_bn` with its own head) have no "
+        "deterministic backward pass and say so.",
+    )
+    device: str = key("auto", "`auto` is CUDA where there is a device, else the CPU.", choices=DEVICES, decides=False)
+    threads: int = key(
+        1, "CPU threads of one cell; `snakemake --cores N` runs N / threads cells at once.", least=1, decides=False
+    )
+    evaluate_every: int = key(1, "Epochs between two evaluations; the last epoch is always evaluated.", least=1)
+    filters_every: int = key(
+        10, "Epochs between two records of all filter norms and layer entropies; the last epoch is always recorded.", least=1
+    )
+    weight_average: str = key(
+        "none",
+        "Evaluate and save an average of a network's weights over epochs instead of its last ones: `ema` an exponential one, "
+        "`swa` the mean. Batch norm's statistics are estimated for it from 50 training batches.",
+        choices=("none", "ema", "swa"),
+        condition=True,
+    )
+    average_decay: float = key(0.9, "What `ema` keeps of the average in an epoch.", least=0, below=1)
+    average_from: int = key(1, "First epoch, from 1, that the average takes in.", least=1)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the data set is and how it is prepared."""
+
+    dir: str = key(
+        "data",
+        "Folder that holds the archives or the extracted files; prepared data go to `prepared/` in it.",
+        decides=False,
+    )
+    train_images: int | None = key(
+        None, "Train on a fixed, stratified part of this many images; `null` takes all.", least=1, condition=True
+    )
+    validation_images: int = key(
+        0,
+        "Images carved from the training part, stratified, to select an epoch by; 0 makes no split.",
+        least=0,
+        condition=True,
+    )
+    image_size: int | None = key(
+        None,
+        "Side in pixels that a folder's images are brought to; `null` for the other data sets, whose size is fixed.",
+        least=1,
+    )
+    loader: str = key(
+        "auto",
+        "`memory` holds the images as uint8 on the training device, `stream` reads a folder's files anew each epoch, `auto` is "
+        "memory up to 2 GiB.",
+        choices=("auto", "memory", "stream"),
+    )
+    workers: int = key(2, "Processes that read images, for the `stream` loader only.", least=0, decides=False)
+
+
+# ------------------------------------------------------------------------------------------------------- exchanges
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What the networks of a group do to their weights at an epoch's end, with every option written out.
+
+    Attributes:
+        name: What a config calls it.
+        networks: Networks that it takes at least.
+        own_time: It says by itself in which epochs it does something.
+    """
+
+    name: ClassVar[str]
+    networks: ClassVar[int] = 1
+    own_time: ClassVar[bool] = False
+
+    every: int = key(1, "Epochs between two exchanges.", least=1, condition=True)
+    start: int = key(1, "First epoch, from 1, after which it takes place.", least=1, spelled="from", condition=True)
+    until: int | None = key(None, "Last epoch after which it does; `null` is the end.", least=0, condition=True)
+    evaluate: str = key(
+        "before",
+        "Evaluate `before` an exchange, as the published script does (the last epoch's exchange is then left out), or `after` "
+        "it.",
+        choices=("before", "after"),
+        condition=True,
+    )
+
+
+@dataclass(frozen=True)
+class Ring(Exchange):
+    """An exchange in which each network takes in the weights of the one before it in a ring."""
+
+    networks = 2
+
+    momentum: str = key(
+        "keep",
+        "The optimiser's momentum at an exchange: `keep` it (as published), `reset` it to zero, or `graft` it with the shares "
+        "of its parameters.",
+        choices=("keep", "reset", "graft"),
+        condition=True,
+    )
+    batch_norm: str = key(
+        "blend",
+        "Batch norm's statistics at an exchange: `blend` them as any other tensor, or `reestimate` them from 50 training "
+        "batches. The next epoch's training overwrites most of that again: it shows with `evaluate: after`.",
+        choices=("blend", "reestimate"),
+        condition=True,
+    )
+
+
+@dataclass(frozen=True)
+class Graft(Ring):
+    """Filter grafting: the neighbour's filters are the source of information."""
+
+    name = "graft"
+
+    a: float = key(0.4, "Amplitude A of the adaptive share; 0 averages.", least=0, most=1, condition=True)
+    c: float = key(500.0, "Slope c of the adaptive share, per unit of the criterion.", condition=True)
+    criterion: str = key(
+        "entropy",
+        "What a layer holds: `entropy` of its weights, their `l1` norm, or `bn-gamma`, the sum of |gamma| of the batch norm "
+        "after it.",
+        choices=("entropy", "l1", "bn-gamma"),
+        condition=True,
+    )
+    level: str = key(
+        "layer",
+        "One share for each `layer` or for each `filter`. By filter, `protocol: paper` gives a filter and its batch norm "
+        "entries that share; `reference-code` does what the published filter-level script does (it wants bn-gamma and ratio), "
+        "which leaves the neighbour's batch norm.",
+        choices=("layer", "filter"),
+        condition=True,
+    )
+    rule: str = key(
+        "arctan",
+        "`arctan`: the papers' formula; `ratio`: own / (own + neighbour's), as the published filter-level script.",
+        choices=("arctan", "ratio"),
+        condition=True,
+    )
+    share: float | None = key(
+        None,
+        "A fixed share that a network keeps of itself, instead of an adaptive one (`null`).",
+        least=0,
+        most=1,
+        condition=True,
+    )
+    # Where the papers' text and the published script differ. Either stands for a published number.
+    protocol: str = key(
+        "paper",
+        "Sets the five keys below where they are not given.",
+        choices=PROTOCOL_NAMES,
+        filled="the benchmark's protocol",
+    )
+    layers: str = key(
+        "dimension",
+        "What has a share of its own: every weight of `dimension` 4 (paper), or every key with 'conv' in its `name` "
+        "(reference-code).",
+        choices=("dimension", "name"),
+        filled="by protocol",
+    )
+    non_conv: str | float = key(
+        "last",
+        "The share of all other tensors: that of the `last` convolution before them (both protocols), their `own` from their "
+        "own values, `none` (they stay), or a number.",
+        choices=("last", "own", "none"),
+        least=0,
+        most=1,
+        filled="by protocol",
+    )
+    include_max: bool = key(
+        True, "The largest weight is in the entropy's last bin (paper: true; reference-code: false).", filled="by protocol"
+    )
+    digits: int | None = key(
+        None,
+        "Decimals that an adaptive share is rounded to (paper: null, reference-code: 2).",
+        least=0,
+        most=15,
+        filled="by protocol",
+    )
+    counters: str = key(
+        "keep",
+        "Batch norm's counters: `keep` (paper) or `blend` and truncate (reference-code).",
+        choices=("keep", "blend"),
+        filled="by protocol",
+    )
+
+
+@dataclass(frozen=True)
+class Average(Ring):
+    """Half own, half the neighbour's: grafting with A = 0."""
+
+    name = "average"
+
+
+@dataclass(frozen=True)
+class Swap(Ring):
+    """The neighbour's weights, as the released DGD code does."""
+
+    name = "swap"
+
+
+@dataclass(frozen=True)
+class Noise(Exchange):
+    """Gaussian noise on the filters whose L1 norm is below `gamma`, within each network."""
+
+    name = "noise"
+
+    gamma: float = key(0.1, "L1 norm below which a filter is invalid.", least=0, condition=True)
+    base: float = key(0.975, "The noise's standard deviation after epoch t is base^(t - 1).", above=0, most=1, condition=True)
+
+
+@dataclass(frozen=True)
+class Internal(Exchange):
+    """A layer's large filters, added to its filters whose L1 norm is below `gamma`, within each network."""
+
+    name = "internal"
+
+    gamma: float = key(0.1, "L1 norm below which a filter is invalid.", least=0, condition=True)
+
+
+@dataclass(frozen=True)
+class RePr(Exchange):
+    """Filters that overlap most are dropped for some epochs and come back orthogonal to the others, within each network."""
+
+    name = "repr"
+    own_time = True
+
+    share: float = key(0.3, "The share of filters that is dropped.", above=0, below=1, condition=True)
+    normal: int = key(20, "Epochs that all filters are trained before some are dropped.", least=1, condition=True)
+    pruned: int = key(10, "Epochs without them.", least=1, condition=True)
+    cycles: int = key(3, "How often.", least=1, condition=True)
+    skip_first: bool = key(True, "The convolution that reads the image keeps its filters.", condition=True)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs until all filters are back."""
+        return self.cycles * (self.normal + self.pruned)
+
+
+EXCHANGES: dict[str, type[Exchange]] = {kind.name: kind for kind in (Graft, Average, Swap, Noise, Internal, RePr)}
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "paper": {"layers": "dimension", "non_conv": "last", "include_max": True, "digits": None, "counters": "keep"},
+    "reference-code": {"layers": "name", "non_conv": "last", "include_max": False, "digits": 2, "counters": "blend"},
+}
+"""Where the papers' text and the published CIFAR script differ in an exchange; each is an option of `graft` too."""
+
+
+def exchange_problems(given: Any, where: str) -> list[str]:
+    """Say what is wrong with an exchange of a config: `{name: ..., <option>: ...}`, or null for none."""
+    if given is None:
+        return []
+    if not isinstance(given, Mapping) or not given:
+        return [f"{where} is {given!r}; write {{name: ..., <option>: ...}}, or null for none"]
+    if "name" not in given:
+        return [f"{where} has no name; known: {', '.join(EXCHANGES)}"]
+    name = given["name"]
+    if not isinstance(name, str) or name not in EXCHANGES:
+        return [f"{where}.name is {name!r}; it is no exchange{keys.nearest(name, EXCHANGES)}"]
+    kind = EXCHANGES[name]
+    options = {option: value for option, value in given.items() if option != "name"}
+    if kind.own_time:
+        timed = [option for option in keys.specs(Exchange) if options.get(option, value := _default(option)) != value]
+        if timed:
+            own = [option for option in keys.specs(kind) if option not in keys.specs(Exchange)]
+            return [f"{where}.{timed[0]}: {name} keeps its own time: {', '.join(own)}"]
+    if lines := keys.problems(kind, options, where):
+        return lines
+    found = exchange(given)
+    if found.until is not None and found.until < found.start:
+        return [f"{where}.until is {found.until}, before from, {found.start}: it would never take place"]
+    return [f"{where}.{line}" for line in _together(found)] if isinstance(found, Graft) else []
+
+
+def _default(option: str) -> Any:
+    return keys.specs(Exchange)[option].default
+
+
+def _together(graft: Graft) -> list[str]:
+    """Check options of `graft` that depend on each other."""
+    if graft.non_conv == "own" and graft.criterion == "bn-gamma":
+        return ["non_conv is 'own', and only filters have the criterion 'bn-gamma'; use another one"]
+    if graft.level == "filter" and graft.protocol == "reference-code":
+        wanted = {"criterion": "bn-gamma", "rule": "ratio", "share": None}
+        return [
+            f"{option} is {getattr(graft, option)!r}; the published filter-level script (level: filter, protocol: "
+            f"reference-code) knows only {'null' if value is None else value}"
+            for option, value in wanted.items()
+            if getattr(graft, option) != value
+        ][:1]
+    return []
+
+
+def exchange(given: Mapping | Exchange | None, protocol: str = "paper") -> Exchange | None:
+    """Return an exchange with every option written out, those of the protocol included; None is none.
+
+    Args:
+        given: `{'name': ..., option: ...}` in which `exchange_problems` found nothing wrong, or an `Exchange`.
+        protocol: What `graft` follows where the exchange does not say.
+    """
+    if not given or isinstance(given, Exchange):
+        return given or None
+    options = {option: value for option, value in given.items() if option != "name"}
+    kind = EXCHANGES[given["name"]]
+    if kind is Graft:
+        protocol = options.get("protocol", protocol)
+        filled = {"protocol": protocol, **PROTOCOLS[protocol]}
+        if options.get("level") == "filter":
+            filled["layers"] = "dimension"  # the published filter-level script goes by the kind of module, not by name
+        options = filled | options
+    return keys.build(kind, options)
+
+
+# ---------------------------------------------------------------------------------------------------------- methods
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table of methods: how many networks learn together, what each step minimises, what they exchange."""
+
+    objective: Mapping = key(
+        {"ce": 1.0},
+        "What a step minimises: term -> weight, or term -> {weight: ..., <option>: ...} (docs/methods.md has the terms).",
+    )
+    exchange: Mapping | None = key(
+        None, "What the networks of a group do to their weights at an epoch's end: {name: ..., <option>: ...}."
+    )
+    networks: int = key(1, "Networks that learn together; the first one is reported.", least=1, most=1000)
+    teachers: int = key(0, "Teachers, finished networks that the terms may look at.", least=0, most=1000)
+    recipe: Mapping = key({}, "Keys of the recipe that this method overrides.")
+
+
+# ------------------------------------------------------------------------------------------------------------ cells
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: everything that it needs to know, and its labels.
+
+    The labels `benchmark`, `model` and `method` name its folder and decide nothing else.
+    """
+
+    benchmark: str = key(says="Name of the benchmark.", decides=False)
+    dataset: str = key(says="Data set: `digits`, `cifar10`, ..., or `imagefolder:<path>`.", condition=True)
+    model: str = key(says="Name of the model's folder: the student, or `<student>-by-<teacher>`.", decides=False)
+    method: str = key(says="Name of the row of methods.", decides=False)
+    seed: int = key(says="Seed of all random numbers.", least=0)
+    student: str = key(says="Network that is trained, by its name in timm.", condition=True)
+    teacher: str | None = key(None, "Network that it learns from, by its name in timm.", condition=True)
+    networks: int = key(1, "Networks that learn together.", least=1, condition=True)
+    teachers: tuple[str, ...] = key((), "Paths of the cells that it learns from, below the root of the results.", decides=False)
+    objective: Mapping = key({"ce": {"weight": 1.0}}, "Term -> {weight: ..., <option>: ...}.", condition=True)
+    exchange: Exchange | None = key(None, "What the networks exchange.", condition=True)
+    protocol: str = key("paper", "`paper` or `reference-code`.", choices=PROTOCOL_NAMES, decides=False)
+    task: str = key("classification", "What the labels are.", choices=TASKS)
+    adapt_stem: bool = key(False, "Fit an ImageNet stem to small images.")
+    data: Data = key(Data(), "Where the data set is and how it is prepared.")
+    recipe: Recipe = key(Recipe(), "How every network is trained.")
+
+    @property
+    def slug(self) -> str:
+        """Folder name of the data set."""
+        return slug(self.dataset)
+
+    @property
+    def path(self) -> str:
+        """Path of the cell's folder below the root of the results."""
+        return f"{self.benchmark}/{self.slug}/{self.model}/{self.method}/seed{self.seed}"
+
+    @property
+    def processes(self) -> int:
+        """Processes that the cell is spread over."""
+        return self.networks * self.recipe.ranks_per_network or 1
+
+    def plain(self) -> dict:
+        """Return the cell as config.yaml holds it; `from_plain` reads it back."""
+        found = keys.plain(self)
+        if self.exchange:
+            found["exchange"] = {"name": self.exchange.name, **found["exchange"]}
+        return found | {"path": self.path, "slug": self.slug}
+
+    @classmethod
+    def from_plain(cls, given: Mapping) -> "Cell":
+        """Return the cell of a config.yaml, also of an older version: what it lacks has its default, which changes nothing.
+
+        Raises:
+            ValueError: Something in it cannot be.
+        """
+        wanted = {name: value for name, value in given.items() if name not in ("path", "slug", "exchange")}
+        lines = exchange_problems(given.get("exchange"), "exchange") + keys.problems(cls, wanted)
+        if lines:
+            raise ValueError("\n".join(lines))
+        return replace(keys.build(cls, wanted), exchange=exchange(given.get("exchange")))
+
+
+def slug(dataset: str) -> str:
+    """Return the folder name of a data set: its name, or `imagefolder-<name of the folder>`."""
+    kind, _, path = dataset.partition(":")
+    return f"{kind}-" + re.sub(r"[^\w.-]", "-", Path(path).name) if path else kind
+
+
+def flat(instance: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the keys of a kind and of the kinds in it as `recipe.lr` -> value."""
+    found: dict[str, Any] = {}
+    for f in fields(instance):
+        spelled = f.metadata["key"].spelled or f.name
+        value = getattr(instance, f.name)
+        if isinstance(value, Recipe | Data):
+            found |= flat(value, f"{prefix}{spelled}.")
+        else:
+            found[prefix + spelled] = value
+    return found
