@@ -273,8 +273,16 @@ class Swap(Ring):
     name = "swap"
 
 
+class Within(Exchange):
+    """An exchange that each network makes with itself, at an epoch's end."""
+
+
+class Surgery(Exchange):
+    """A change of single networks that keeps a state between epochs and acts after every step."""
+
+
 @dataclass(frozen=True)
-class Noise(Exchange):
+class Noise(Within):
     """Gaussian noise on the filters whose L1 norm is below `gamma`, within each network."""
 
     name = "noise"
@@ -284,7 +292,7 @@ class Noise(Exchange):
 
 
 @dataclass(frozen=True)
-class Internal(Exchange):
+class Internal(Within):
     """A layer's large filters, added to its filters whose L1 norm is below `gamma`, within each network."""
 
     name = "internal"
@@ -293,7 +301,7 @@ class Internal(Exchange):
 
 
 @dataclass(frozen=True)
-class RePr(Exchange):
+class RePr(Surgery):
     """Filters that overlap most are dropped for some epochs and come back orthogonal to the others, within each network."""
 
     name = "repr"

@@ -20,20 +20,30 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from dgd import checkpoint, data, filters, training
+from dgd import data, filters
+from dgd.cell import Cell
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.models.folding import followers
-
-COLUMNS = ("share", "removed", "filters_left", "parameters_left", "top1", "top1_random")
-"""The columns of pruning.csv; see `pruning_curve`."""
+from dgd.task import TASKS, Metric, Task
+from dgd.train import checkpoint
+from dgd.train.cell import load_network
+from dgd.train.device import Arithmetic, arithmetic, pick_device, set_up
+from dgd.train.evaluate import evaluate
+from dgd.train.ranks import Ranks
+from dgd.train.streams import generator
 
 TOLERANCE = 0.5
-"""Points of top-1 by which the same weights may differ from one machine to another; more, and they are others."""
+"""Points of the metric by which the same weights may differ from one machine to another; more, and they are others."""
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 """Shares that are removed where nobody says which."""
 
 DRAWS = 3
+
+
+def columns(metric: Metric) -> list[str]:
+    """Return the columns of pruning.csv; see `pruning_curve`."""
+    return ["share", "removed", "filters_left", "parameters_left", metric.name, f"{metric.name}_random"]
 
 
 @torch.no_grad()
@@ -72,34 +82,30 @@ def remove(model: nn.Module, chosen: Tensor, example: Tensor) -> int:
     return gone
 
 
-@torch.no_grad()
-def top1(model: nn.Module, loader, precision: str = "fp32") -> float:
-    """Top-1 accuracy in percent over a loader's batches, in the arithmetic in which a training evaluates."""
-    model.eval()
-    right = 0
-    for images, labels, _ in loader.batches():
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(images).float()
-        right += (logits.argmax(1) == labels).sum()
-    return 100 * float(right) / loader.images
-
-
 def pruning_curve(
-    model: nn.Module, loader, shares: Iterable[float] = SHARES, *, precision: str = "fp32", seed: int = 0, draws: int = DRAWS
+    model: nn.Module,
+    loader,
+    shares: Iterable[float] = SHARES,
+    *,
+    task: Task = TASKS["classification"],
+    precision: str = "fp32",
+    seed: int = 0,
+    draws: int = DRAWS,
 ) -> pd.DataFrame:
-    """Accuracy as ever more filters are removed: the smallest ones, and as many random ones.
+    """Measure a network as ever more filters are removed: the smallest ones, and as many random ones.
 
     Args:
         model: A trained network with convolutions, on the loader's device; it is not changed.
-        loader: Of `data.Dataset.loader`; `batches()` gives images, labels and index, `images` is their number.
+        loader: Of `data.Dataset.loader`.
         shares: Shares of all filters to remove, 0..1; each is rounded to a number of filters. 0 is always among them.
+        task: What the labels are.
         precision: 'fp32', 'bf16' or 'tf32', as in a recipe.
         seed: Of the random filters. Each draw is one order in which filters go, so a larger share holds a smaller one.
         draws: Random orders that are averaged.
 
     Returns:
-        A row a share, ascending: share (as rounded), removed, filters_left, parameters_left (without the smallest filters'),
-        top1 (percent), top1_random (mean over the draws).
+        A row for each share, ascending, with `columns(task.metric)`: share (as rounded), removed, filters_left,
+        parameters_left (without the smallest filters'), the metric, and its mean over the draws of random filters.
 
     Raises:
         ValueError: A share outside 0..1, or a network without filters.
@@ -113,12 +119,13 @@ def pruning_curve(
         raise ValueError("the network has no convolution filters to remove")
     norms = filters.flatten(norms).cpu()
     counts = sorted({int(share * len(norms) + 0.5) for share in (0, *shares)})
-    example = next(iter(loader.batches()))[0][:2]
+    example = next(iter(loader.batches())).inputs["image"][:2]
     orders = [norms.argsort(stable=True)]
-    orders += [torch.randperm(len(norms), generator=training.generator(seed, "pruning", draw)) for draw in range(draws)]
-    whole = top1(model, loader, precision)
+    orders += [torch.randperm(len(norms), generator=generator(seed, "pruning", draw)) for draw in range(draws)]
+    setting = loader, task, Arithmetic(loader.device, precision), Ranks(1)
+    whole = evaluate([model], *setting).scores[0]
     parameters = sum(p.numel() for p in model.parameters())
-    tops, left = np.full((len(orders), len(counts)), whole), np.full(len(counts), parameters)
+    scores, left = np.full((len(orders), len(counts)), whole), np.full(len(counts), parameters)
     for row, order in enumerate(orders):
         net = copy.deepcopy(model)
         for column, count in enumerate(counts):
@@ -127,17 +134,16 @@ def pruning_curve(
             chosen = torch.zeros(len(norms), dtype=torch.bool).index_fill_(0, order[:count], True)
             gone = remove(net, chosen, example)
             left[column] = parameters - gone if row == 0 else left[column]
-            tops[row, column] = top1(net, loader, precision)
-    return pd.DataFrame(
-        {
-            "share": np.array(counts) / len(norms),
-            "removed": counts,
-            "filters_left": len(norms) - np.array(counts),
-            "parameters_left": left,
-            "top1": tops[0],
-            "top1_random": tops[1:].mean(0) if draws else np.nan,
-        }
-    )
+            scores[row, column] = evaluate([net], *setting).scores[0]
+    values = [
+        np.array(counts) / len(norms),
+        counts,
+        len(norms) - np.array(counts),
+        left,
+        scores[0],
+        scores[1:].mean(0) if draws else np.nan,
+    ]
+    return pd.DataFrame(dict(zip(columns(task.metric), values)))
 
 
 def prune_cell(folder: str | Path, prepared: str | Path, shares: Sequence[float] = SHARES) -> pd.DataFrame:
@@ -155,33 +161,35 @@ def prune_cell(folder: str | Path, prepared: str | Path, shares: Sequence[float]
         What was written.
 
     Raises:
-        ValueError: The folder holds no cell, or weights whose accuracy is not the recorded one.
+        ValueError: The folder holds no cell, or weights whose result is not the recorded one.
     """
     folder = Path(folder)
     for name in ("metrics.json", "config.yaml"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: no such file; give the folder of a trained cell")
-    metrics, cell = json.loads((folder / "metrics.json").read_text()), yaml.safe_load((folder / "config.yaml").read_text())
-    curve = pd.DataFrame(columns=list(COLUMNS))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    cell = Cell.from_plain(yaml.safe_load((folder / "config.yaml").read_text()))
+    task, recipe = TASKS[cell.task], cell.recipe
+    curve = pd.DataFrame(columns=columns(task.metric))
     if metrics["status"] == "finished" and metrics["conv_filters"]:
-        recipe = cell["recipe"]
-        training.set_up(recipe)
-        device, dataset = training.pick_device(recipe["device"]), data.load(prepared)
-        layout = torch.channels_last if recipe["channels_last"] else torch.preserve_format
-        model = training.load_teacher(folder, dataset, cell).to(device, memory_format=layout)
+        set_up(recipe)
+        device, dataset = pick_device(recipe.device), data.load(prepared)
+        model = arithmetic(recipe, device).place(load_network(folder, dataset, cell))
         loader = dataset.loader(
             "test",
             batch_size=EVALUATION_BATCH,
             device=device,
-            workers=cell["data"]["workers"],
-            channels_last=recipe["channels_last"],
+            workers=cell.data.workers,
+            channels_last=recipe.channels_last,
         )
-        curve = pruning_curve(model, loader, shares, precision=recipe["precision"], seed=cell["seed"])
-        recorded, found = metrics["networks"][0]["last"]["top1"], curve["top1"].iloc[0]
+        curve = pruning_curve(model, loader, shares, task=task, precision=recipe.precision, seed=cell.seed)
+        name = task.metric.name
+        recorded, found = metrics["networks"][0]["last"][name], curve[name].iloc[0]
         if not abs(found - recorded) <= TOLERANCE:
             raise ValueError(
-                f"{folder / 'model.safetensors'}: top-1 is {found:.2f} % and metrics.json says {recorded:.2f} %: these are not "
-                "the weights, or not the data, that were measured; train the cell again"
+                f"{folder / 'model.safetensors'}: {task.metric.label} is {found:.2f} {task.metric.unit} and metrics.json says "
+                f"{recorded:.2f} {task.metric.unit}: these are not the weights, or not the data, that were measured; train the "
+                "cell again"
             )
     checkpoint.write_text(folder / "pruning.csv", curve.to_csv(index=False))
     return curve

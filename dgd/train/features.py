@@ -1,11 +1,12 @@
-"""Features of a network on the way to its logits, read in the one forward pass that gives the logits."""
+"""Features of a network on the way to its answer, read in the one forward pass that gives the answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dgd.objectives.term import Output
+from dgd.task import TASKS, Task
 
 ACTIVATIONS = ("torch.nn.modules.activation", "timm.layers.activations")
 
@@ -21,17 +22,29 @@ class Reader:
 
     Args:
         network: It is not changed.
-        example: Images (B, C, H, W) on the network's device to try it on.
-        taps: Read `stages` and `pooled`; otherwise the network is just called.
+        example: Inputs by name, or images (B, C, H, W), on the network's device to try it on.
+        features: Read `stages` and `pooled`; otherwise the network is just called.
         before: Read `before` too.
+        task: What the network's answer is.
+        input: Name of the input that the network takes.
 
     Raises:
         ValueError: The network's features cannot be read.
     """
 
-    def __init__(self, network: nn.Module, example: Tensor, *, taps: bool = False, before: bool = False):
-        self.network, self.taps, self.last_acts = network, taps or before, []
-        if not self.taps:
+    def __init__(
+        self,
+        network: nn.Module,
+        example: Mapping[str, Tensor] | Tensor,
+        *,
+        features: bool = False,
+        before: bool = False,
+        task: Task = TASKS["classification"],
+        input: str = "image",
+    ):
+        self.network, self.features, self.last_acts = network, features or before, []
+        self.task, self.input = task, input
+        if not self.features:
             return
         self.name = type(network).__name__
         if not hasattr(network, "forward_intermediates"):
@@ -48,10 +61,11 @@ class Reader:
         if before:
             self.last_acts = made
 
-    def __call__(self, images: Tensor) -> Output:
-        """What the network gives for images (B, C, H, W)."""
-        if not self.taps:
-            return Output(self.network(images))
+    def __call__(self, inputs: Mapping[str, Tensor] | Tensor) -> Output:
+        """Return what the network gives for inputs by name, or for images (B, C, H, W)."""
+        images = inputs if isinstance(inputs, Tensor) else inputs[self.input]
+        if not self.features:
+            return self._output(self.network(images))
         held: dict[nn.Module, Tensor] = {}
 
         def hold(module: nn.Module, inputs: tuple) -> None:
@@ -68,10 +82,13 @@ class Reader:
             for hook in hooks:
                 hook.remove()
         before = [stage if act is None else held[act] for stage, act in zip(stages, self.last_acts)]
-        return Output(logits, stages, before, held[classifier].flatten(1))
+        return self._output(logits, stages=stages, before=before, pooled=held[classifier].flatten(1))
 
-    def _try(self, example: Tensor) -> list[nn.Module | None]:
-        """The activation that makes each stage's map, None where there is none; after a check that features can be read."""
+    def _output(self, raw: Tensor, **features) -> Output:
+        return Output(**{self.task.answer: self.task.read(raw)}, **features)
+
+    def _try(self, example: Mapping[str, Tensor] | Tensor) -> list[nn.Module | None]:
+        """Return the activation that makes each stage's map, None where there is none; check that features can be read."""
         outputs: list[tuple[nn.Module, Tensor]] = []
         acts = [module for module in self.network.modules() if type(module).__module__.startswith(ACTIVATIONS)]
         hooks = [act.register_forward_hook(lambda module, _, output: outputs.append((module, output))) for act in acts]
@@ -82,8 +99,9 @@ class Reader:
         finally:
             for hook in hooks:
                 hook.remove()
-        if any(stage.ndim != 4 for stage in output.stages) or not torch.equal(output.logits, self.network(example)):
-            raise ValueError(f"the features of {self.name} cannot be read: they are no maps, or not those that give its logits")
+        plain = self.task.read(self.network(example if isinstance(example, Tensor) else example[self.input]))
+        if any(stage.ndim != 4 for stage in output.stages) or not torch.equal(output.answer, plain):
+            raise ValueError(f"the features of {self.name} cannot be read: they are no maps, or not those that give its answer")
         return [next((act for act, made in reversed(outputs) if _same(made, stage)), None) for stage in output.stages]
 
 
@@ -92,5 +110,5 @@ def _same(one, other: Tensor) -> bool:
 
 
 def last_of_each_size(maps: Sequence[Tensor]) -> list[Tensor]:
-    """Of maps (B, C, H, W) in the order they are made, the last one of each height and width."""
+    """Return, of maps (B, C, H, W) in the order they are made, the last one of each height and width."""
     return list({tuple(x.shape[2:]): x for x in maps}.values())

@@ -7,14 +7,13 @@ hold their activations at the same time; a term's own memory is what it says. Th
 counted.
 """
 
-from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from dgd import models
-from dgd.config import processes
+from dgd.cell import Cell
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.data.preparation import MEMORY_LIMIT
 from dgd.data.sources import find
@@ -83,47 +82,47 @@ def _measure(model: str, num_classes: int, in_chans: int, image_size: int, adapt
     return weights, sum(t.untyped_storage().nbytes() for t in kept.values()) // 2, largest // 2
 
 
-def estimate(cell: Mapping, cuda: bool = False) -> dict[str, int]:
-    """MiB that a cell will hold at its peak, at most: a scheduler ends a job that takes more than was asked for.
+def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
+    """Return MiB that a cell will hold at its peak, at most: a scheduler ends a job that takes more than was asked for.
 
     Args:
-        cell: A resolved cell of `dgd.config.cells`.
+        cell: A cell.
         cuda: It will run on CUDA.
 
     Returns:
         `host`: resident in all its processes; `device`: allocated on the busiest CUDA device, 0 on a CPU.
     """
-    recipe, data = cell["recipe"], cell["data"]
-    source, folder = find(cell["dataset"])
-    classes, channels, side, training, test = source.shape or (1000, 3, data["image_size"], None, None)
-    shape = classes, channels, side, cell["adapt_stem"]
-    half = 2 if recipe["precision"] == "bf16" else 1
+    recipe, data = cell.recipe, cell.data
+    source, folder = find(cell.dataset)
+    classes, channels, side, training, test = source.shape or (1000, 3, data.image_size, None, None)
+    shape = classes, channels, side, cell.adapt_stem
+    half = 2 if recipe.precision == "bf16" else 1
     if folder:
-        images = 0 if data["loader"] == "stream" else 2 * MEMORY_LIMIT
+        images = 0 if data.loader == "stream" else 2 * MEMORY_LIMIT
     else:
-        training = data["train_images"] or training
+        training = data.train_images or training
         padded = training * channels * (side + 8) ** 2
-        images = padded + (training + data["validation_images"] + test) * channels * side**2
-    weights, kept, largest = footprint(cell["student"], *shape)
-    together = 1 if recipe["ranks_per_network"] else cell["networks"]
-    batch = -(-recipe["batch_size"] // (recipe["ranks_per_network"] or 1))
-    buckets = weights if recipe["ranks_per_network"] > 1 else 0  # of DistributedDataParallel
-    group = buckets + weights * (1 + 2 * together + (2 * together + 2 if cell["exchange"] else 0))
-    if (cell["exchange"] or {}).get("momentum") == "graft":
+        images = padded + (training + data.validation_images + test) * channels * side**2
+    weights, kept, largest = footprint(cell.student, *shape)
+    together = 1 if recipe.ranks_per_network else cell.networks
+    batch = -(-recipe.batch_size // (recipe.ranks_per_network or 1))
+    buckets = weights if recipe.ranks_per_network > 1 else 0  # of DistributedDataParallel
+    group = buckets + weights * (1 + 2 * together + (2 * together + 2 if cell.exchange else 0))
+    if getattr(cell.exchange, "momentum", None) == "graft":
         group += weights * (together + 2)
-    if recipe["weight_average"] != "none":
+    if recipe.weight_average != "none":
         group += weights * 2 * together
-    objective = Objective(cell["objective"])
+    objective = Objective(cell.objective)
     group += together * sum(term.memory(batch, training or FOLDER) for term in objective.terms.values())
-    step = batch * kept // half * (together if "together" in objective.needs else 1)
-    if cell["teachers"]:
-        t_weights, _, t_largest = footprint(cell["teacher"], *shape)
-        group += len(cell["teachers"]) * 2 * t_weights
+    step = batch * kept // half * (together if objective.requires.peers == "together" else 1)
+    if cell.teachers:
+        t_weights, _, t_largest = footprint(cell.teacher, *shape)
+        group += len(cell.teachers) * 2 * t_weights
         step += 4 * batch * t_largest // half
     step = max(step, 4 * EVALUATION_BATCH * largest // half)
     work = (group + step) * WORKSPACE + images
     host = PROCESS + (CUDA + images if cuda else work)
     return {
-        "host": int(processes(cell) * host * HEADROOM / MIB),
+        "host": int(cell.processes * host * HEADROOM / MIB),
         "device": int((work + KERNELS) * HEADROOM / MIB) if cuda else 0,
     }

@@ -1,4 +1,4 @@
-"""One cell over several processes: which process trains which network, and what they tell each other.
+"""One cell over several processes: which process trains which network, and what they send each other.
 
 Under `torchrun` a cell of N networks runs in N processes, one a network, or in N times D: then D processes share each network's
 batches by DistributedDataParallel. Without it one process trains all networks. The loop asks a `Ranks` and does not know which
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from dgd.outcomes import NoResult
+from dgd.train.outcomes import NoResult
 
 # A process that dies is noticed at once, by its closed connection. This bounds the wait for one that hangs.
 TIMEOUT = timedelta(minutes=30)
@@ -27,7 +27,7 @@ FOREVER = timedelta(days=365)
 
 
 def launched() -> bool:
-    """Whether this process is one of several that `torchrun`, or anything that sets the same variables, started."""
+    """Return whether this process is one of several that `torchrun`, or anything that sets the same variables, started."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
@@ -46,39 +46,39 @@ class Ranks:
     def __init__(self, networks: int):
         self.mine = range(networks)
 
-    def all(self, work: Callable[[], list]) -> list:
-        """What `work` gives, one item a network of this process, from all processes: one item a network of the cell.
+    def all_networks(self, work: Callable[[], list]) -> list:
+        """Return what `work` gives, an item for each network of this process, from all processes: an item for each of the cell.
 
         Raises:
             NoResult: The first that `work` raised in any process, raised in each.
         """
         return work()
 
-    def left(self, states: list[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
-        """The state before this process's first network in the ring, if another process has it: a list of one or none."""
+    def recv_from_previous(self, states: list[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
+        """Return the state before this process's first network in the ring, if another process has it: one or none."""
         return []
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module, its gradients averaged over the processes that share the network."""
+        """Return the module, its gradients averaged over the processes that share the network."""
         return module
 
-    def same_buffers(self, module: nn.Module) -> None:
+    def broadcast_buffers(self, module: nn.Module) -> None:
         """Give the processes that share a network the batch statistics of the first of them."""
 
-    def everywhere(self, value) -> list:
-        """`value` of every process, in order."""
+    def all_gather(self, value) -> list:
+        """Return `value` of every process, in order."""
         return [value]
 
-    def over_shards(self, value) -> list:
-        """`value` of every process that shares the network, in order."""
+    def all_gather_shards(self, value) -> list:
+        """Return `value` of every process that shares the network, in order."""
         return [value]
 
-    def told(self, value):
-        """The leader's value."""
+    def broadcast(self, value):
+        """Return the leader's value."""
         return value
 
-    def collect(self, items: list) -> list | None:
-        """One item a network of the cell, from one a network of this process; only the leader gets them, the others None."""
+    def gather_networks(self, items: list) -> list | None:
+        """Return an item for each network of the cell, from those of this process; None to all but the leader."""
         return items
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class Processes(Ranks):
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
         self.control = dist.new_group(backend="gloo", timeout=TIMEOUT)
         if device.type == "cuda":
-            taken = self.everywhere((platform.node(), str(torch.cuda.get_device_properties(device).uuid)))
+            taken = self.all_gather((platform.node(), str(torch.cuda.get_device_properties(device).uuid)))
             if len(set(taken)) < world:
                 raise ValueError(
                     f"{world} processes have {len(set(taken))} GPUs, and each needs one of its own: give the cell more, or set "
@@ -116,21 +116,21 @@ class Processes(Ranks):
         self.watcher = threading.Thread(target=self._watch, args=((rank + 1) % world,), daemon=True)
         self.watcher.start()
 
-    def all(self, work):
-        """See `Ranks.all`."""
+    def all_networks(self, work):
+        """See `Ranks.all_networks`."""
         mine, error = [], None
         try:
             mine = work()
         except NoResult as caught:
             error = caught
-        found = self.everywhere((mine, error))
+        found = self.all_gather((mine, error))
         for _, error in found:
             if error:
                 raise error
         return [item for mine, _ in found[:: self.shards] for item in mine]
 
-    def left(self, states):
-        """See `Ranks.left`. Every process that shares a network receives from its like of the one before."""
+    def recv_from_previous(self, states):
+        """See `Ranks.recv_from_previous`. Every process that shares a network receives from its like of the one before."""
         (state,) = states
         rank, world = dist.get_rank(), dist.get_world_size()
         to, source = (rank + self.shards) % world, (rank - self.shards) % world
@@ -152,31 +152,31 @@ class Processes(Ranks):
         devices = [self.device] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(module, devices, process_group=self.peers, broadcast_buffers=False)
 
-    def same_buffers(self, module):
-        """See `Ranks.same_buffers`."""
+    def broadcast_buffers(self, module):
+        """See `Ranks.broadcast_buffers`."""
         if self.shards > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, self.mine[0] * self.shards, group=self.peers)
 
-    def everywhere(self, value):
-        """See `Ranks.everywhere`."""
+    def all_gather(self, value):
+        """See `Ranks.all_gather`."""
         found = [None] * dist.get_world_size()
         dist.all_gather_object(found, value, group=self.control)
         return found
 
-    def over_shards(self, value):
-        """See `Ranks.over_shards`."""
+    def all_gather_shards(self, value):
+        """See `Ranks.all_gather_shards`."""
         first = self.mine[0] * self.shards
-        return self.everywhere(value)[first : first + self.shards]
+        return self.all_gather(value)[first : first + self.shards]
 
-    def told(self, value):
-        """See `Ranks.told`."""
+    def broadcast(self, value):
+        """See `Ranks.broadcast`."""
         box = [value]
         dist.broadcast_object_list(box, 0, group=self.control)
         return box[0]
 
-    def collect(self, items):
-        """See `Ranks.collect`."""
+    def gather_networks(self, items):
+        """See `Ranks.gather_networks`."""
         items = tree_map(lambda value: value.cpu() if isinstance(value, Tensor) else value, items)
         found = [None] * dist.get_world_size() if self.leads else None
         dist.gather_object(items if self.shard == 0 else None, found, dst=0, group=self.control)
@@ -199,7 +199,7 @@ class Processes(Ranks):
 
 
 def join(networks: int, processes: int, device: torch.device) -> Ranks:
-    """The cell's processes: this one alone, or those of the `torchrun` that it is in.
+    """Join the cell's processes: this one alone, or those of the `torchrun` that it is in.
 
     Raises:
         ValueError: There are not as many as the config asks for: it alone says what is computed.

@@ -1,4 +1,4 @@
-"""Exchanges within one network that keep a state between epochs and act after every step: RePr."""
+"""RePr: filters that overlap most are dropped for some epochs and start anew, within one network."""
 
 import math
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dgd import filters
-from dgd.grafting import GraftingError
+from dgd import cell, filters
+from dgd.exchange.blending import GraftingError
 from dgd.models.folding import followers
 
 
@@ -155,8 +155,10 @@ class RePr(nn.Module):
         self.active, self._kept = False, None
 
 
-SURGERY = {"repr": RePr}
-"""The exchanges of this module by name."""
+def surgery(network: nn.Module, example: Tensor, options: cell.RePr) -> RePr:
+    """Return the module that acts on a network as the options say."""
+    given = {name: getattr(options, name) for name in ("share", "normal", "pruned", "cycles", "skip_first")}
+    return RePr(network, example, **given)
 
 
 def overlap(weight: Tensor) -> Tensor:
