@@ -32,8 +32,8 @@ FOLDER_LAYOUT = "<path>/train/<class>/*.png|jpg|... and <path>/test/<class>/* (o
 class Part(NamedTuple):
     """One official part (training or test) of a data set.
 
-    `labels` are classes, int64 (n,), or numbers, float32 (n,). Either `images`, uint8 (n, C, H, W), or `files`, n paths relative to the data set's
-    folder, is given.
+    `labels` are classes, int64 (n,), or numbers, float32 (n,). Either `images`, uint8 (n, C, H, W), or `files`, n paths
+    relative to the data set's folder, is given.
     """
 
     labels: np.ndarray
