@@ -30,8 +30,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from dgd import checkpoint, distributed, filters, memory, methods, models, provenance
+from dgd import checkpoint, distributed, filters, identity, memory, methods, models, provenance
 from dgd import data as datasets
+from dgd.cell import Cell
 from dgd.config import processes
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.grafting import CARRIED, RING, WITHIN, GraftingError, blend, write
@@ -42,15 +43,6 @@ from dgd.outcomes import CannotExchange, Diverged, NoResult, NotApplicable, NoTe
 from dgd.surgery import SURGERY
 from dgd.taps import Reader
 
-OUTPUTS = (
-    "metrics.json",
-    "history.csv",
-    "config.yaml",
-    "provenance.json",
-    "predictions.npz",
-    "filters.npz",
-    "model.safetensors",
-)
 SAID = (
     *("epochs", "batch_size", "lr", "schedule", "step_epochs", "milestones", "gamma"),
     *("weight_decay", "momentum", "nesterov", "weight_average"),
@@ -612,6 +604,7 @@ def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str
     dataset = datasets.load(data)
     folders = [Path(results) / path for path in cell["teachers"]]
     facts = {
+        "identity": identity.record(Cell.from_plain(cell), results=results, data=data),
         "dataset_sha256": provenance.file_hash(Path(data) / "manifest.json"),
         "teachers": {path: _hash(folder / "model.safetensors") for path, folder in zip(cell["teachers"], folders)},
     }
@@ -623,7 +616,7 @@ def train_cell(cell: Mapping, *, results: str | Path, data: str | Path, out: str
         "protocol": cell["protocol"],
         "train_images": cell["data"]["train_images"],
     }
-    stamp = json.dumps([cell, facts, provenance.code_hash()], sort_keys=True)
+    stamp = json.dumps([cell, facts], sort_keys=True)
     ranks = distributed.join(cell["networks"], processes(cell), device)
     try:
         teachers = [load_teacher(folder, dataset, cell) for folder in folders]

@@ -1,49 +1,50 @@
 """The terms that a step can minimise: one file a term, looked up by name in `TERMS`.
 
-A new term is a new file (a `Term`, see `dgd.objectives.term`) and its line here; the loop gives it what it declares to need.
+A new term is a new file (a `Term`, see `dgd.objectives.term`) named as the term; the loop gives it what it declares to need.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from importlib import import_module
+from pathlib import Path
 
 from torch import Tensor, nn
 
-from dgd.objectives.at import AttentionTransfer
-from dgd.objectives.ce import CrossEntropy
-from dgd.objectives.crd import ContrastiveRepresentation
-from dgd.objectives.dkd import DecoupledDistillation
-from dgd.objectives.explanation import SelfExplanation
-from dgd.objectives.ffsd import FeatureFusionSelfDistillation
-from dgd.objectives.fitnet import FitNet
-from dgd.objectives.hkd import HolisticKnowledge
-from dgd.objectives.kd import KnowledgeDistillation
-from dgd.objectives.kr import KnowledgeRepresenting
-from dgd.objectives.mutual import MutualLearning
-from dgd.objectives.review import KnowledgeReview
-from dgd.objectives.rkd import RelationalDistillation
-from dgd.objectives.smoothing import TeacherSmoothing
-from dgd.objectives.sp import SimilarityPreserving
 from dgd.objectives.term import NEEDS, STATUSES, Batch, Output, Setting, Term
 
 __all__ = ["NEEDS", "STATUSES", "TERMS", "Batch", "Objective", "Output", "Setting", "Term", "weakest"]
 
-TERMS: dict[str, type[Term]] = {
-    "at": AttentionTransfer,
-    "ce": CrossEntropy,
-    "crd": ContrastiveRepresentation,
-    "dkd": DecoupledDistillation,
-    "explanation": SelfExplanation,
-    "ffsd": FeatureFusionSelfDistillation,
-    "fitnet": FitNet,
-    "hkd": HolisticKnowledge,
-    "kd": KnowledgeDistillation,
-    "kr": KnowledgeRepresenting,
-    "mutual": MutualLearning,
-    "review": KnowledgeReview,
-    "rkd": RelationalDistillation,
-    "smoothing": TeacherSmoothing,
-    "sp": SimilarityPreserving,
-}
+
+class Terms(Mapping[str, type[Term]]):
+    """The terms by name. A module is only imported when its term is asked for."""
+
+    def __getitem__(self, name: str) -> type[Term]:
+        if name not in _names():
+            raise KeyError(name)
+        module = import_module(f"{__name__}.{name}")
+        return next(
+            kind for kind in vars(module).values() if getattr(kind, "__module__", "") == module.__name__ and _is_term(kind)
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_names())
+
+    def __len__(self) -> int:
+        return len(_names())
+
+
+def _is_term(kind) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Term)
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return tuple(path.stem for path in files if "Term):\n" in path.read_text() and path.stem not in ("banks", "__init__"))
+
+
+TERMS = Terms()
 
 
 def weakest(parts: Iterable) -> str:
