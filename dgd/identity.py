@@ -176,7 +176,7 @@ def record(cell: Cell, *, results: str | Path, data: str | Path) -> dict:
     folders = [Path(results) / path for path in cell.teachers]
     identity = at(cell, results)
     taught = [
-        {"identity": teacher.hash if _recorded(folder) else None, "weights_sha256": _file_hash(folder / WEIGHTS)}
+        {"identity": teacher.hash if _recorded(folder) else None, "weights_sha256": file_hash(folder / WEIGHTS)}
         for teacher, folder in zip(identity.teachers, folders, strict=True)
     ]
     return {
@@ -308,7 +308,7 @@ def _taught_otherwise(cell: Cell, recorded: Mapping, identity: Identity, root: P
             if changed or there["hash"] != was["identity"]:
                 lines.append(f"the teacher {path} is another one" + (f": {changed[0]}" if changed else ""))
                 continue
-        weights = _file_hash(root / path / WEIGHTS)
+        weights = file_hash(root / path / WEIGHTS)
         if weights and weights != was["weights_sha256"]:
             lines.append(f"the teacher {path} was trained again")
     return lines
@@ -418,7 +418,8 @@ def _parsed(path: Path, mtime: int, size: int) -> dict | None:
         return None
 
 
-def _file_hash(path: Path) -> str | None:
+def file_hash(path: Path) -> str | None:
+    """Return the SHA-256 of a file's content, read once while it does not change; None where there is no file."""
     try:
         stat = path.stat()
     except OSError:
