@@ -18,15 +18,6 @@ from dgd.task import METRICS, TASKS, best
 from dgd.train import checkpoint
 from dgd.train.outcomes import NoResult
 
-OUTPUTS = (
-    "metrics.json",
-    "history.csv",
-    "config.yaml",
-    "provenance.json",
-    "predictions.npz",
-    "filters.npz",
-    "model.safetensors",
-)
 RESUME = "resume.pt"
 REPORTED = (
     *("epochs", "batch_size", "lr", "schedule", "step_epochs", "milestones", "gamma"),
