@@ -1,4 +1,4 @@
-"""Benchmarks of hundreds of cells, as `benchmarks.scale` builds them: everything is there once. Timings are never asserted."""
+"""Benchmarks of hundreds of cells, as `speed.scale` builds them: everything is there once. Timings are never asserted."""
 
 import json
 import os
@@ -9,9 +9,9 @@ from collections import Counter
 
 import pytest
 
-from benchmarks import ROOT, scale
 from dgd.config import cells
 from dgd.tables import collect, filters_table, results_table
+from speed import ROOT, scale
 
 
 @pytest.mark.parametrize(("count", "datasets", "pairs"), [(100, 1, 1), (2500, 1, 25), (10000, 4, 25)])

@@ -1,4 +1,4 @@
-"""What a benchmark costs by its number of cells, apart from training: `python -m benchmarks.scale --out scale.json`.
+"""What a benchmark costs by its number of cells, apart from training: `python -m speed.scale --out scale.json`.
 
 A copy of the workflow gets a config of so many cells and the files that as many finished trainings would leave: two cells are
 really trained, for two epochs, and copied with other names, numbers and a history of 200 epochs. Then planning, collecting,
@@ -19,11 +19,11 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks import copy_workflow
 from dgd import data, provenance, training
 from dgd.config import cells
 from dgd.tables import replace_file
 from pipeline.config import resolve
+from speed import copy_workflow
 
 SEEDS, EPOCHS, BLOCK = 5, 200, 100
 STUDENTS = (

@@ -1,6 +1,6 @@
-"""Write the measured figures into benchmarks/README.md and README.md: `python -m benchmarks.report`.
+"""Write the measured figures into speed/README.md and README.md: `python -m speed.report`.
 
-They come from benchmarks/results/*.json, benchmarks/tried.yaml and results/fast-path/cells.csv; a test holds them to that.
+They come from speed/results/*.json, speed/tried.yaml and results/fast-path/cells.csv; a test holds them to that.
 """
 
 import json
@@ -14,11 +14,11 @@ import pandas as pd
 import yaml
 from tabulate import tabulate
 
-from benchmarks import ROOT
 from dgd.statistics import difference, mean_interval
 from dgd.tables import replace_file
+from speed import ROOT
 
-FOLDER = ROOT / "benchmarks"
+FOLDER = ROOT / "speed"
 EPOCH = 50_000
 SHOWN = (
     ("cifar_resnet20", "kd"),
@@ -75,7 +75,7 @@ def table(rows: Iterable[Mapping[str, object]]) -> str:
 
 
 def read(folder: Path) -> tuple[list[dict], list[dict]]:
-    """What was measured on each machine, and what `benchmarks.scale` measured."""
+    """What was measured on each machine, and what `speed.scale` measured."""
     files = {path.name: json.loads(path.read_text()) for path in sorted((folder / "results").glob("*.json"))}
     growth = [found for name, found in files.items() if name.startswith("scale-")]
     return [found for name, found in files.items() if not name.startswith("scale-")], growth
@@ -295,7 +295,7 @@ def memory_table(found: Mapping) -> str:
 
 
 def machine_section(found: Mapping) -> list[str]:
-    """All of one machine, for benchmarks/README.md."""
+    """All of one machine, for speed/README.md."""
     parts = [f"## {found['machine']['name']}", about(found)]
     if "steps" in found:
         parts += ["### A training step", *([say_headline(found)] if headline(found) else []), steps_table(found)]
@@ -313,8 +313,8 @@ def machine_section(found: Mapping) -> list[str]:
 
 
 def results(machines: Sequence[Mapping], growth: Sequence[Mapping], tried: Sequence[Mapping]) -> str:
-    """What stands in benchmarks/README.md."""
-    parts = [part for found in machines for part in machine_section(found)] or ["Nothing was measured yet: `make benchmark`."]
+    """What stands in speed/README.md."""
+    parts = [part for found in machines for part in machine_section(found)] or ["Nothing was measured yet: `make speed`."]
     for found in growth:
         rows = [
             {"cells": f"{row['cells']:,}"} | {f"{step}, s": number(row[f"{step}_seconds"]) for step in GROWTH}
@@ -350,12 +350,12 @@ def speed(machines: Sequence[Mapping]) -> str:
             )
         sentences = {"data": say_data, "exchange": say_exchange, "overhead": say_overhead}
         parts.append(" ".join(say(found) for part, say in sentences.items() if part in found))
-    return "\n\n".join(filter(None, parts)) or "Nothing was measured yet: `make benchmark`."
+    return "\n\n".join(filter(None, parts)) or "Nothing was measured yet: `make speed`."
 
 
 def between(text: str, name: str, content: str) -> str:
     """The text with what stands between the marks of that name replaced; as it is where there are none."""
-    start, end = f"<!-- {name}: written by `python -m benchmarks.report` -->", f"<!-- end of {name} -->"
+    start, end = f"<!-- {name}: written by `python -m speed.report` -->", f"<!-- end of {name} -->"
     before, mark, rest = text.partition(start)
     return f"{before}{start}\n\n{content}\n\n{end}{rest.partition(end)[2]}" if mark else text
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import ROOT, copy_workflow, cost
 from dgd import checkpoint, config, data, methods, models, training
 from dgd.config import ConfigError
 from dgd.tables import read_papers
 from pipeline.cells import names
 from pipeline.config import load
+from speed import ROOT, copy_workflow, cost
 from tests.test_zoo import take_statistics
 
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
@@ -79,7 +79,7 @@ def test_headers_say_how_many_cells_and_the_command(path):
 @pytest.mark.parametrize("name", COSTED)
 def test_headers_hold_the_cost_that_was_measured(name):
     path = ROOT / "config" / f"{name}.yaml"
-    assert cost.line(path, cost.measured()) in path.read_text(), f"run `python -m benchmarks.cost --write config/{name}.yaml`"
+    assert cost.line(path, cost.measured()) in path.read_text(), f"run `python -m speed.cost --write config/{name}.yaml`"
 
 
 def test_imagenet_wants_its_folder_and_its_cells_do_not(tmp_path, monkeypatch):
@@ -132,7 +132,7 @@ def test_every_published_setting_is_in_the_files_of_the_papers():
 
 
 def machine(gpu=None, threads=1) -> dict:
-    """What `benchmarks.measure` would write: 100 images/s of ResNet-20, 80 in a group of four, 75 with a teacher."""
+    """What `speed.measure` would write: 100 images/s of ResNet-20, 80 in a group of four, 75 with a teacher."""
 
     def row(networks, speed, teacher=None):
         median = {"ours": {"median": speed}}
@@ -263,7 +263,7 @@ def test_costs_are_printed_and_written_into_a_header(tmp_path, capsys):
     head = path.read_text().splitlines()[:4]
     assert head[0] == "# Digits."
     assert re.fullmatch(r"# Cost: 21 cells; [\d.]+ GPU-hours on A GPU, 1 thread \(100 % of it .*\)\.", head[1])
-    assert head[2].startswith("#   For another machine: `make benchmark`")
+    assert head[2].startswith("#   For another machine: `make speed`")
     assert head[3] == "#   snakemake"
     path.write_text("# Digits.\nbenchmark: quick\n")
     assert not cost.write(path, [])

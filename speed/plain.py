@@ -1,9 +1,9 @@
 """The plain code that ours is measured against: eager float32 NCHW, PIL images transformed one by one in worker processes.
 
 It is written as public CIFAR training code writes it, for this comparison only, and computes what ours computes: the same crop,
-flip and normalisation, the same losses, optimiser and exchange. `tests/test_benchmarks.py` holds the two together.
+flip and normalisation, the same losses, optimiser and exchange. `tests/test_speed.py` holds the two together.
 
-`python -m benchmarks.plain` reads requests and answers each with seconds and CPU-seconds, one JSON a line: `benchmarks.measure`
+`python -m speed.plain` reads requests and answers each with seconds and CPU-seconds, one JSON a line: `speed.measure`
 runs it as a process of its own, because ours changes settings of its process (the allocator's, deterministic algorithms).
 """
 
@@ -186,9 +186,9 @@ def cpu_seconds() -> float:
 def main() -> None:
     """Answer requests: {"threads": 1, "start": {...}} makes a `Training`; {"call": "train", ...} calls its method.
 
-    With {"method": "ffsd"} beside `start` it is that of `benchmarks.plain_ffsd`.
+    With {"method": "ffsd"} beside `start` it is that of `speed.plain_ffsd`.
     """
-    from benchmarks import plain_ffsd
+    from speed import plain_ffsd
 
     torch.backends.cudnn.benchmark = True  # as public training code sets it
     training = None

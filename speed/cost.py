@@ -1,11 +1,11 @@
-"""What a benchmark costs, from measured speed: `python -m benchmarks.cost config/cifar100.yaml`.
+"""What a benchmark costs, from measured speed: `python -m speed.cost config/cifar100.yaml`.
 
 Hours = images x epochs x networks / measured images per second, over all cells. Images per second are those of our training
-loop in benchmarks/results/*.json (`make benchmark`), so a machine that was not measured has no hours. A model that was not
+loop in speed/results/*.json (`make speed`), so a machine that was not measured has no hours. A model that was not
 measured is taken to be as fast for each multiply-add of its forward pass as the measured one that is nearest to it, and the
 output says so. What a method's own terms take beside networks and teachers is counted by the measured multiple of its step
 (`methods` in the same files), in steps of baseline: the student's are as many as it has times the multiply-adds of the network
-that was measured. Not counted: evaluation, exchanges and start-up (benchmarks/README.md has what the last two take), and that
+that was measured. Not counted: evaluation, exchanges and start-up (speed/README.md has what the last two take), and that
 the measured batch is 64: on a GPU, where a small network's step of 128 images takes about as long, hours come out too high.
 """
 
@@ -23,17 +23,17 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import ROOT
-from benchmarks.plain import CLASSES, SIZE
-from benchmarks.report import WITHOUT_OWN, number, own_multiple, percent, read, table
 from dgd import config, models
 from dgd.data.sources import find
 from dgd.objectives import TERMS
 from dgd.tables import replace_file
+from speed import ROOT
+from speed.plain import CLASSES, SIZE
+from speed.report import WITHOUT_OWN, number, own_multiple, percent, read, table
 
 IMAGENET = 1_281_167
 """Training images of ILSVRC 2012: what a folder is taken to hold that is not there."""
-MEASURED = SIZE, True  # the image size and adapt_stem of benchmarks.measure
+MEASURED = SIZE, True  # the image size and adapt_stem of speed.measure
 NOT_COUNTED = "not measured, not counted"
 LINE = re.compile(r"^# Cost:.*\n(?:#   For another machine: .*\n)?", re.MULTILINE)
 
@@ -53,7 +53,7 @@ class Rates:
     """Seconds for each image that a network learns from, on one measured machine.
 
     Args:
-        found: What `benchmarks.measure` wrote.
+        found: What `speed.measure` wrote.
     """
 
     def __init__(self, found: Mapping):
@@ -200,7 +200,7 @@ def line(path: str | Path, machines: Sequence[Rates]) -> str:
     costs = "; ".join(total(cost(cells, rates), rates) for rates in machines)
     if not any(rates.machine["gpu"] for rates in machines):
         costs += "; GPU-hours: not measured yet"
-    yours = f"`make benchmark`, then `python -m benchmarks.cost config/{Path(path).name}`"
+    yours = f"`make speed`, then `python -m speed.cost config/{Path(path).name}`"
     return f"# Cost: {len(cells)} cells; {costs}.\n#   For another machine: {yours}\n"
 
 
@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print what benchmarks cost on the measured machines, or write it into their headers."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("configs", nargs="+", type=Path, help="benchmarks, such as config/cifar100.yaml")
-    parser.add_argument("--rates", type=Path, help="benchmarks/results/<machine>.json (default: every measured machine)")
+    parser.add_argument("--rates", type=Path, help="speed/results/<machine>.json (default: every measured machine)")
     parser.add_argument("--write", action="store_true", help="write the costs into the configs' headers")
     args = parser.parse_args(argv)
     machines = [Rates(json.loads(args.rates.read_text()))] if args.rates else measured()
@@ -242,8 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measured() -> list[Rates]:
-    """Every machine in benchmarks/results."""
-    return [Rates(found) for found in read(ROOT / "benchmarks")[0] if "steps" in found]
+    """Every machine in speed/results."""
+    return [Rates(found) for found in read(ROOT / "speed")[0] if "steps" in found]
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn.functional import pad as zero_pad
 
-from benchmarks import ROOT, measure, plain, plain_ffsd, report
 from dgd import data, filters, methods, models, training
 from dgd.grafting import graft
+from speed import ROOT, measure, plain, plain_ffsd, report
 
 
 def network(name: str, seed: int) -> torch.nn.Module:
@@ -115,7 +115,7 @@ def test_the_plain_exchange_is_the_papers(networks):
 
 def test_measuring_runs_and_is_rendered(tmp_path):
     out = tmp_path / "machine.json"
-    command = [sys.executable, "-m", "benchmarks.measure", "--quick", "--out", str(out)]
+    command = [sys.executable, "-m", "speed.measure", "--quick", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
     assert done.returncode == 0, done.stdout
     found = json.loads(out.read_text())
@@ -321,7 +321,7 @@ def test_what_is_rendered_is_what_was_measured(tmp_path):
 
 
 def test_marks_keep_the_text_around_them():
-    mark = "<!-- speed: written by `python -m benchmarks.report` -->"
+    mark = "<!-- speed: written by `python -m speed.report` -->"
     text = report.between(f"before\n{mark}\nold\n<!-- end of speed -->\nafter\n", "speed", "new")
     assert text == f"before\n{mark}\n\nnew\n\n<!-- end of speed -->\nafter\n"
     assert report.between(text, "speed", "new") == text
@@ -330,4 +330,4 @@ def test_marks_keep_the_text_around_them():
 
 def test_the_written_figures_are_the_measured_ones():
     for path, text in report.render().items():
-        assert path.read_text() == text, f"{path.name}: run `python -m benchmarks.report`"
+        assert path.read_text() == text, f"{path.name}: run `python -m speed.report`"

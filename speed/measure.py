@@ -1,6 +1,6 @@
-"""Measure speed on this machine, on CUDA where there is one: `python -m benchmarks.measure`, about 25 minutes on a CPU.
+"""Measure speed on this machine, on CUDA where there is one: `python -m speed.measure`, about 25 minutes on a CPU.
 
-Writes benchmarks/results/<machine>.json, which `python -m benchmarks.report` renders; benchmarks/README.md says what each
+Writes speed/results/<machine>.json, which `python -m speed.report` renders; speed/README.md says what each
 figure is. What is compared is timed in turn, repeat by repeat: a machine that slows down for a while slows down all of it.
 """
 
@@ -25,14 +25,14 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from benchmarks import ROOT, copy_workflow
-from benchmarks.plain import CLASSES, MEAN, SIZE, STD, random_images
 from dgd import methods, models, provenance, training
 from dgd.config import cells
 from dgd.data import Dataset
 from dgd.memory import EVALUATION_BATCH
 from dgd.surgery import SURGERY
 from dgd.tables import replace_file
+from speed import ROOT, copy_workflow
+from speed.plain import CLASSES, MEAN, SIZE, STD, random_images
 
 BATCH = 64
 METHODS = {
@@ -188,7 +188,7 @@ class Plain:
     def __init__(self, threads: int):
         self.threads = threads
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.plain"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "speed.plain"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def __enter__(self):
@@ -199,7 +199,7 @@ class Plain:
         self.process.wait()
 
     def ask(self, **request) -> Times:
-        """Have a request of `benchmarks.plain` done."""
+        """Have a request of `speed.plain` done."""
         print(json.dumps(request), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
@@ -207,7 +207,7 @@ class Plain:
         return tuple(json.loads(answer))
 
     def start_ffsd(self, cell: Mapping) -> None:
-        """Set up `benchmarks.plain_ffsd`, and warm it up."""
+        """Set up `speed.plain_ffsd`, and warm it up."""
         start = {"student": cell["student"], "batch_size": BATCH, "recipe": cell["recipe"]}
         self.ask(threads=self.threads, method="ffsd", start=start)
         for call in ("baseline", "train"):
@@ -476,7 +476,7 @@ def measure_memory(size: Size, threads: int) -> list[dict]:
     rows = []
     for student, base, networks in size.memory:
         cell = make_cell(student, size.models[student], base, networks, threads)
-        command = [sys.executable, "-c", "import sys; from benchmarks.measure import hold; hold(sys.argv[1])", json.dumps(cell)]
+        command = [sys.executable, "-c", "import sys; from speed.measure import hold; hold(sys.argv[1])", json.dumps(cell)]
         peak = json.loads(subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, check=True).stdout)
         where = "_device" if peak["peak_device_memory_mib"] else ""
         rows.append(
@@ -600,7 +600,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Each part is written with its command, commit and time, and with the machine's load average at its start and its end.
     """
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/<CPU or GPU, threads>.json")
+    parser.add_argument("--out", type=Path, help="default: speed/results/<CPU or GPU, threads>.json")
     parser.add_argument("--only", default=",".join(PARTS), help="comma-separated parts (default: all): %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="of torch, in each process (default: 1)")
     parser.add_argument("--quick", action="store_true", help="only see that it runs, with the smallest model; needs --out")
@@ -609,15 +609,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := set(only) - set(PARTS):
         parser.error(f"--only: unknown part {sorted(unknown)[0]!r}; known: {', '.join(PARTS)}")
     if args.quick and not args.out:
-        parser.error("--quick needs --out: its numbers are not for benchmarks/results")
+        parser.error("--quick needs --out: its numbers are not for speed/results")
     size = QUICK if args.quick else FULL
     torch.set_num_threads(args.threads)
     machine = describe_machine(size, args.threads)
     slug = re.sub(r"[^a-z0-9]+", "-", machine["name"].lower())
-    out = args.out or ROOT / "benchmarks" / "results" / f"{slug}.json"
+    out = args.out or ROOT / "speed" / "results" / f"{slug}.json"
     results = json.loads(out.read_text()) if out.is_file() else {"runs": {}}
     results["machine"] = machine | fastest(machine, results.get("machine", machine))
-    command = shlex.join(["python", "-m", "benchmarks.measure", *(sys.argv[1:] if argv is None else argv)])
+    command = shlex.join(["python", "-m", "speed.measure", *(sys.argv[1:] if argv is None else argv)])
     for part in only:
         start, load = time.perf_counter(), os.getloadavg()[0]
         results[part] = PARTS[part](size, args.threads)

@@ -1,7 +1,7 @@
 """A step of FFSD as public code takes it: eager float32 NCHW, six optimisers, each loss by autograd, one after the other.
 
-Written after the description in 2103.14473 and what its code does, for `benchmarks.measure`: what FFSD costs beside one plain
-network on the same machine. `tests/test_benchmarks.py` holds its step to ours.
+Written after the description in 2103.14473 and what its code does, for `speed.measure`: what FFSD costs beside one plain
+network on the same machine. `tests/test_speed.py` holds its step to ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.plain import CLASSES, SIZE, kd_loss
 from dgd import models
+from speed.plain import CLASSES, SIZE, kd_loss
 
 STAGES = ("layer1", "layer2", "layer3")
 LAM_DIV, LAM_SD, LAM_F = 1e-5, 1000.0, 10.0
