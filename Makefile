@@ -4,7 +4,7 @@ CORES ?= $(shell nproc)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup bench test test-all benchmark lint lock clean
+.PHONY: help setup bench test test-all speed lint lock clean
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,9 +32,9 @@ test: setup   ## run the tests (the slow ones are left out)
 test-all: setup  ## run all tests, slow ones included
 	python -m pytest
 
-benchmark: setup  ## measure speed on this machine and write the figures into benchmarks/README.md
-	python -m benchmarks.measure
-	python -m benchmarks.report
+speed: setup  ## measure speed on this machine and write the figures into speed/README.md
+	python -m speed.measure
+	python -m speed.report
 
 lint: setup   ## ruff, snakefmt, snakemake --lint
 	ruff check .

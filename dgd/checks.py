@@ -5,6 +5,8 @@ Where torch is, names of data sets and networks and the values of terms' options
 
 import os
 from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
 import dgd
@@ -213,16 +215,16 @@ def _needs(benchmark: Benchmark) -> list[str]:
         except (ValueError, TypeError) as error:
             lines.append(f"methods.{name}: {' '.join(str(error).split())}")
             continue
-        needs = frozenset().union(*(objective.needs for objective in made))
+        needs = reduce(or_, (objective.requires for objective in made))
         ranks = recipe.ranks_per_network
-        for need, lacking, advice in (
-            ("teacher", not row.teachers, "a teacher; set teachers: 1"),
-            ("peers", row.networks < 2, "other networks in its group; set networks: 2 or more"),
-            ("peers", ranks > 0, "all networks in one process; set recipe.ranks_per_network: 0"),
-            ("indices", ranks > 1, "all images of its network in one process; set recipe.ranks_per_network to 0 or 1"),
-            ("input_gradient", recipe.compile, "a network that is not compiled; set recipe.compile: false"),
+        for needed, lacking, advice in (
+            (needs.teacher, not row.teachers, "a teacher; set teachers: 1"),
+            (needs.peers, row.networks < 2, "other networks in its group; set networks: 2 or more"),
+            (needs.peers, ranks > 0, "all networks in one process; set recipe.ranks_per_network: 0"),
+            (needs.indices, ranks > 1, "all images of its network in one process; set recipe.ranks_per_network to 0 or 1"),
+            (needs.input_gradient, recipe.compile, "a network that is not compiled; set recipe.compile: false"),
         ):
-            if need in needs and lacking:
+            if needed and lacking:
                 lines.append(f"methods.{name}: a term of {', '.join(row.objective)} needs {advice}")
     return lines
 

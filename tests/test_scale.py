@@ -1,4 +1,4 @@
-"""Benchmarks of hundreds of cells, as `benchmarks.scale` builds them: everything is there once. Timings are never asserted."""
+"""Benchmarks of hundreds of cells, as `speed.scale` builds them: everything is there once. Timings are never asserted."""
 
 import json
 import os
@@ -9,9 +9,9 @@ from collections import Counter
 
 import pytest
 
-from benchmarks import ROOT, scale
 from dgd.config import cells
 from dgd.tables import collect, filters_table, results_table
+from speed import ROOT, scale
 
 
 @pytest.mark.parametrize(("count", "datasets", "pairs"), [(100, 1, 1), (2500, 1, 25), (10000, 4, 25)])
@@ -28,7 +28,7 @@ def test_another_number_of_cells_is_refused(count):
 
 
 def test_a_plan_lists_every_cell_once(tmp_path):
-    config = scale.world(tmp_path, 300)
+    config = scale.set_up(tmp_path, 300)
     env = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE_")} | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", *scale.steps(config["papers"])["plan"]]
     plan = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
@@ -38,7 +38,7 @@ def test_a_plan_lists_every_cell_once(tmp_path):
 
 
 def test_every_cell_is_collected_and_tabulated_once(tmp_path):
-    config = scale.world(tmp_path, 200)
+    config = scale.set_up(tmp_path, 200)
     assert scale.fill(tmp_path / "results", config, scale.template(tmp_path / "template")) == 200
     frame = collect(tmp_path / "results" / "scale", cells(config))
     networks = {"baseline": 1, "kd": 1, "grafting": 2, "dgd": 2}

@@ -9,42 +9,49 @@ import pytest
 import torch
 from torch.nn.functional import pad as zero_pad
 
-from benchmarks import ROOT, measure, plain, plain_ffsd, report
-from dgd import data, filters, methods, models, training
+from dgd import data, filters, methods, models
 from dgd.grafting import graft
+from speed import ROOT, measured, plain, plain_ffsd, report
+from speed.images import CLASSES, MEAN, STD, random_images
+from speed.measure import __main__ as command
+from speed.measure.methods import CLOCKS, PRECISIONS, method_row
+from speed.measure.setup import FULL, VARIANTS
+from speed.ours import Ours, dataset, make_cell, with_networks
 
 
 def network(name: str, seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
-    return models.create(name, num_classes=plain.CLASSES)
+    return models.create(name, num_classes=CLASSES)
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """16 images, labels and indices, not augmented."""
+    return next(dataset(16).loader("train", batch_size=16).batches())
 
 
 @pytest.mark.parametrize(("base", "networks"), [("baseline", 1), ("kd", 1), ("dgd", 2)])
 def test_a_step_is_the_plain_step(base, networks):
     """Weights and gradients after it; kd differs from the plain one's Kullback-Leibler form by a constant."""
-    student, device, dataset = "cifar_resnet8", torch.device("cpu"), measure.dataset(16)
-    loader = dataset.loader("train", batch_size=16)
-    images, labels, index = next(loader.batches())
-    loader.batches = lambda **_: iter([(images, labels, index)])  # neither shuffled nor augmented, every time
-    cell = measure.make_cell(student, student, base, networks, threads=1, precision="fp32", lr=0.1)
-    group = training.Group(cell, dataset, [network(student, 7) for _ in cell["teachers"]], device)
+    student, (images, labels, index) = "cifar_resnet8", batch()
+    cell = make_cell(student, student, with_networks(base, networks), threads=1, precision="fp32", lr=0.1)
+    ours = Ours(cell, steps=1, teachers=[network(student, 7) for _ in cell["teachers"]])
     nets = [network(student, 0) for _ in range(networks)]
-    for net, own in zip(nets, group.networks):
+    for net, own in zip(nets, ours.networks):
         net.load_state_dict(own.state_dict())
     recipe = cell["recipe"]
-    rates = group.rates(0)
     optimisers = [
         torch.optim.SGD(net.parameters(), lr=lr, momentum=recipe["momentum"], weight_decay=recipe["weight_decay"])
-        for net, lr in zip(nets, rates)
+        for net, lr in zip(nets, ours.learning_rates(), strict=True)
     ]
     teachers = [network(student, 7).eval() for _ in cell["teachers"]]
-    list(plain.train_epoch(nets, teachers, [[(images, labels)]] * networks, optimisers, device))
-    group.train_epoch(loader, 0)
-    for net, own, plainly, fast in zip(nets, group.networks, optimisers, group.optimisers):
-        for (name, theirs), ours in zip(net.named_parameters(), own.parameters()):
-            # After one step the momentum is the gradient, weight decay added.
-            momenta = (optimiser.state[p]["momentum_buffer"] for optimiser, p in ((fast[0], ours), (plainly, theirs)))
-            torch.testing.assert_close(*momenta, rtol=1e-3, atol=1e-5, msg=name)
+    list(plain.train_epoch(nets, teachers, [[(images, labels)]] * networks, optimisers, torch.device("cpu")))
+    ours.step((images, labels, index))
+    for k, (net, own, optimiser) in enumerate(zip(nets, ours.networks, optimisers)):
+        # After one step the momentum is the gradient, weight decay added.
+        momentum = ours.momentum(k)
+        for name, theirs in net.named_parameters():
+            expected = optimiser.state[theirs]["momentum_buffer"]
+            torch.testing.assert_close(momentum[name], expected, rtol=1e-3, atol=1e-5, msg=name)
         for name, theirs in net.state_dict().items():
             torch.testing.assert_close(own.state_dict()[name], theirs, rtol=1e-3, atol=1e-5, msg=name)
 
@@ -52,48 +59,45 @@ def test_a_step_is_the_plain_step(base, networks):
 def test_a_step_of_ffsd_is_the_plain_step(monkeypatch):
     """What it does to weights and statistics of all networks and modules, with a diversity that weighs as much as the rest."""
     monkeypatch.setattr(plain_ffsd, "LAM_DIV", 1.0)
-    student, dataset = "cifar_resnet8", measure.dataset(16)
-    loader = dataset.loader("train", batch_size=16)
-    images, labels, index = next(loader.batches())
-    loader.batches = lambda **_: iter([(images, labels, index)])
+    student, (images, labels, index) = "cifar_resnet8", batch()
     row = {"base": "ffsd", "objective": {"ce": 1.0, "ffsd": {"weight": 1.0, "lam_div": 1.0}}}
-    cell = measure.resolved(student, student, {"ffsd-diverse": row}, 1, precision="fp32", lr=0.1)
-    group = training.Group(cell, dataset, [], torch.device("cpu"))
-    theirs = plain_ffsd.Training(student, 16, cell["recipe"], "cpu")
-    leader, _, second = (learner.objective.terms["ffsd"] for learner in group.learners)
+    ours = Ours(make_cell(student, student, {"ffsd-diverse": row}, 1, precision="fp32", lr=0.1), steps=1)
+    theirs = plain_ffsd.Training(student, 16, ours.cell["recipe"], "cpu")
+    leader, _, second = ours.terms("ffsd")
     for norm in (*leader.chain.norms, *second.chain.norms):  # what is made with them must not be what a batch has
         torch.nn.init.uniform_(norm.running_var, 0.5, 2)
         torch.nn.init.normal_(norm.running_mean)
     pairs = [
-        *zip(group.networks, [net.net for net in (theirs.leader, *theirs.students)]),
+        *zip(ours.networks, [net.net for net in (theirs.leader, *theirs.students)]),
         *((leader.trans, theirs.trans), (leader.fusion.mix, theirs.mix), (leader.fusion.fc, theirs.fc)),
         *zip([leader.chain, second.chain], theirs.chains),
     ]
     before = []
-    for ours, plainly in pairs:
+    for own, plainly in pairs:
         # A chain's layers are grouped otherwise.
-        names = {key: key for key in ours.state_dict()}
+        names = {key: key for key in own.state_dict()}
         if isinstance(plainly, plain_ffsd.Chain):
-            names = {f"steps.{key.split('.')[1]}.{int('norms' in key)}.{key.split('.')[2]}": key for key in ours.state_dict()}
-        plainly.load_state_dict({name: ours.state_dict()[key].clone() for name, key in names.items()})
-        before.append((names, {key: value.clone() for key, value in ours.state_dict().items()}))
-    group.train_epoch(loader, 0)
+            names = {f"steps.{key.split('.')[1]}.{int('norms' in key)}.{key.split('.')[2]}": key for key in own.state_dict()}
+        plainly.load_state_dict({name: own.state_dict()[key].clone() for name, key in names.items()})
+        before.append((names, {key: value.clone() for key, value in own.state_dict().items()}))
+    ours.step((images, labels, index))
     theirs.step(images, labels, math.exp(-3.2))  # the first epoch of the ramp
-    for (ours, plainly), (names, started) in zip(pairs, before):
+    for (module, plainly), (names, started) in zip(pairs, before):
         for name, key in names.items():
             start = started[key].double()
-            own, other = (state[k].double() - start for state, k in ((ours.state_dict(), key), (plainly.state_dict(), name)))
-            assert (own - other).norm() <= 2e-3 * other.norm(), f"{type(ours).__name__} {key}"
+            states = (module.state_dict(), key), (plainly.state_dict(), name)
+            own, other = (state[k].double() - start for state, k in states)
+            assert (own - other).norm() <= 2e-3 * other.norm(), f"{type(module).__name__} {key}"
             assert other.any(), key
 
 
 def test_the_plain_transforms_give_our_crops_and_flips_to_the_last_bit():
     """That ours are as likely as torchvision's is tested in test_data.py."""
-    images, labels = plain.random_images(1)
+    images, labels = random_images(1)
     cases = [(i, j, flip) for i in range(9) for j in range(9) for flip in (False, True)]
     rows, columns, flips = (torch.tensor(values) for values in zip(*cases))
     shifts, none = torch.stack([rows, columns]), torch.zeros(len(cases), dtype=torch.int64)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (plain.MEAN, plain.STD))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     ours = data.augment(zero_pad(images, [4] * 4), none, shifts, flips, 4, mean, std)
     theirs = plain.Images(images, labels)
     assert all((ours == theirs[0][0]).flatten(1).all(1).sum() == 1 for _ in range(50))
@@ -115,77 +119,85 @@ def test_the_plain_exchange_is_the_papers(networks):
 
 def test_measuring_runs_and_is_rendered(tmp_path):
     out = tmp_path / "machine.json"
-    command = [sys.executable, "-m", "benchmarks.measure", "--quick", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-m", "speed.measure", "--quick", "--out", str(out)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout
     found = json.loads(out.read_text())
-    assert set(measure.PARTS) == set(found) - {"machine", "runs"}
+    assert set(command.PARTS) == set(found) - {"machine", "runs"}
     assert found["machine"]["bandwidth_gb_s"] > 0
     assert all(len(run["load"]) == 2 and run["finished"] for run in found["runs"].values())
     for row in found["methods"]:
-        assert set(row["multiple"]) == set(measure.PRECISIONS)
+        assert set(row["multiple"]) == set(PRECISIONS)
         assert row["seconds"]["bf16"]["min"] > 0
         assert row["cpu_seconds"]["fp32"]["max"] >= row["cpu_seconds"]["fp32"]["median"]
     for row in found["steps"]:
         assert set(row["images_per_second"]) >= {"plain", "ours", "limit"}
         assert all(values["min"] > 0 for values in row["images_per_second"].values())
     assert 0 < found["overhead"]["seconds_to_first_step"]["median"] < found["runs"]["overhead"]["seconds"]
-    page = report.results([found], [], [])
+    page = report.measurements_page([found], [], [])
     assert "kd, cifar_resnet8 → cifar_resnet8, batch 64: " in page
     assert "| cifar_resnet8 | grafting |" in " ".join(page.split())
-    assert "after the `snakemake` command" in report.speed([found])
+    assert "after the `snakemake` command" in report.readme_section([found])
 
 
 def test_every_row_of_the_method_table_is_measured():
-    assert set(methods.METHODS) < set(measure.FULL.rows)
-    assert not set(measure.VARIANTS) & set(methods.METHODS)
-    assert set(report.ELSEWHERE) <= set(measure.FULL.rows)
+    assert set(methods.METHODS) < set(FULL.rows)
+    assert not set(VARIANTS) & set(methods.METHODS)
+    assert set(measured.PUBLIC_CODE_MS) <= set(FULL.rows)
 
 
 def test_a_method_runs_as_in_a_cell():
     """Banks are of a real data set's size, few batches though an epoch has; filters are dropped when RePr's step is timed."""
 
     def ours(method, images):
-        return measure.Ours(measure.resolved("cifar_resnet8", "cifar_resnet8", method, threads=1), steps=2, images=images)
+        return Ours(make_cell("cifar_resnet8", "cifar_resnet8", method, threads=1), steps=2, images=images)
 
     crd = ours("crd", 1000)
-    assert {len(bank.rows) for bank in crd.group.learners[0].objective.terms["crd"].banks.values()} == {1000}
-    assert len(crd.loader) == 2
+    (term,) = crd.terms("crd")
+    assert {len(bank.rows) for bank in term.banks.values()} == {1000}
+    passes, conv = [], next(module for module in crd.networks[0].modules() if isinstance(module, torch.nn.Conv2d))
+    conv.register_forward_hook(lambda *_: passes.append(1))
     crd.train()
-    assert ours("repr", None).group.learners[0].surgery.active
+    assert len(passes) == 2
+    assert ours("repr", None).drops_filters()
 
 
 def test_a_multiple_is_one_of_each_repeat_and_of_the_clock_that_is_asked_for():
-    cell = measure.resolved("cifar_resnet8", "cifar_resnet8", "kd", threads=1)
+    cell = make_cell("cifar_resnet8", "cifar_resnet8", "kd", threads=1)
     base, own = [(10.0, 1.0), (30.0, 3.0), (20.0, 2.0)], [(40.0, 3.0), (60.0, 6.0), (100.0, 7.0)]
-    taken = {(p, arm): times for p in measure.PRECISIONS for arm, times in (("baseline", base), ("method", own))}
-    row = measure._method_row("kd", cell, 2, taken, clock=0)
+    taken = {(p, arm): times for p in PRECISIONS for arm, times in (("baseline", base), ("method", own))}
+    row = method_row("kd", cell, 2, taken, CLOCKS.index("seconds"))
     assert row["multiple"]["fp32"] == {"median": 4.0, "min": 2.0, "max": 5.0}
     assert row["seconds"]["bf16"] == {"median": 30.0, "min": 20.0, "max": 50.0}  # of two steps each
-    row = measure._method_row("kd", cell, 2, taken, clock=1)
+    row = method_row("kd", cell, 2, taken, CLOCKS.index("cpu_seconds"))
     assert row["multiple"]["fp32"] == {"median": 3.0, "min": 2.0, "max": 3.5}
     assert (row["clock"], row["repeats"], row["networks"], row["teacher"]) == ("cpu_seconds", 3, 1, "cifar_resnet8")
 
 
-def test_one_part_is_merged_into_the_file_and_a_busy_machine_is_not_slower(tmp_path, monkeypatch):
+def test_one_part_is_merged_into_the_file_and_a_busy_machine_is_not_slower(tmp_path):
     out = tmp_path / "machine.json"
-    before = {"machine": {"matrix_tflops": {"fp32": 1.0, "bf16": 4.0}, "bandwidth_gb_s": 20.0}}
-    before |= {"data": {"was": "there"}, "runs": {"data": {"finished": "2026-01-01"}}}
+    before = {"machine": {"matrix_tflops": {"fp32": 1e9, "bf16": 1e-9}, "bandwidth_gb_s": 1e9}}
+    before |= {"exchange": {"was": "there"}, "runs": {"exchange": {"finished": "2026-01-01"}}}
     out.write_text(json.dumps(before))
-    now = {"name": "A CPU, 1 thread", "matrix_tflops": {"fp32": 0.5, "bf16": 5.0}, "bandwidth_gb_s": 10.0}
-    monkeypatch.setattr(measure, "describe_machine", lambda size, threads: now)
-    monkeypatch.setitem(measure.PARTS, "methods", lambda size, threads: [{"method": "kd"}])
-    measure.main(["--only", "methods", "--out", str(out)])
+    command.main(["--quick", "--only", "data", "--out", str(out)])
     found = json.loads(out.read_text())
-    assert found["data"] == before["data"]
-    assert found["runs"]["data"] == before["runs"]["data"]
-    assert found["methods"] == [{"method": "kd"}]
-    assert found["runs"]["methods"]["command"].endswith(f"--only methods --out {out}")
-    assert found["machine"]["matrix_tflops"] == {"fp32": 1.0, "bf16": 5.0}
-    assert found["machine"]["bandwidth_gb_s"] == 20.0
+    assert found["exchange"] == before["exchange"]
+    assert found["runs"]["exchange"] == before["runs"]["exchange"]
+    assert found["data"]["seconds_per_batch"]["min"] > 0
+    assert found["runs"]["data"]["command"].endswith(f"--only data --out {out}")
+    assert found["machine"]["matrix_tflops"]["fp32"] == 1e9
+    assert found["machine"]["matrix_tflops"]["bf16"] > 1e-9
+    assert found["machine"]["bandwidth_gb_s"] == 1e9
+    assert found["machine"]["threads"] == 1
 
 
-def measured() -> dict:
+def machine_file() -> dict:
     """What a machine's file holds, with numbers that are easy to follow."""
 
     def times(value: float) -> dict:
@@ -272,10 +284,9 @@ def measured() -> dict:
 
 
 def test_what_is_rendered_is_what_was_measured(tmp_path):
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "a-cpu-1-thread.json").write_text(json.dumps(measured()))
+    (tmp_path / "a-cpu-1-thread.json").write_text(json.dumps(machine_file()))
     growth = {"cells": 1000, **{f"{step}_seconds": 2.5 for step in report.GROWTH}}
-    (tmp_path / "results" / "scale-a-cpu.json").write_text(
+    (tmp_path / "scale-a-cpu.json").write_text(
         json.dumps(
             {
                 "scale": [growth],
@@ -285,9 +296,9 @@ def test_what_is_rendered_is_what_was_measured(tmp_path):
             }
         )
     )
-    machines, growth = report.read(tmp_path)
+    machines, growth = measured.read(tmp_path)
     tried = [{"what": "CUDA graphs", "figure": "1.00 times", "verdict": "left out"}]
-    page = " ".join(report.results(machines, growth, tried).split())
+    page = " ".join(report.measurements_page(machines, growth, tried).split())
     for text in (
         "## A CPU, 1 thread",
         "Measured: steps, data on 2026-01-02 at abcdef0; methods on 2026-02-03 at 0123abc with changes.",
@@ -314,14 +325,14 @@ def test_what_is_rendered_is_what_was_measured(tmp_path):
         "| CUDA graphs | 1.00 times | left out |",
     ):
         assert text in page
-    short = " ".join(report.speed(machines).split())
+    short = " ".join(report.readme_section(machines).split())
     assert "| cifar_resnet20 ← cifar_resnet56 | kd | 100 | 300 | 3.00 |" in short
     assert "1.50 % of a kd step" in short
     assert "at most 0.00600 % of an epoch" in short
 
 
 def test_marks_keep_the_text_around_them():
-    mark = "<!-- speed: written by `python -m benchmarks.report` -->"
+    mark = "<!-- speed: written by `python -m speed.report` -->"
     text = report.between(f"before\n{mark}\nold\n<!-- end of speed -->\nafter\n", "speed", "new")
     assert text == f"before\n{mark}\n\nnew\n\n<!-- end of speed -->\nafter\n"
     assert report.between(text, "speed", "new") == text
@@ -330,4 +341,4 @@ def test_marks_keep_the_text_around_them():
 
 def test_the_written_figures_are_the_measured_ones():
     for path, text in report.render().items():
-        assert path.read_text() == text, f"{path.name}: run `python -m benchmarks.report`"
+        assert path.read_text() == text, f"{path.name}: run `python -m speed.report`"

@@ -1,4 +1,4 @@
-"""Speed: our loop against a plain one and against the machine's limit."""
+"""Measure speed: our training loop against a plain one and against the machine's limit."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ PARTS = ("Snakefile", "pipeline", "dgd", "papers", "profiles", "envs")
 
 
 def copy_workflow(folder: Path) -> None:
-    """Copy what the workflow is made of, without configs, results or data, so that it can be run apart from this one."""
+    """Copy the workflow without configs, results or data, so that it runs apart from this one."""
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():

@@ -1,7 +1,7 @@
-"""A step of FFSD as public code takes it: eager float32 NCHW, six optimisers, each loss by autograd, one after the other.
+"""Take a step of FFSD as public code does: eager float32 NCHW, six optimisers, one loss after the other by autograd.
 
-Written after the description in 2103.14473 and what its code does, for `benchmarks.measure`: what FFSD costs beside one plain
-network on the same machine. `tests/test_benchmarks.py` holds its step to ours.
+Written after arXiv 2103.14473 and what its code does, to measure what FFSD costs beside one plain network on the same machine.
+`tests/test_speed.py` holds its step to ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.plain import CLASSES, SIZE, kd_loss
 from dgd import models
+from speed.images import CLASSES, SIZE
+from speed.plain import kd_loss
 
 STAGES = ("layer1", "layer2", "layer3")
 LAM_DIV, LAM_SD, LAM_F = 1e-5, 1000.0, 10.0
 
 
 class Network(nn.Module):
-    """A CIFAR ResNet that notes its stages' maps."""
+    """Run a CIFAR ResNet and keep its stages' maps."""
 
     def __init__(self, name: str):
         super().__init__()
@@ -27,12 +28,12 @@ class Network(nn.Module):
             getattr(self.net, stage).register_forward_hook(lambda _, __, made, stage=stage: self.maps.update({stage: made}))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits, and the stages' maps."""
+        """Return logits (B, K), and each stage's maps (B, C, H, W)."""
         return self.net(x), [self.maps[stage] for stage in STAGES]
 
 
 class Chain(nn.Module):
-    """The deepest map to those of the shallower stages."""
+    """Make the maps of the shallower stages from the deepest one."""
 
     def __init__(self):
         super().__init__()
@@ -42,7 +43,7 @@ class Chain(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Shallow to deep."""
+        """Return the maps from shallow to deep."""
         maps = []
         for step in self.steps:
             x = step(x)
@@ -51,7 +52,7 @@ class Chain(nn.Module):
 
 
 def mixer(i: int, o: int) -> nn.Sequential:
-    """Depthwise 3x3 and 1x1, each with batch norm and ReLU."""
+    """Return a depthwise 3x3 and a 1x1 convolution, i to o channels, each with batch norm and ReLU."""
     return nn.Sequential(
         *(nn.Conv2d(i, i, 3, padding=1, groups=i, bias=False), nn.BatchNorm2d(i), nn.ReLU(True)),
         *(nn.Conv2d(i, o, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(True)),
@@ -59,17 +60,17 @@ def mixer(i: int, o: int) -> nn.Sequential:
 
 
 def attention(x: Tensor) -> Tensor:
-    """Mean over the channels of the squares."""
+    """Return the mean of the squares over the channels, (B, H, W)."""
     return x.pow(2).mean(1)
 
 
 def distance(u: Tensor, v: Tensor) -> Tensor:
-    """Mean square of the difference of two maps of unit length."""
+    """Return the mean squared difference of two maps, each scaled to unit length."""
     return (F.normalize(u.flatten(1)) - F.normalize(v.flatten(1))).pow(2).mean()
 
 
 def flipped(a: Tensor) -> tuple[Tensor, Tensor]:
-    """The target of the next student's attention at unit length, and how far the map moves for it."""
+    """Return the target of the next student's attention at unit length, and how far the map moves for it."""
     n = a.flatten(1).norm(dim=1)[:, None, None]
     y = a / n
     edge = y.flatten(1).topk(y[0].numel() // 3, largest=False).values[:, -1][:, None, None]
@@ -78,7 +79,7 @@ def flipped(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def within(chain: Chain, maps: Sequence[Tensor], deepest: Tensor) -> Tensor:
-    """How far a network's maps are from what its chain makes of another deepest map."""
+    """Return how far a network's maps are from what its chain makes of another deepest map."""
     chain.eval()
     with torch.no_grad():
         made = chain(deepest)
@@ -87,7 +88,7 @@ def within(chain: Chain, maps: Sequence[Tensor], deepest: Tensor) -> Tensor:
 
 
 class Training:
-    """A leader and two students, one batch for all steps; beside them, one network alone."""
+    """Train a leader and two students, and beside them one network alone, on one batch for all steps."""
 
     def __init__(self, student: str, batch_size: int, recipe: Mapping, device: str | None = None):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -112,24 +113,24 @@ class Training:
         self.labels = torch.randint(CLASSES, (batch_size,), generator=generator).to(device)
 
     def update(self, owner: nn.Module, loss: Tensor) -> None:
-        """A step of one optimiser."""
+        """Take a step of one optimiser."""
         self.optimisers[owner].zero_grad()
         loss.backward()
         self.optimisers[owner].step()
         loss.item()
 
     def baseline(self, steps: int) -> None:
-        """So many steps of one network with cross-entropy."""
+        """Train one network for so many steps with cross-entropy."""
         for _ in range(steps):
             self.update(self.alone, F.cross_entropy(self.alone(self.images)[0], self.labels))
 
     def train(self, steps: int) -> None:
-        """So many steps of all."""
+        """Train all networks and modules for so many steps."""
         for _ in range(steps):
             self.step(self.images, self.labels, 1.0)
 
     def step(self, images: Tensor, labels: Tensor, ramp: float) -> None:
-        """Every network and module once, with lambdas times `ramp`."""
+        """Train every network and module for one step, with lambdas times `ramp`."""
         logits, maps = self.leader(images)
         wide = self.trans(maps[-1])
         answers, theirs = zip(*(student(images) for student in self.students))

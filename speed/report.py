@@ -1,25 +1,21 @@
-"""Write the measured figures into benchmarks/README.md and README.md: `python -m benchmarks.report`.
+"""Write the measured figures into speed/README.md and README.md: `python -m speed.report`.
 
-They come from benchmarks/results/*.json, benchmarks/tried.yaml and results/fast-path/cells.csv; a test holds them to that.
+They come from speed/results/*.json, speed/tried.yaml and results/fast-path/cells.csv; a test holds the pages to that.
 """
 
-import json
-import math
-import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 import yaml
-from tabulate import tabulate
 
-from benchmarks import ROOT
-from dgd.files import write_bytes
+from dgd.files import write_text
 from dgd.read.statistics import difference, mean_interval
+from speed import ROOT
+from speed.format import number, percent, spread, table
+from speed.measured import EPOCH, PUBLIC_CODE_MS, WITHOUT_OWN, headline, own_multiple, read, shares_of_epoch, step_seconds
 
-FOLDER = ROOT / "benchmarks"
-EPOCH = 50_000
 SHOWN = (
     ("cifar_resnet20", "kd"),
     ("cifar_resnet32", "dgd"),
@@ -28,66 +24,13 @@ SHOWN = (
     ("cifar_mobilenetv2", "dgd"),
     ("resnet18", "kd"),
 )
-ELSEWHERE = {
-    "baseline": 236,
-    "kd": 511,
-    "at": 483,
-    "sp": 432,
-    "rkd": 456,
-    "dkd": 436,
-    "review": 731,
-    "hkd-512": 478,
-    "hkd-4096": 962,
-    "dml": 478,
-    "ffsd": 782,
-    "self-explanation": 470,
-    "self-explanation-10": 1085,
-}
-"""Milliseconds of a step, the least of ten, in one run of public code, or of a reconstruction where there is none
-(self-explanation): float32, one thread of two cores, batch 64, ResNet-20 taught by ResNet-56. Another harness, the same class
-of machine."""
-WITHOUT_OWN = {"ce", "kd", "smoothing"}
-"""Terms that take next to nothing beside networks and teachers."""
+"""Model and method of the rows of steps that stand in README.md."""
 GROWTH = ("plan", "collect", "tabulate", "plot", "report")
+"""What `speed.scale` times."""
 
 
-def number(value: float) -> str:
-    """Three significant digits."""
-    value = float(f"{value:.3g}")
-    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{value:,.{max(digits, 0)}f}"
-
-
-def spread(values: Mapping[str, float]) -> str:
-    """A median with the smallest and the largest."""
-    return f"{number(values['median'])} ({number(values['min'])}–{number(values['max'])})"
-
-
-def percent(share: float) -> str:
-    """A share in percent."""
-    return f"{number(100 * share)} %"
-
-
-def table(rows: Iterable[Mapping[str, object]]) -> str:
-    """Rows of one set of columns as a Markdown table."""
-    rows = list(rows)
-    return tabulate([list(row.values()) for row in rows], list(rows[0]), tablefmt="pipe", disable_numparse=True)
-
-
-def read(folder: Path) -> tuple[list[dict], list[dict]]:
-    """What was measured on each machine, and what `benchmarks.scale` measured."""
-    files = {path.name: json.loads(path.read_text()) for path in sorted((folder / "results").glob("*.json"))}
-    growth = [found for name, found in files.items() if name.startswith("scale-")]
-    return [found for name, found in files.items() if not name.startswith("scale-")], growth
-
-
-def headline(found: Mapping) -> dict | None:
-    """The row that was measured in float32 too."""
-    return next((row for row in found.get("steps", ()) if "ours_fp32" in row["seconds"]), None)
-
-
-def about(found: Mapping) -> str:
-    """What was measured on, when, and at which commit."""
+def machine_text(found: Mapping) -> str:
+    """Return what was measured on, when, and at which commit."""
     machine = found["machine"]
     rates = machine["matrix_tflops"]
     parts = [machine["cpu"], f"{machine['cores']} cores", machine["cpu_capability"]]
@@ -98,19 +41,19 @@ def about(found: Mapping) -> str:
     parts.append(f"memory copied at {number(machine['bandwidth_gb_s'])} GB/s, read and written")
     measured: dict[str, list[str]] = {}
     for part, run in found["runs"].items():
-        measured.setdefault(when(run), []).append(part)
-    said = "; ".join(f"{', '.join(names)} {time}" for time, names in measured.items())
-    return f"{', '.join(parts)}. Measured: {said}."
+        measured.setdefault(run_text(run), []).append(part)
+    runs = "; ".join(f"{', '.join(names)} {time}" for time, names in measured.items())
+    return f"{', '.join(parts)}. Measured: {runs}."
 
 
-def when(run: Mapping) -> str:
-    """When a part was measured, and at which commit."""
+def run_text(run: Mapping) -> str:
+    """Return when a part was measured, and at which commit."""
     git = run["git"]
     return f"on {run['finished'][:10]}" + (f" at {git['commit'][:7]}{' with changes' * git['dirty']}" if git else "")
 
 
-def say_headline(found: Mapping) -> str:
-    """The one row that stands for all."""
+def headline_text(found: Mapping) -> str:
+    """Return a paragraph about the headline's row."""
     row = headline(found)
     speeds = row["images_per_second"]
     return (
@@ -122,7 +65,7 @@ def say_headline(found: Mapping) -> str:
 
 
 def steps_table(found: Mapping) -> str:
-    """Every model and method."""
+    """Return the table of training steps: every model and method."""
     rows = []
     for row in found["steps"]:
         speeds, cpu = row["images_per_second"], row["cpu_seconds_per_image"]
@@ -140,22 +83,8 @@ def steps_table(found: Mapping) -> str:
     return table(rows)
 
 
-def own_multiple(row: Mapping, rows: Iterable[Mapping], precision: str) -> float:
-    """What a method's own terms take for each network, in steps of baseline: what is left of its step without what networks
-    take, and their teacher. That is one for a network alone, and in the median of the rows that have no terms of their own
-    (kd, dgd, kd-crd) for one that is taught."""
-    if row["objective"].keys() <= WITHOUT_OWN:
-        return 0.0
-
-    def each(row: Mapping) -> float:
-        return row["multiple"][precision]["median"] / row["networks"]
-
-    plain = [each(other) for other in rows if other["teacher"] and other["objective"].keys() <= WITHOUT_OWN]
-    return max(0.0, each(row) - (statistics.median(plain) if row["teacher"] else 1.0))
-
-
 def methods_table(found: Mapping) -> str:
-    """Every method's step as a multiple of baseline's."""
+    """Return the table of methods: each one's step as a multiple of baseline's."""
     rows = []
     for row in found["methods"]:
         shown = {
@@ -165,9 +94,9 @@ def methods_table(found: Mapping) -> str:
         }
         least = [row[f"{arm}{row['clock']}"]["fp32"]["min"] for arm in ("", "baseline_")]
         shown["least / least, fp32"] = number(least[0] / least[1])
-        elsewhere = None if found["machine"]["gpu"] else ELSEWHERE.get(row["method"])  # it ran on a CPU
+        elsewhere = None if found["machine"]["gpu"] else PUBLIC_CODE_MS.get(row["method"])  # it ran on a CPU
         shown["plain, fp32"] = spread(row["plain_multiple"]) if row.get("plain_multiple") else ""
-        shown["public code, fp32"] = number(elsewhere / ELSEWHERE["baseline"]) if elsewhere else ""
+        shown["public code, fp32"] = number(elsewhere / PUBLIC_CODE_MS["baseline"]) if elsewhere else ""
         for precision in row["multiple"]:
             share = row["networks"] * own_multiple(row, found["methods"], precision) / row["multiple"][precision]["median"]
             shown[f"own share, {precision}"] = percent(share) if row["objective"].keys() - WITHOUT_OWN else ""
@@ -177,8 +106,8 @@ def methods_table(found: Mapping) -> str:
     return table(rows)
 
 
-def say_methods(found: Mapping) -> str:
-    """What the table of methods is of, and how busy the machine was."""
+def methods_text(found: Mapping) -> str:
+    """Return what the table of methods shows, and how busy the machine was."""
     rows, run = found["methods"], found["runs"]["methods"]
     taught = next((row["teacher"] for row in rows if row["teacher"]), None)
     unit = {"seconds": "seconds", "cpu_seconds": "CPU-seconds"}[rows[0]["clock"]]
@@ -190,13 +119,8 @@ def say_methods(found: Mapping) -> str:
     )
 
 
-def step_seconds(row: Mapping) -> float:
-    """Our seconds for one step of a row."""
-    return row["networks"] * row["batch_size"] / row["images_per_second"]["ours"]["median"]
-
-
-def say_data(found: Mapping) -> str:
-    """The loader's time, and its share of a step of the headline's model."""
+def data_text(found: Mapping) -> str:
+    """Return a sentence with the loader's time, and its share of a step of the headline's model."""
     seconds, row = found["data"]["seconds_per_batch"], headline(found)
     shares = [
         f"{percent(seconds['median'] / step_seconds(other))} of a {other['method']} step of {other['model']}"
@@ -208,30 +132,8 @@ def say_data(found: Mapping) -> str:
     return f"{text}: {' and '.join(shares)}." if shares else f"{text}."
 
 
-def shares_of_epoch(found: Mapping) -> list[float | None]:
-    """For each row of the exchange, its share of our epoch of 50,000 images; None where that model's step was not measured.
-
-    The epoch's time comes from the model's grafting row of as many networks, or of the most there are below.
-    """
-    shares = []
-    for row in found["exchange"]:
-        steps = [
-            other
-            for other in found.get("steps", ())
-            if other["model"] == row["model"]
-            and other["method"].startswith("grafting")
-            and other["networks"] <= row["networks"]
-        ]
-        if not steps:
-            shares.append(None)
-            continue
-        speed = max(steps, key=lambda other: other["networks"])["images_per_second"]["ours"]["median"]
-        shares.append(row["seconds"]["ours"]["median"] / (row["networks"] * EPOCH / speed))
-    return shares
-
-
 def exchange_table(found: Mapping) -> str:
-    """Every model and number of networks."""
+    """Return the table of exchanges: every model and number of networks."""
     return table(
         {
             "model": row["model"],
@@ -245,8 +147,8 @@ def exchange_table(found: Mapping) -> str:
     )
 
 
-def say_exchange(found: Mapping) -> str:
-    """The least favourable rows of the exchange."""
+def exchange_text(found: Mapping) -> str:
+    """Return a sentence about the least favourable rows of the exchange."""
     slowest = min(row["speedup"]["median"] for row in found["exchange"])
     known = [share for share in shares_of_epoch(found) if share is not None]
     networks = sorted({row["networks"] for row in found["exchange"]})
@@ -257,8 +159,8 @@ def say_exchange(found: Mapping) -> str:
     return text + (f", and takes at most {percent(max(known))} of an epoch of {EPOCH:,} images." if known else ".")
 
 
-def say_overhead(found: Mapping) -> str:
-    """Start-up, and the harness's cost a cell."""
+def overhead_text(found: Mapping) -> str:
+    """Return a sentence with the time to the first step, and what the pipeline adds to each cell."""
     row = found["overhead"]
     return (
         f"The first training step starts {spread(row['seconds_to_first_step'])} s after the `snakemake` command; "
@@ -266,21 +168,21 @@ def say_overhead(found: Mapping) -> str:
     )
 
 
-def say_accuracy(cells: pd.DataFrame) -> str:
-    """Whether the fast path changes accuracy: kd against kd-plain of config/fast-path.yaml."""
+def accuracy_text(cells: pd.DataFrame) -> str:
+    """Return whether the fast path changes accuracy: kd against kd-plain of config/fast-path.yaml."""
     top1 = {method: rows["top1_last"].tolist() for method, rows in cells.query("network == 0").groupby("method")}
-    said = {method: "{:.2f} ± {:.2f} %".format(*mean_interval(values)[:2]) for method, values in top1.items()}
+    means = {method: "{:.2f} ± {:.2f} %".format(*mean_interval(values)[:2]) for method, values in top1.items()}
     gap, low, high, _ = difference(top1["kd"], top1["kd-plain"])
     pair = cells.query("method == 'kd'").iloc[0]
     return (
         f"Accuracy, kd {pair.teacher} → {pair.student} on a part of {pair.dataset}, {len(top1['kd'])} seeds each "
-        f"(config/fast-path.yaml): {said['kd']} with the fast path, {said['kd-plain']} with the plain arithmetic; the "
+        f"(config/fast-path.yaml): {means['kd']} with the fast path, {means['kd-plain']} with the plain arithmetic; the "
         f"difference is {gap:+.2f} points, 95 % interval [{low:+.2f}, {high:+.2f}]."
     )
 
 
 def memory_table(found: Mapping) -> str:
-    """Peak memory of a cell, measured and estimated before it started."""
+    """Return the table of peak memory, measured and estimated before the group started."""
     return table(
         {
             "model": row["model"],
@@ -295,26 +197,26 @@ def memory_table(found: Mapping) -> str:
 
 
 def machine_section(found: Mapping) -> list[str]:
-    """All of one machine, for benchmarks/README.md."""
-    parts = [f"## {found['machine']['name']}", about(found)]
+    """Return all of one machine, for speed/README.md."""
+    parts = [f"## {found['machine']['name']}", machine_text(found)]
     if "steps" in found:
-        parts += ["### A training step", *([say_headline(found)] if headline(found) else []), steps_table(found)]
+        parts += ["### A training step", *([headline_text(found)] if headline(found) else []), steps_table(found)]
     if "methods" in found:
-        parts += ["### Methods", say_methods(found), methods_table(found)]
+        parts += ["### Methods", methods_text(found), methods_table(found)]
     if "data" in found:
-        parts += ["### Data", say_data(found)]
+        parts += ["### Data", data_text(found)]
     if "exchange" in found:
-        parts += ["### Exchange", say_exchange(found), exchange_table(found)]
+        parts += ["### Exchange", exchange_text(found), exchange_table(found)]
     if "overhead" in found:
-        parts += ["### Around the training", say_overhead(found)]
+        parts += ["### Around the training", overhead_text(found)]
     if "memory" in found:
         parts += ["### Memory", memory_table(found)]
     return parts
 
 
-def results(machines: Sequence[Mapping], growth: Sequence[Mapping], tried: Sequence[Mapping]) -> str:
-    """What stands in benchmarks/README.md."""
-    parts = [part for found in machines for part in machine_section(found)] or ["Nothing was measured yet: `make benchmark`."]
+def measurements_page(machines: Sequence[Mapping], growth: Sequence[Mapping], tried: Sequence[Mapping]) -> str:
+    """Return what stands in speed/README.md."""
+    parts = [part for found in machines for part in machine_section(found)] or ["Nothing was measured yet: `make speed`."]
     for found in growth:
         rows = [
             {"cells": f"{row['cells']:,}"} | {f"{step}, s": number(row[f"{step}_seconds"]) for step in GROWTH}
@@ -328,8 +230,8 @@ def results(machines: Sequence[Mapping], growth: Sequence[Mapping], tried: Seque
     return "\n\n".join(parts)
 
 
-def speed(machines: Sequence[Mapping]) -> str:
-    """What stands in README.md: a short table and a few sentences a machine."""
+def readme_section(machines: Sequence[Mapping]) -> str:
+    """Return what stands in README.md: a short table and a few sentences for each machine."""
     parts = []
     for found in machines:
         rows = {(row["model"], row["method"]): row for row in found.get("steps", ())}
@@ -348,26 +250,26 @@ def speed(machines: Sequence[Mapping]) -> str:
                     for row in shown
                 )
             )
-        sentences = {"data": say_data, "exchange": say_exchange, "overhead": say_overhead}
-        parts.append(" ".join(say(found) for part, say in sentences.items() if part in found))
-    return "\n\n".join(filter(None, parts)) or "Nothing was measured yet: `make benchmark`."
+        sentences = {"data": data_text, "exchange": exchange_text, "overhead": overhead_text}
+        parts.append(" ".join(sentence(found) for part, sentence in sentences.items() if part in found))
+    return "\n\n".join(filter(None, parts)) or "Nothing was measured yet: `make speed`."
 
 
 def between(text: str, name: str, content: str) -> str:
-    """The text with what stands between the marks of that name replaced; as it is where there are none."""
-    start, end = f"<!-- {name}: written by `python -m benchmarks.report` -->", f"<!-- end of {name} -->"
+    """Return the text with what stands between the marks of that name replaced; unchanged where there are none."""
+    start, end = f"<!-- {name}: written by `python -m speed.report` -->", f"<!-- end of {name} -->"
     before, mark, rest = text.partition(start)
     return f"{before}{start}\n\n{content}\n\n{end}{rest.partition(end)[2]}" if mark else text
 
 
 def render() -> dict[Path, str]:
-    """The two files as they should be."""
-    machines, growth = read(FOLDER)
-    tried = yaml.safe_load((FOLDER / "tried.yaml").read_text())
-    same = say_accuracy(pd.read_csv(ROOT / "results" / "fast-path" / "cells.csv"))
+    """Return path -> text of the two files as they should be."""
+    machines, growth = read()
+    tried = yaml.safe_load((ROOT / "speed" / "tried.yaml").read_text())
+    accuracy = accuracy_text(pd.read_csv(ROOT / "results" / "fast-path" / "cells.csv"))
     pages = {
-        FOLDER / "README.md": ("results", same + "\n\n" + results(machines, growth, tried)),
-        ROOT / "README.md": ("speed", speed(machines) + "\n\n" + same),
+        ROOT / "speed" / "README.md": ("results", accuracy + "\n\n" + measurements_page(machines, growth, tried)),
+        ROOT / "README.md": ("speed", readme_section(machines) + "\n\n" + accuracy),
     }
     return {path: between(path.read_text(), *place) for path, place in pages.items()}
 
@@ -375,7 +277,7 @@ def render() -> dict[Path, str]:
 def main() -> None:
     """Write the two files."""
     for path, text in render().items():
-        write_bytes(path, text.encode())
+        write_text(path, text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a benchmark costs by its number of cells, apart from training: `python -m benchmarks.scale --out scale.json`.
+"""Measure what a benchmark takes by its number of cells, apart from training: `python -m speed.scale --out scale.json`.
 
 A copy of the workflow gets a config of so many cells and the files that as many finished trainings would leave: two cells are
 really trained, for two epochs, and copied with other names, numbers and a history of 200 epochs. Then planning, collecting,
@@ -15,15 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from benchmarks import copy_workflow
-from dgd import data, provenance, training
+from dgd import data, provenance
 from dgd.config import cells
-from dgd.files import write_bytes
+from dgd.files import write_text
 from pipeline.config import resolve
+from speed import copy_workflow
+from speed.ours import train_cell
 
 SEEDS, EPOCHS, BLOCK = 5, 200, 100
 STUDENTS = (
@@ -45,10 +47,10 @@ TINY = {
 
 
 def benchmark(count: int) -> dict:
-    """A config of exactly so many cells: 20 methods x 5 seeds for as many students and data sets as that takes.
+    """Return a config of exactly so many cells: 20 methods x 5 seeds for as many students and data sets as that takes.
 
     Raises:
-        ValueError: The number is not a multiple of 100 for each data set, of which one serves 2,500 cells.
+        ValueError: The number is not a multiple of 100 times the data sets that it takes, one for each 2,500 cells.
     """
     datasets = next((n for n in (1, 2, 4) if 0 < count <= n * BLOCK * len(STUDENTS)), 0)
     students, rest = divmod(count, BLOCK * datasets) if datasets else (0, 1)
@@ -69,12 +71,11 @@ def benchmark(count: int) -> dict:
 
 
 def template(folder: Path) -> dict[int, dict[str, bytes]]:
-    """Train a cell of one network and one of two: {networks: {file: content}}, the history repeated to 200 epochs."""
+    """Train a cell of one network and one of two; return networks -> file -> content, with a history of 200 epochs."""
     found = {}
     data.prepare("digits", folder / "data", **TINY["data"])
     for cell in cells(TINY):
-        out = folder / cell["path"]
-        training.train_cell(cell, results=folder, data=folder / "data", out=out)
+        out = train_cell(cell, results=folder, data=folder / "data")
         files = {path.name: path.read_bytes() for path in out.iterdir()}
         head, *rows = csv.reader(files["history.csv"].decode().splitlines())
         rows = [[str(epoch), *rows[epoch % len(rows)][1:]] for epoch in range(EPOCHS)]
@@ -85,7 +86,7 @@ def template(folder: Path) -> dict[int, dict[str, bytes]]:
 
 
 def fill(results: Path, config: dict, templates: dict[int, dict[str, bytes]]) -> int:
-    """Write the folder of every cell of a resolved config, as if each had been trained; returns how many."""
+    """Write the folder of every cell of a resolved config, as if each had been trained; return how many there are."""
     everything = cells(config)
     for cell in everything:
         files = dict(templates[cell["networks"]])
@@ -106,8 +107,8 @@ def fill(results: Path, config: dict, templates: dict[int, dict[str, bytes]]) ->
     return len(everything)
 
 
-def world(folder: Path, count: int) -> dict:
-    """A copy of the workflow in `folder` with scale.yaml, a config of so many cells; returns it with every default."""
+def set_up(folder: Path, count: int) -> dict:
+    """Copy the workflow to `folder` with scale.yaml, a config of so many cells; return that config with every default."""
     copy_workflow(folder)
     config = benchmark(count)
     (folder / "scale.yaml").write_text(yaml.safe_dump(config))
@@ -117,7 +118,7 @@ def world(folder: Path, count: int) -> dict:
 
 
 def steps(papers: list[str]) -> dict[str, list[str]]:
-    """The commands that are timed, in order: as a user starts them, or as the rules do."""
+    """Return the commands that are timed, in order, as a user or a rule starts them, with these files of papers/."""
     out, config = "results/scale", "scale.json"
     papers = [f"papers/{name}.yaml" for name in papers]
     return {
@@ -130,8 +131,8 @@ def steps(papers: list[str]) -> dict[str, list[str]]:
 
 
 def measure(folder: Path, count: int, templates: dict[int, dict[str, bytes]]) -> dict[str, float]:
-    """Build a world of so many cells and time each step once, in seconds; the plan is made before any cell is there."""
-    config = world(folder, count)
+    """Set up a benchmark of so many cells and time each step once, in seconds; the plan is made before any cell is there."""
+    config = set_up(folder, count)
     spent = {"cells": count}
     for name, command in steps(config["papers"]).items():
         if name == "collect":
@@ -146,9 +147,9 @@ def measure(folder: Path, count: int, templates: dict[int, dict[str, bytes]]) ->
     return spent
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Time planning, collecting, tabulating, plotting and reporting, print a line for each size, and write them as JSON."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m speed.scale", description=main.__doc__)
     parser.add_argument("--cells", type=int, nargs="+", default=[100, 1000, 10000], help="sizes of the benchmarks to plan")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
@@ -165,7 +166,7 @@ def main(argv=None):
             shutil.rmtree(folder)
     record = provenance.record()
     about = {key: record[key] for key in ("machine", "python", "code_sha256", "git", "finished")}
-    write_bytes(args.out, json.dumps({"scale": rows, **about}, indent=2).encode())
+    write_text(args.out, json.dumps({"scale": rows, **about}, indent=2))
 
 
 if __name__ == "__main__":
