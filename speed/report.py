@@ -170,7 +170,7 @@ def overhead_text(found: Mapping) -> str:
 
 def accuracy_text(cells: pd.DataFrame) -> str:
     """Return whether the fast path changes accuracy: kd against kd-plain of config/fast-path.yaml."""
-    top1 = {method: rows["top1_last"].tolist() for method, rows in cells.query("network == 0").groupby("method")}
+    top1 = {method: rows["last"].tolist() for method, rows in cells.query("network == 0").groupby("method")}
     means = {method: "{:.2f} ± {:.2f} %".format(*mean_interval(values)[:2]) for method, values in top1.items()}
     gap, low, high, _ = difference(top1["kd"], top1["kd-plain"])
     pair = cells.query("method == 'kd'").iloc[0]
