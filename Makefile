@@ -36,10 +36,11 @@ speed: setup  ## measure speed on this machine and write the figures into speed/
 	python -m speed.measure
 	python -m speed.report
 
-lint: setup   ## ruff, snakefmt, snakemake --lint
+lint: setup   ## ruff, snakefmt, the contract on imports, snakemake --lint
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile pipeline/rules
+	lint-imports
 	snakemake --lint
 
 lock:         ## resolve pyproject.toml again into requirements.lock (needs uv)
