@@ -54,15 +54,13 @@ def names() -> list[str]:
 
 
 def options(term: str) -> dict[str, tuple[type, Any]]:
-    """Return the options of a term: name -> type and default.
-
-    Raises:
-        KeyError: There is no such term.
-    """
+    """Return the options of a term: name -> type and default; none of a term that is not known here."""
     if term in known() or not dgd.NETWORKS:
-        return known()[term]
+        return known().get(term, {})
     from dgd.objectives import TERMS
 
+    if term not in TERMS:
+        return {}
     hints = typing.get_type_hints(TERMS[term].__init__)
     parameters = inspect.signature(TERMS[term]).parameters.values()
     return {p.name: (hints.get(p.name, Any), p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
