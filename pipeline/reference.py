@@ -13,9 +13,9 @@ import yaml
 from dgd import keys, terms
 from dgd.benchmark import Benchmark, Pair, schema
 from dgd.cell import EXCHANGES, Data, Exchange, Recipe, Ring
-from dgd.methods import Row
 from dgd.exchange.repr import RePr
 from dgd.files import write_text
+from dgd.methods import Row
 from dgd.objectives import TERMS
 
 START, END = "<!-- keys: written by `python -m pipeline.reference` -->", "<!-- end of keys -->"
@@ -94,7 +94,14 @@ def render_terms() -> str:
     for name, part in {**{name: term() for name, term in TERMS.items()}, "repr": RePr}.items():
         own = [f"`{yaml.safe_dump({key: default}).strip()}`" for key, default in options(name).items()]
         texts = [f"{text[0].upper()}{text[1:].removesuffix('.')}." for text in part.deviations]
-        cells = [f"`{name}`", part.status, str(getattr(part, "requires", "")), "<br>".join(own), part.source, "<br>".join(texts)]
+        cells = [
+            f"`{name}`",
+            part.status,
+            str(getattr(part, "requires", "")),
+            "<br>".join(own),
+            part.source,
+            "<br>".join(texts),
+        ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join([*rows, "", TERMS_END])
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dgd import cli, config, exchange as exchanges, keys, methods, objectives, terms
+from dgd import cli, config, keys, methods, objectives, terms
+from dgd import exchange as exchanges
 from dgd.cell import EXCHANGES, Cell, Data, Graft, Recipe, exchange
 from dgd.config import ConfigError
 from pipeline import reference
@@ -487,12 +488,6 @@ def test_a_file_that_nobody_could_have_meant_is_refused_in_one_line(tmp_path, co
     assert said_by_snakemake(path) == said_by_the_command(path) == str(error.value)
 
 
-<<<<<<< HEAD
-def test_the_library_never_imports_the_pipeline():
-    for path in provenance.PACKAGE.rglob("*.py"):
-        assert "import pipeline" not in path.read_text()
-        assert "from pipeline" not in path.read_text()
-=======
 def test_what_cannot_be_read_is_named(tmp_path):
     for path, message in ((tmp_path / "none.yaml", "no such file"), (tmp_path, "a folder; give a YAML file")):
         with pytest.raises(ConfigError) as error:
@@ -583,4 +578,3 @@ def test_the_reference_is_that_of_the_kinds():
     assert reference.render() in text, "run `python -m pipeline.reference`"
     for path in sorted(ROOT.glob("config/*.yaml")):
         assert f"`{path.name}`" in text, f"config/README.md does not name {path.name}"
->>>>>>> refs/heads/config
