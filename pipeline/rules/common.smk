@@ -8,9 +8,12 @@ REQUIRED INPUTS:
 OUTPUTS:
 
     CONFIG      the checked config with every default
-    CELLS       path of a cell -> the resolved cell, teachers included
+    CELLS       path of a cell -> the cell, teachers included
+    STALE       path of a cell -> why it is trained: its result is missing, or is not the one that is asked for
     TEACHERS    paths of the cells that other cells learn from
     BENCHMARK   folder of this benchmark's results
+    FROZEN      the benchmark is frozen: its cells are read, and there are no rules that would make them
+    READING     hash of what reads the cells
 """
 
 import json
@@ -26,9 +29,12 @@ if workflow.remote_exec:
 from snakemake.utils import update_config
 
 from dgd import config as dgd_config
-from dgd import provenance
-from pipeline.config import fingerprint, listing, one_of, resolve, typed
+from dgd import frozen, identity
+from dgd.cell import Cell
+from pipeline import planning
+from pipeline.config import one_of, resolve, typed
 from pipeline.jobs import gpus, launcher, mem_mb, threads
+from pipeline.prepare import Prepared
 
 os.environ.pop("DGD_NETWORKS", None)
 
@@ -42,22 +48,59 @@ except dgd_config.ConfigError as error:
 RESULTS = CONFIG["results"]
 BENCHMARK = f"{RESULTS}/{CONFIG['benchmark']}"
 PREPARED = f"{CONFIG['data']['dir']}/prepared/{CONFIG['benchmark']}"
-CELLS = {cell["path"]: cell for cell in dgd_config.cells(CONFIG)}
-DATASETS = {cell["slug"]: cell["dataset"] for cell in CELLS.values()}
-TEACHERS = sorted({path for cell in CELLS.values() for path in cell["teachers"]})
+CELLS = {cell["path"]: Cell.from_plain(cell) for cell in dgd_config.cells(CONFIG)}
+DATA = {
+    cell.slug: Prepared(cell.dataset, CONFIG["data"], Path(PREPARED) / cell.slug)
+    for cell in CELLS.values()
+}
+TEACHERS = sorted({path for cell in CELLS.values() for path in cell.teachers})
 RESOLVED = json.dumps(CONFIG, sort_keys=True)
-PRUNED = [f"{RESULTS}/{path}/pruning.csv" for path in CELLS if CONFIG["pruning"]]
-TABLES = ("results", "methods", "filters", "density", "claims", "controls")
+FROZEN = frozen.is_frozen(BENCHMARK)
+PRUNED = [
+    path
+    for path in (f"{RESULTS}/{path}/pruning.csv" for path in CELLS)
+    if CONFIG["pruning"] and (os.path.exists(path) or not FROZEN)
+]
+READING = planning.reading(
+    RESOLVED, Path(workflow.basedir) / "pipeline" / "report" / "page.html"
+)
 
 # `python` in a rule is the one that runs Snakemake, also when its environment is not activated.
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH')}")
 
 
+# `dgd.identity` alone decides which cells are trained. There are rules for those only: the others are files like any other, and no
+# time, parameter or environment makes Snakemake train them again. A job on another machine trains what it was sent for; and what
+# lies in a remote store cannot be read here: only what is missing there is trained.
+LOCAL = not (
+    workflow.storage_settings and workflow.storage_settings.default_storage_provider
+)
+STALE = dict.fromkeys(CELLS)
+if workflow.is_main_process and LOCAL:
+    try:
+        frozen.refuse(
+            BENCHMARK, CELLS.values(), {name: DATA[name].folder for name in DATA}
+        )
+    except ValueError as error:
+        sys.exit(f"{FILES or 'config'}: {error}")
+    STALE = {} if FROZEN else planning.stale(CELLS, RESULTS, DATA)
+MARKS = planning.marks(STALE, DATA, RESULTS)
+
+
+def marks_of(what):
+    """The mark that a cell or a data set which is there is made again."""
+    return [
+        f"{BENCHMARK}/logs/stale/{mark}" for mark in MARKS if MARKS[mark][0] == what
+    ]
+
+
 def teachers_of(wildcards, file):
     """This file of every cell that this cell learns from."""
-    return [f"{RESULTS}/{path}/{file}" for path in CELLS[wildcards.cell]["teachers"]]
+    return [
+        ancient(f"{RESULTS}/{path}/{file}") for path in CELLS[wildcards.cell].teachers
+    ]
 
 
 def data_of(wildcards, file):
     """A file of the prepared data set that this cell trains on."""
-    return f"{PREPARED}/{CELLS[wildcards.cell]['slug']}/{file}"
+    return ancient(f"{PREPARED}/{CELLS[wildcards.cell].slug}/{file}")

@@ -1,5 +1,5 @@
 """
-This part of the workflow trains cells. A teacher is a `baseline` cell of another model: the same rule, run earlier.
+This part of the workflow trains the cells that are missing or stale. A teacher is a `baseline` cell of another model: the same rule, run earlier.
 
 REQUIRED INPUTS:
 
@@ -18,16 +18,32 @@ OUTPUTS, in <results>/<benchmark>/<dataset>/<model>/<method>/seed<k>/:
 """
 
 
+rule stale:
+    """Saying why a cell or a data set that is there is made again."""
+    output:
+        touch(f"{BENCHMARK}/logs/stale/{{mark}}"),
+    log:
+        f"{BENCHMARK}/logs/stale/{{mark}}.log",
+    wildcard_constraints:
+        mark=one_of(MARKS),
+    conda:
+        "../../envs/tables.yaml"
+    params:
+        why=lambda wildcards: ": ".join(MARKS[wildcards.mark]),
+    message:
+        "{params.why}"
+
+
 rule train:
     """Training a cell: one method, one student, one seed."""
     input:
         images=lambda wildcards: data_of(wildcards, "images.safetensors"),
         manifest=lambda wildcards: data_of(wildcards, "manifest.json"),
         teachers=lambda wildcards: teachers_of(wildcards, "model.safetensors"),
-        # Says whether a teacher has a result. It also holds seconds, which are no reason to train a student again.
-        outcomes=lambda wildcards: [
-            ancient(path) for path in teachers_of(wildcards, "metrics.json")
-        ],
+        # Says whether a teacher has a result.
+        outcomes=lambda wildcards: teachers_of(wildcards, "metrics.json"),
+        identities=lambda wildcards: teachers_of(wildcards, "provenance.json"),
+        marks=lambda wildcards: marks_of(wildcards.cell),
     output:
         metrics=f"{RESULTS}/{{cell}}/metrics.json",
         history=f"{RESULTS}/{{cell}}/history.csv",
@@ -41,7 +57,7 @@ rule train:
     benchmark:
         f"{RESULTS}/{{cell}}/usage.tsv"
     wildcard_constraints:
-        cell=one_of(path for path in CELLS if path not in TEACHERS),
+        cell=one_of(path for path in STALE if path not in TEACHERS),
     conda:
         "../../envs/train.yaml"
     threads: lambda wildcards: threads(CELLS[wildcards.cell])
@@ -50,10 +66,9 @@ rule train:
         mem_mb=lambda wildcards: mem_mb(CELLS[wildcards.cell]),
     params:
         launcher=lambda wildcards: launcher(CELLS[wildcards.cell]),
-        cell=lambda wildcards: json.dumps(CELLS[wildcards.cell], sort_keys=True),
-        data=lambda wildcards, input: os.path.dirname(input.manifest),
+        cell=lambda wildcards: json.dumps(CELLS[wildcards.cell].plain(), sort_keys=True),
+        data=lambda wildcards: f"{PREPARED}/{CELLS[wildcards.cell].slug}",
         results=lambda wildcards, output: output.metrics.split(wildcards.cell)[0],
-        src=provenance.code_hash() + fingerprint("pipeline/train.py"),
     message:
         "training {wildcards.cell}"
     shell:
@@ -64,7 +79,7 @@ rule train:
 
 use rule train as teacher with:
     wildcard_constraints:
-        cell=one_of(TEACHERS),
+        cell=one_of(path for path in STALE if path in TEACHERS),
     priority: 1
     message:
         "training the teacher {wildcards.cell}"

@@ -1,0 +1,64 @@
+"""Which cells a run of Snakemake trains, by `dgd.identity`, and which data sets it prepares. Nothing here needs torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from dgd import identity
+from dgd.cell import Cell
+from dgd.identity import Stale
+from pipeline.prepare import MADE_FROM, Prepared
+
+READERS = ("pipeline.collect", "pipeline.tabulate", "pipeline.plot", "pipeline.report")
+"""The scripts that read finished cells."""
+UNREAD = ("dgd.models", "dgd.objectives", "dgd.data")
+"""What the readers' modules name and never run: they are started with DGD_NETWORKS=no."""
+
+
+def stale(cells: Mapping[str, Cell], results: str | Path, data: Mapping[str, Prepared]) -> dict[str, Stale]:
+    """Return path -> why the cell is trained: its folder does not hold its result.
+
+    Args:
+        cells: Path -> cell, teachers included.
+        results: Root of the results.
+        data: Folder name of a data set -> how it is prepared.
+    """
+    identities = identity.Identities(cells.values())
+    found = {}
+    for path, cell in cells.items():
+        prepared = data[cell.slug]
+        status = identity.status(cell, Path(results) / path, identity=identities.of(cell), data=prepared.hash)
+        if prepared.changed:
+            status = Stale((*status.reasons, "the data set is prepared again, for what it is made from changed"))
+        if not status.fresh:
+            found[path] = status
+    return found
+
+
+def marks(stale: Mapping[str, Stale | None], data: Mapping[str, Prepared], results: str | Path) -> dict[str, tuple[str, str]]:
+    """Return mark -> (what, why) of cells and data sets that are there and are made again.
+
+    What Snakemake finds missing needs no mark. A mark's name says which result is not wanted any more, and why: a mark that was
+    left over stands for nothing else.
+
+    Args:
+        stale: Path of a cell -> why it is trained; None where that is not known.
+        data: Folder name of a data set -> how it is prepared.
+        results: Root of the results.
+    """
+    there = [(path, Path(results) / path / "metrics.json", str(status)) for path, status in stale.items() if status]
+    there += [
+        (name, prepared.folder / MADE_FROM, "what it is made from changed")
+        for name, prepared in data.items()
+        if stale and prepared.outdated
+    ]
+    return {
+        identity.digest({what: f"{why} {file.stat().st_mtime_ns}"})[:16]: (what, why)
+        for what, file, why in there
+        if file.is_file()
+    }
+
+
+def reading(config: str, *files: Path) -> str:
+    """Return a hash of all that tables, figures and report are made by: the readers' code, other files, the config."""
+    hashes = identity.code_files(*READERS, apart=UNREAD) | {path.name: identity.file_hash(path) or "" for path in files}
+    return identity.digest(hashes | {"config": config})
