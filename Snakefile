@@ -32,7 +32,6 @@ resource_scopes:
 
 localrules:
     all,
-    stale,
 
 
 rule all:

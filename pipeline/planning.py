@@ -34,28 +34,34 @@ def stale(cells: Mapping[str, Cell], results: str | Path, data: Mapping[str, Pre
     return found
 
 
-def marks(stale: Mapping[str, Stale | None], data: Mapping[str, Prepared], results: str | Path) -> dict[str, tuple[str, str]]:
-    """Return mark -> (what, why) of cells and data sets that are there and are made again.
+def mark(
+    stale: Mapping[str, Stale | None], data: Mapping[str, Prepared], results: str | Path, benchmark: str | Path
+) -> dict[str, str]:
+    """Write a file for each cell and data set that is there and is made again; return cell or data set -> file.
 
-    What Snakemake finds missing needs no mark. A mark's name says which result is not wanted any more, and why: a mark that was
-    left over stands for nothing else.
+    As an input it is newer than all that the cell left, and so makes Snakemake run the rule. What is missing needs none. A name
+    says which result is not wanted any more and why, so a mark that was left over stands for nothing else.
 
     Args:
         stale: Path of a cell -> why it is trained; None where that is not known.
         data: Folder name of a data set -> how it is prepared.
         results: Root of the results.
+        benchmark: The benchmark's results: the marks are in its logs.
     """
-    there = [(path, Path(results) / path / "metrics.json", str(status)) for path, status in stale.items() if status]
-    there += [
+    made = [(path, Path(results) / path / "metrics.json", str(status)) for path, status in stale.items() if status]
+    made += [
         (name, prepared.folder / MADE_FROM, "what it is made from changed")
         for name, prepared in data.items()
         if stale and prepared.outdated
     ]
-    return {
-        identity.digest({what: f"{why} {file.stat().st_mtime_ns}"})[:16]: (what, why)
-        for what, file, why in there
-        if file.is_file()
-    }
+    found, folder = {}, Path(benchmark) / "logs" / "stale"
+    for what, file, why in made:
+        if file.is_file():
+            path = folder / identity.digest({what: f"{why} {file.stat().st_mtime_ns}"})[:16]
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{what}: {why}\n")
+            found[what] = str(path)
+    return found
 
 
 def reading(config: str, *files: Path) -> str:

@@ -84,14 +84,12 @@ if workflow.is_main_process and LOCAL:
     except ValueError as error:
         sys.exit(f"{FILES or 'config'}: {error}")
     STALE = {} if FROZEN else planning.stale(CELLS, RESULTS, DATA)
-MARKS = planning.marks(STALE, DATA, RESULTS)
+MARKS = planning.mark(STALE, DATA, RESULTS, BENCHMARK)
 
 
-def marks_of(what):
-    """The mark that a cell or a data set which is there is made again."""
-    return [
-        f"{BENCHMARK}/logs/stale/{mark}" for mark in MARKS if MARKS[mark][0] == what
-    ]
+def mark_of(what):
+    """The mark that this cell or data set, which is there, is made again."""
+    return MARKS.get(what, [])
 
 
 def teachers_of(wildcards, file):

@@ -17,7 +17,7 @@ OUTPUTS:
 rule prepare:
     """Preparing a data set: checked, split, written as tensors."""
     input:
-        lambda wildcards: marks_of(wildcards.dataset),
+        lambda wildcards: mark_of(wildcards.dataset),
     output:
         images=f"{PREPARED}/{{dataset}}/images.safetensors",
         manifest=f"{PREPARED}/{{dataset}}/manifest.json",

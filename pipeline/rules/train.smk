@@ -18,22 +18,6 @@ OUTPUTS, in <results>/<benchmark>/<dataset>/<model>/<method>/seed<k>/:
 """
 
 
-rule stale:
-    """Saying why a cell or a data set that is there is made again."""
-    output:
-        touch(f"{BENCHMARK}/logs/stale/{{mark}}"),
-    log:
-        f"{BENCHMARK}/logs/stale/{{mark}}.log",
-    wildcard_constraints:
-        mark=one_of(MARKS),
-    conda:
-        "../../envs/tables.yaml"
-    params:
-        why=lambda wildcards: ": ".join(MARKS[wildcards.mark]),
-    message:
-        "{params.why}"
-
-
 rule train:
     """Training a cell: one method, one student, one seed."""
     input:
@@ -43,7 +27,8 @@ rule train:
         # Says whether a teacher has a result.
         outcomes=lambda wildcards: teachers_of(wildcards, "metrics.json"),
         identities=lambda wildcards: teachers_of(wildcards, "provenance.json"),
-        marks=lambda wildcards: marks_of(wildcards.cell),
+        # Newer than the outputs of a stale cell: its reason to be trained again.
+        mark=lambda wildcards: mark_of(wildcards.cell),
     output:
         metrics=f"{RESULTS}/{{cell}}/metrics.json",
         history=f"{RESULTS}/{{cell}}/history.csv",
@@ -65,12 +50,13 @@ rule train:
         gpu=lambda wildcards: gpus(CELLS[wildcards.cell]),
         mem_mb=lambda wildcards: mem_mb(CELLS[wildcards.cell]),
     params:
+        why=lambda wildcards: f"\n{STALE[wildcards.cell] or ''}".rstrip(),
         launcher=lambda wildcards: launcher(CELLS[wildcards.cell]),
         cell=lambda wildcards: json.dumps(CELLS[wildcards.cell].plain(), sort_keys=True),
         data=lambda wildcards: f"{PREPARED}/{CELLS[wildcards.cell].slug}",
         results=lambda wildcards, output: output.metrics.split(wildcards.cell)[0],
     message:
-        "training {wildcards.cell}"
+        "training {wildcards.cell}{params.why}"
     shell:
         # The progress bars go to the log; the line at the end goes to the terminal too.
         "{params.launcher} -m pipeline.train --cell {params.cell:q} --data {params.data:q} --results {params.results:q} "
@@ -82,4 +68,4 @@ use rule train as teacher with:
         cell=one_of(path for path in STALE if path in TEACHERS),
     priority: 1
     message:
-        "training the teacher {wildcards.cell}"
+        "training the teacher {wildcards.cell}{params.why}"
