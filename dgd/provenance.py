@@ -18,7 +18,6 @@ READERS = (
     "comparison.py",
     "controls.py",
     "evidence.py",
-    "figures.py",
     "pruning.py",
     "statistics.py",
     "tables.py",
@@ -28,7 +27,11 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-
 
 def source_files() -> list[Path]:
     """The files of the package that can change what a training computes, sorted."""
-    return sorted(path for path in PACKAGE.rglob("*.py") if str(path.relative_to(PACKAGE)) not in READERS)
+
+    def reads(path: Path) -> bool:
+        return str(path) in READERS or path.parts[0] == "read"
+
+    return sorted(path for path in PACKAGE.rglob("*.py") if not reads(path.relative_to(PACKAGE)))
 
 
 def code_hash() -> str:

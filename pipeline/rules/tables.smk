@@ -195,7 +195,7 @@ rule plot:
     params:
         folder=lambda wildcards, input: os.path.dirname(str(input.cells)),
         src=fingerprint(
-            "dgd/figures.py", "dgd/evidence.py", "dgd/tables.py", "pipeline/plot.py"
+            "dgd/read/figures", "dgd/evidence.py", "dgd/tables.py", "pipeline/plot.py"
         ),
     message:
         "plotting {BENCHMARK}"
