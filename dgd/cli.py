@@ -37,7 +37,7 @@ def _described(name: str, row) -> list:
     """A row of `dgd.methods.METHODS` for people: what it minimises, and how it stands to its source."""
     from dgd import methods, objectives, surgery
 
-    spec = methods.written_out(row.objective)
+    spec = methods.given_options(row.objective)
     terms = []
     for term, options in spec.items():
         weight = f"{options['weight']:g} " if options.get("weight", 1.0) != 1 else ""

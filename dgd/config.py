@@ -325,7 +325,7 @@ def _path(config, dataset, model, method, seed) -> str:
 
 def _objective(row: dict, protocol: str) -> dict[str, dict]:
     """The terms with their options, `{'weight': ...}` written out."""
-    objective = methods.written_out(row["objective"])
+    objective = methods.given_options(row["objective"])
     if "kd" in objective:
         # With several teachers the paper averages probabilities, the released code adds the losses up.
         objective["kd"].setdefault("teachers", "mean" if protocol == "paper" else "sum")

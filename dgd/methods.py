@@ -3,10 +3,13 @@
 A method is a row of data. The loop in `dgd.training` knows no name of this table.
 """
 
+import ast
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -189,9 +192,40 @@ def resolve(entry: str | Mapping) -> tuple[str, dict]:
     return name, asdict(method)
 
 
-def written_out(objective: Mapping) -> dict[str, dict]:
-    """The terms with their options, in which a bare number is `{'weight': number}`."""
+def given_options(objective: Mapping) -> dict[str, dict]:
+    """Return the terms with the options that are given, in which a bare number is `{'weight': number}`."""
     return {term: dict(value) if isinstance(value, Mapping) else {"weight": value} for term, value in objective.items()}
+
+
+def written_out(objective: Mapping) -> dict[str, dict]:
+    """Return the terms with their weights and every option, so that two objectives that are the same are equal.
+
+    Args:
+        objective: Term -> weight, or term -> {'weight': ..., option: ...}.
+
+    Returns:
+        Term -> {'weight': float, option: value, ...}. Of a term outside this package only what is given is known.
+    """
+    found = {}
+    for term, given in given_options(objective).items():
+        full = {"weight": 1.0, **_defaults(term), **given}
+        found[term] = full | {"weight": float(full["weight"])}
+    return found
+
+
+@cache
+def _defaults(term: str) -> Mapping:
+    """Return the options of a term with their defaults, read from its source: nothing here needs torch."""
+    path = Path(__file__).parent / "objectives" / f"{term}.py"
+    if not path.is_file():
+        return {}
+    for node in ast.parse(path.read_text("utf-8")).body:
+        assigned = [target.id for line in getattr(node, "body", ()) if isinstance(line, ast.Assign) for target in line.targets]
+        if isinstance(node, ast.ClassDef) and "source" in assigned:
+            makers = [line for line in node.body if isinstance(line, ast.FunctionDef) and line.name == "__init__"]
+            pairs = [pair for line in makers for pair in zip(line.args.args[1:], line.args.defaults, strict=True)]
+            return {argument.arg: ast.literal_eval(default) for argument, default in pairs}
+    return {}
 
 
 def filled_exchange(exchange: Mapping | None, protocol: str = "paper") -> dict | None:
