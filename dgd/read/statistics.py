@@ -118,7 +118,7 @@ def difference(a: Sequence[float], b: Sequence[float], confidence: float = 0.95)
     return Difference(gain, gain - half, gain + half, float(2 * stats.t.sf(abs(gain) / error, freedom)))
 
 
-def smallest_difference(sd: float, n: int | tuple[int, int], power: float = 0.8, confidence: float = 0.95) -> float:
+def minimum_detectable_effect(sd: float, n: int | tuple[int, int], power: float = 0.8, confidence: float = 0.95) -> float:
     """Return the smallest true difference of two means that so many seeds would have shown with probability `power`.
 
     Shown: the difference's interval excludes 0 on the right side. From the noncentral t distribution, for equal spreads.
@@ -145,20 +145,23 @@ def smallest_difference(sd: float, n: int | tuple[int, int], power: float = 0.8,
         raise ValueError(f"sd must be a finite number of at least 0, got {sd}")
     if math.isnan(sd) or min(n_a, n_b) < 2:
         return math.nan
-    return float(sd * math.sqrt(1 / n_a + 1 / n_b) * _effect(int(n_a), int(n_b), power, confidence))
+    return float(sd * math.sqrt(1 / n_a + 1 / n_b) * _standard_errors(int(n_a), int(n_b), power, confidence))
 
 
-def smallest_difference_between(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return `smallest_difference` for two samples, by their pooled standard deviation; NaN with fewer than two on a side."""
+def detectable_between(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the minimum detectable effect of two samples, by their pooled standard deviation; NaN with fewer than two on a side.
+
+    See `minimum_detectable_effect`.
+    """
     (_, sd_a, n_a, *_), (_, sd_b, n_b, *_) = mean_interval(a), mean_interval(b)
     if min(n_a, n_b) < 2:
         return math.nan
     pooled = math.sqrt(((n_a - 1) * sd_a**2 + (n_b - 1) * sd_b**2) / (n_a + n_b - 2))
-    return smallest_difference(pooled, (n_a, n_b))
+    return minimum_detectable_effect(pooled, (n_a, n_b))
 
 
 @cache
-def _effect(n_a: int, n_b: int, power: float, confidence: float) -> float:
+def _standard_errors(n_a: int, n_b: int, power: float, confidence: float) -> float:
     """Return the smallest difference in standard errors."""
     freedom = (1 / n_a + 1 / n_b) ** 2 / (1 / n_a**2 / (n_a - 1) + 1 / n_b**2 / (n_b - 1))
     critical = _quantile(confidence, freedom)
