@@ -28,8 +28,8 @@ from benchmarks.plain import CLASSES, SIZE
 from benchmarks.report import WITHOUT_OWN, number, own_multiple, percent, read, table
 from dgd import config, models
 from dgd.data.sources import find
+from dgd.files import write_bytes
 from dgd.objectives import TERMS
-from dgd.tables import replace_file
 
 IMAGENET = 1_281_167
 """Training images of ILSVRC 2012: what a folder is taken to hold that is not there."""
@@ -209,7 +209,7 @@ def write(path: Path, machines: Sequence[Rates]) -> bool:
     text = path.read_text()
     if not LINE.search(text):
         return False
-    replace_file(path, LINE.sub(lambda _: line(path, machines), text, count=1).encode())
+    write_bytes(path, LINE.sub(lambda _: line(path, machines), text, count=1).encode())
     return True
 
 

@@ -30,9 +30,9 @@ from benchmarks.plain import CLASSES, MEAN, SIZE, STD, random_images
 from dgd import methods, models, provenance, training
 from dgd.config import cells
 from dgd.data import Dataset
+from dgd.files import write_bytes
 from dgd.memory import EVALUATION_BATCH
 from dgd.surgery import SURGERY
-from dgd.tables import replace_file
 
 BATCH = 64
 METHODS = {
@@ -628,7 +628,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "seconds": round(time.perf_counter() - start, 1),
             "load": [round(load, 1), round(os.getloadavg()[0], 1)],
         }
-        replace_file(out, (json.dumps(results, indent=1) + "\n").encode())
+        write_bytes(out, (json.dumps(results, indent=1) + "\n").encode())
     print(out)
 
 

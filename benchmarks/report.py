@@ -15,8 +15,8 @@ import yaml
 from tabulate import tabulate
 
 from benchmarks import ROOT
-from dgd.statistics import difference, mean_interval
-from dgd.tables import replace_file
+from dgd.files import write_bytes
+from dgd.read.statistics import difference, mean_interval
 
 FOLDER = ROOT / "benchmarks"
 EPOCH = 50_000
@@ -375,7 +375,7 @@ def render() -> dict[Path, str]:
 def main() -> None:
     """Write the two files."""
     for path, text in render().items():
-        replace_file(path, text.encode())
+        write_bytes(path, text.encode())
 
 
 if __name__ == "__main__":

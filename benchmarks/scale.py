@@ -22,7 +22,7 @@ import yaml
 from benchmarks import copy_workflow
 from dgd import data, provenance, training
 from dgd.config import cells
-from dgd.tables import replace_file
+from dgd.files import write_bytes
 from pipeline.config import resolve
 
 SEEDS, EPOCHS, BLOCK = 5, 200, 100
@@ -165,7 +165,7 @@ def main(argv=None):
             shutil.rmtree(folder)
     record = provenance.record()
     about = {key: record[key] for key in ("machine", "python", "code_sha256", "git", "finished")}
-    replace_file(args.out, json.dumps({"scale": rows, **about}, indent=2).encode())
+    write_bytes(args.out, json.dumps({"scale": rows, **about}, indent=2).encode())
 
 
 if __name__ == "__main__":

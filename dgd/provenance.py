@@ -12,16 +12,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 # They read finished cells and take no part in training one: an edit there makes no cell stale.
-READERS = (
-    "claims.py",
-    "cli.py",
-    "comparison.py",
-    "controls.py",
-    "evidence.py",
-    "pruning.py",
-    "statistics.py",
-    "tables.py",
-)
+READERS = ("cli.py", "pruning.py")
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn", "safetensors")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from dgd.config import ConfigError, cells
-from dgd.tables import replace_file
+from dgd.files import write_text
 from pipeline.config import load
 
 HEADER = "# Names for `dvc repro 'cell@<name>'`. Written by `python -m pipeline.cells`; a test holds it to config/*.yaml.\n"
@@ -41,7 +41,7 @@ def main(argv=None):
     parser.add_argument("configs", nargs="*", type=Path, help="default: config/*.yaml")
     parser.add_argument("--out", type=Path, default=Path("cells.yaml"))
     args = parser.parse_args(argv)
-    replace_file(args.out, render(args.configs or sorted(Path("config").glob("*.yaml"))).encode())
+    write_text(args.out, render(args.configs or sorted(Path("config").glob("*.yaml"))))
 
 
 if __name__ == "__main__":

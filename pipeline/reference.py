@@ -6,10 +6,10 @@ from pathlib import Path
 
 import yaml
 
+from dgd.files import write_text
 from dgd.methods import EXCHANGES
 from dgd.objectives import NEEDS, TERMS
 from dgd.surgery import SURGERY
-from dgd.tables import replace_file
 from pipeline.config import schema
 
 START, END = "<!-- keys: written by `python -m pipeline.reference` -->", "<!-- end of keys -->"
@@ -66,7 +66,7 @@ def main():
         "docs/methods.md": (TERMS_START, render_terms(), TERMS_END),
     }.items():
         before, _, rest = Path(path).read_text().partition(start)
-        replace_file(path, (before + text + rest.partition(end)[2]).encode())
+        write_text(path, before + text + rest.partition(end)[2])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from dgd.read.figures.pruned import pruning
 from dgd.read.figures.sets import sets_by_epoch, sets_over_epochs
 from dgd.read.figures.shares import kept_shares
 from dgd.read.files import PRUNING, Traces
-from dgd.statistics import mean_interval
+from dgd.read.statistics import mean_interval
 from dgd.task import METRICS
 
 TOP1, RMSE = METRICS["classification"], METRICS["regression"]

@@ -79,14 +79,17 @@ class Published:
     """
 
     def __init__(self, papers: pd.DataFrame):
-        self.rows = papers.assign(teacher=papers["teacher"].fillna("")).to_dict("records")
+        absent = {"teacher": "", "teacher_here": "", "counts": None, "copied_from": None}
+        self.rows = [
+            row | {key: value for key, value in absent.items() if pd.isna(row[key])} for row in papers.to_dict("records")
+        ]
         self._found: dict[tuple, list[dict]] = {}
         for row in self.rows:
             if row["composition"] is None:
                 continue
             composed = composition(row["composition"].objective, row["composition"].exchange)
             # A cell of the paper's own network, once there is one here, stands beside it as one of ours does.
-            names = ({row["model"], row["model_here"]}, {row["teacher"], row["teacher_here"] or ""})
+            names = ({row["model"], row["model_here"]}, {row["teacher"], row["teacher_here"]})
             for model, teacher in product(*names):
                 key = row["metric"], row["dataset"], model, teacher, row["networks"], row["teachers"], composed
                 self._found.setdefault(key, []).append(row)

@@ -149,9 +149,9 @@ def minimum_detectable_effect(sd: float, n: int | tuple[int, int], power: float 
 
 
 def detectable_between(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the minimum detectable effect of two samples, by their pooled standard deviation; NaN with fewer than two on a side.
+    """Return the `minimum_detectable_effect` of two samples, by their pooled standard deviation.
 
-    See `minimum_detectable_effect`.
+    It is NaN with fewer than two values on a side.
     """
     (_, sd_a, n_a, *_), (_, sd_b, n_b, *_) = mean_interval(a), mean_interval(b)
     if min(n_a, n_b) < 2:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from dgd.read.figures import style
 from dgd.read.figures.material import Material
-from dgd.statistics import mean_interval
+from dgd.read.statistics import mean_interval
 
 
 def entropy_sums(sums: Mapping[str, Sequence[float]], networks: Mapping[str, int], layers: int, title: str) -> Figure:

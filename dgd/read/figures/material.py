@@ -10,9 +10,6 @@ import pandas as pd
 from dgd.read.files import Traces, read_filters, read_pruning, read_traces
 from dgd.task import METRICS, Metric
 
-THRESHOLDS = (1.0, 0.1)
-"""L1 norms up to which a filter is invalid (arXiv 2004.12311, section 4.3)."""
-
 PROJECTION = "conv3"
 """Name, within its block, of the convolution that projects in a MobileNetV2 and in bottleneck ResNets. What a convolution is
 for stands nowhere but in its name, and the paper's figure of filter norms shows these alone."""

@@ -7,7 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dgd.read.figures import lines, style
-from dgd.read.figures.material import THRESHOLDS, Material
+from dgd.read.figures.material import Material
+from dgd.read.thresholds import THRESHOLDS
 
 FLOOR = 1e-4
 """Norms below this are drawn at it: collapsed filters reach zero, which a log axis has not."""

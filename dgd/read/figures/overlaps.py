@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dgd.read.figures import style
-from dgd.read.figures.material import THRESHOLDS, Material
+from dgd.read.figures.material import Material
+from dgd.read.thresholds import THRESHOLDS
 
 MOST = 8
 """Methods up to which a matrix holds numbers; above, colours only."""

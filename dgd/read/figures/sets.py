@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dgd.read.figures import lines, style
-from dgd.read.figures.material import THRESHOLDS, Material
+from dgd.read.figures.material import Material
 from dgd.read.files import Traces
-from dgd.tables import filter_sets
+from dgd.read.thresholds import THRESHOLDS, filter_sets
 
 
 def sets_over_epochs(traces: Traces, baseline: np.ndarray, threshold: float) -> pd.DataFrame:
