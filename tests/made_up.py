@@ -24,7 +24,6 @@ def cell_of(
     teacher=None,
     dataset="cifar100",
     model=None,
-    like=None,
     recipe=None,
     data=None,
     **more,
@@ -33,6 +32,7 @@ def cell_of(
 
     Args:
         method: Its label, and what it is made of unless `more` says otherwise.
+        recipe, data: Keys that are not the defaults'.
         more: Other fields of the cell.
     """
     entry = {method: NAMED[method]} if method in NAMED else method
