@@ -16,19 +16,28 @@ import pandas as pd
 import pytest
 import yaml
 
-from dgd import claims, cli
-from dgd.statistics import difference, verdict
-from dgd.tables import COLUMNS, collect
+from dgd import cli, methods
+from dgd.cell import Cell, Data, Recipe, exchange
+from dgd.read import claims
+from dgd.read.cells import COLUMNS, collect, conditions
+from dgd.read.claims import text
+from dgd.read.claims.schema import KINDS
+from dgd.read.matching import composition
+from dgd.read.papers import paper_methods, read_papers
+from dgd.read.results import results_table
+from dgd.read.statistics import difference, verdict
+from dgd.read.table import markdown, write
 
 ROOT = Path(__file__).parents[1]
 PAPERS = [ROOT / "papers" / f"{name}.yaml" for name in ("dgd", "filter-grafting")]
-NETWORKS = {"grafting": (2, 0), "kd": (1, 1), "dgd": (2, 1), "pair": (2, 0)}
+ROWS = {name: methods.resolve(name)[1] for name in ("baseline", "kd", "grafting", "dgd")}
+ROWS["pair"] = methods.resolve({"pair": {"base": "baseline", "networks": 2}})[1]
 R56, R110 = "cifar_resnet56", "cifar_resnet110"
 
 
 def published(id, method, value, metric="top1", teacher=None, **more):
-    networks, teachers = NETWORKS.get(method, (1, 0))
-    networks = 2 if method == "ensemble" else networks
+    of = ROWS["pair" if method == "ensemble" else method]
+    networks, teachers = of["networks"], of["teachers"]
     row = {"id": id, "table": "T", "dataset": "cifar10", "model": R56, "method": method, "networks": networks}
     row |= {"teachers": teachers, "metric": metric, "value": value, "source": "T"} | more
     return row | ({"teacher": teacher} if teacher else {})
@@ -37,7 +46,14 @@ def published(id, method, value, metric="top1", teacher=None, **more):
 PAPER = {
     "paper": "p",
     "headline": ["T"],
-    "recipe": {"cifar10": {"epochs": 200, "lr": 0.1, "batch_size": [128, 256], "schedule": "slr"}},
+    "methods": ["baseline", "kd", "grafting", "dgd", {"pair": {"base": "baseline", "networks": 2}}],
+    "networks": {},
+    "conditions": {
+        "cifar10": {
+            **{"epochs": 200, "lr": 0.1, "batch_size": [128, 256], "schedule": "slr", "step_epochs": 60},
+            **{"precision": "fp32", "train_images": None, "validation_images": 0},
+        }
+    },
     "results": [
         published("base", "baseline", 90.0),
         published("graft", "grafting", 91.0),
@@ -70,9 +86,14 @@ PAPER = {
 
 
 def paper(tmp_path, **compares):
-    """Write a paper with one claim, its `compares` changed; the keys of its one setting can be given too."""
+    """Write a paper with one claim, its `compares` changed; the keys of its one setting can be given too.
+
+    The published rows count the layers that the claim measures.
+    """
     document = copy.deepcopy(PAPER)
     own = document["claims"][0]["compares"]
+    if "layers" in compares:
+        document["results"] = [row | {"counts": compares["layers"]} for row in document["results"]]
     for key, value in compares.items():
         target = own["where"][0] if key in ("dataset", "student", "teacher", "published") else own
         target[key] = value
@@ -81,16 +102,29 @@ def paper(tmp_path, **compares):
     return path
 
 
+def made(method, row, **changes):
+    """Return the columns of cells.csv about what a cell is made of, for a row of methods and changed keys of recipe or data."""
+    recipe = {"precision": "fp32", **row["recipe"]} | {key: changes[key] for key in changes if hasattr(Recipe(), key)}
+    data = {key: changes[key] for key in changes if hasattr(Data(), key)}
+    cell = Cell(
+        **{"benchmark": "b", "dataset": "cifar10", "model": R56, "method": method, "seed": 0, "student": R56},
+        **{"networks": row["networks"], "objective": methods.written_out(row["objective"])},
+        **{"exchange": exchange(row["exchange"]), "recipe": Recipe(**recipe), "data": Data(**data)},
+    )
+    return conditions(cell) | {"networks": row["networks"], "teachers": row["teachers"], "metric": "top1"}
+
+
 def frame(*groups, benchmark="b", **common):
     """Cells as in cells.csv: each group is (method, values of top-1, changes)."""
     rows = []
-    for method, values, *changes in groups:
-        networks, teachers = NETWORKS.get(method, (1, 0))
+    for method, values, *more in groups:
+        changes = common | (more[0] if more else {})
+        of = changes.get("of", ROWS.get(method))
         for seed, value in enumerate(values):
             row = {"benchmark": benchmark, "dataset": "cifar10", "model": R56, "student": R56, "method": method, "seed": seed}
-            row |= {"network": 0, "status": "finished", "networks": networks, "teachers": teachers, "epochs": 200}
-            row |= {"teacher": R110 if teachers else None, "protocol": "paper", "lr": 0.1, "batch_size": 128, "schedule": "slr"}
-            row |= {"top1_last": value} | common | (changes[0] if changes else {})
+            row |= {"network": 0, "status": "finished", "teacher": R110 if of["teachers"] else None, "protocol": "paper"}
+            row |= made(method, of, **{key: changes[key] for key in changes if changes[key] is not None})
+            row |= {"last": value} | {key: changes[key] for key in changes if key in COLUMNS}
             row["folder"] = f"{row['dataset']}/{row['student']}/{method}/seed{seed}"
             rows.append(row)
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -130,16 +164,16 @@ def test_verdicts_as_published(tmp_path, grafting, expected):
 @pytest.mark.parametrize(
     ("changes", "scale"),
     [
-        ({"epochs": 20}, "reduced: 20 of 200 epochs"),
+        ({"epochs": 20, "step_epochs": 6}, "reduced: 20 of 200 epochs, step epochs 6"),
         ({"epochs": 300}, "other recipe: 300 epochs"),
-        ({"train_images": 5000}, "reduced: 5,000 images"),
-        ({"validation_top1_last": 90.0, "top1_validation_selected": 90.0}, "reduced: some kept for validation"),
+        ({"train_images": 5000}, "reduced: 5,000 training images"),
+        ({"validation_images": 500}, "reduced: 500 images held out for validation"),
         ({"lr": 0.05, "batch_size": 64}, "other recipe: batch 64, lr 0.05"),
+        ({"precision": "bf16"}, "other recipe: precision bf16"),
         ({"schedule": "cosine"}, "other recipe: schedule cosine"),
-        ({"networks": 3}, "other recipe: grafting with 3 networks, not 2, baseline with 3 networks, not 1"),
-        ({"lr": None}, "other recipe: recipe not recorded"),
+        ({"lr": None}, "other recipe: lr not recorded"),
         ({"student": "cifar_resnet8"}, "other setting: not a published setting"),
-        ({"dataset": "digits", "epochs": 5}, "reduced: 5 of 200 epochs; not a published setting"),
+        ({"dataset": "digits", "epochs": 5, "step_epochs": 60}, "reduced: 5 of 200 epochs; not a published setting"),
     ],
 )
 def test_a_published_size_is_only_claimed_for_the_published_setting(tmp_path, changes, scale):
@@ -154,15 +188,68 @@ def test_a_published_size_is_only_claimed_for_the_published_setting(tmp_path, ch
         assert table["counts"].tolist() == ["", ""]
 
 
-def test_a_recipe_that_cells_csv_does_not_say_is_read_from_the_cell(tmp_path):
-    """Older cells: whether they had all images is in their config.yaml."""
-    for images, scale in ((None, "as published"), (500, "reduced: 500 images")):
-        cells = frame(("baseline", [90.0, 90.1]), ("grafting", [91.0, 91.1]), lr=None, batch_size=None, schedule=None)
-        for folder in cells["folder"]:
-            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-            recipe = {"lr": 0.1, "batch_size": 128, "schedule": "slr"}
-            (tmp_path / folder / "config.yaml").write_text(yaml.safe_dump({"data": {"train_images": images}, "recipe": recipe}))
-        assert scale in judge(paper(tmp_path), (cells, tmp_path))["scale"].tolist()
+def test_a_label_decides_nothing(tmp_path):
+    """A cell is a method's by what it is made of: another weight or number of networks is another method, whatever its name."""
+    baseline = ("baseline", [90.0, 90.1, 90.2])
+    better = [91.0, 91.1, 91.2]
+    other = methods.resolve({"mine": {"base": "grafting", "exchange": {"a": 0.2}}})[1]
+    more = methods.resolve({"mine": {"base": "grafting", "networks": 3}})[1]
+    for of in (other, more, ROWS["pair"]):
+        assert judge(paper(tmp_path), frame(baseline, ("grafting", better, {"of": of})))["verdict"].tolist() == ["not run"]
+    found = judge(paper(tmp_path), frame(baseline, ("mine", better, {"of": ROWS["grafting"]})))
+    assert found["verdict"].tolist() == ["reproduced"]
+    assert (found.loc[0, "method"], found.loc[0, "row"]) == ("grafting", "mine")
+    assert text.row_text(found.loc[0])["compared"].startswith("grafting (here mine) over baseline: top-1")
+
+
+def test_both_sides_have_one_recipe(tmp_path):
+    """A tuned baseline is not what the claim compares with, and a pair that shares another recipe is a row of its own."""
+    slow = methods.resolve({"slow": {"base": "baseline", "recipe": {"lr": 0.05}}})[1]
+    cells = frame(("baseline", [90.0, 90.1]), ("slow", [89.0, 89.1], {"of": slow}), ("grafting", [91.0, 91.1]))
+    assert judge(paper(tmp_path), cells)["over_row"].tolist() == ["baseline"]
+    both = methods.resolve({"slow-grafting": {"base": "grafting", "recipe": {"lr": 0.05}}})[1]
+    found = judge(paper(tmp_path), pd.concat([cells, frame(("slow-grafting", [93.0, 93.1], {"of": both}))]))
+    assert found[["row", "over_row"]].to_numpy().tolist() == [["grafting", "baseline"], ["slow-grafting", "slow"]]
+    assert found["scale"].tolist() == ["as published", "other recipe: lr 0.05"]
+
+
+def test_a_method_that_overrides_the_recipe_is_held_against_the_plain_baseline(tmp_path):
+    document = copy.deepcopy(PAPER)
+    document["methods"].append({"grafting-dlr": {"base": "grafting", "recipe": {"schedule": "dlr"}}})
+    document["results"].append(published("dlr", "grafting", 92.0) | {"method": "grafting-dlr"})
+    document["claims"][0]["compares"] |= {"method": "grafting-dlr"}
+    document["claims"][0]["compares"]["where"][0]["published"] = ["dlr", "base"]
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(document))
+    of = {
+        "dlr": methods.resolve({"dlr": {"base": "grafting", "recipe": {"schedule": "dlr"}}})[1],
+        "cosine": methods.resolve({"cosine": {"base": "baseline", "recipe": {"schedule": "cosine"}}})[1],
+    }
+    groups = [(name, [92.0, 92.1], {"of": row}) for name, row in of.items()]
+    cells = frame(("baseline", [90.0, 90.1]), ("grafting", [91.0, 91.1]), *groups)
+    found = judge(tmp_path / "p.yaml", cells)
+    assert found[["row", "over_row", "scale"]].to_numpy().tolist() == [["dlr", "baseline", "as published"]]
+    found = judge(tmp_path / "p.yaml", cells[cells["method"] != "baseline"])
+    assert found[["over_row", "scale"]].to_numpy().tolist() == [["", ""], ["cosine", "other recipe: schedule cosine"]]
+
+
+def test_a_number_of_another_network_or_source_is_not_the_published_one(tmp_path):
+    cells = frame(("baseline", [90.0, 90.1, 90.2]), ("grafting", [91.0, 91.1, 91.2]))
+    document = copy.deepcopy(PAPER) | {"networks": {R56: "crd_resnet56"}}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(document))
+    table = judge(tmp_path / "p.yaml", cells)
+    assert table["scale"].tolist() == ["", f"other recipe: network {R56}, published with crd_resnet56"]
+    theirs = judge(tmp_path / "p.yaml", cells.assign(student="crd_resnet56"))
+    assert theirs["verdict"].tolist() == ["reproduced"]
+    document = copy.deepcopy(PAPER)
+    document["results"][0]["copied_from"] = "another paper"
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(document))
+    table = judge(tmp_path / "p.yaml", cells)
+    assert table["scale"].tolist() == ["", "other recipe: the published number is that of another paper"]
+
+
+def test_cells_of_another_task_are_not_compared(tmp_path):
+    cells = frame(("baseline", [90.0, 90.1]), ("grafting", [91.0, 91.1])).assign(metric="rmse")
+    assert judge(paper(tmp_path), cells)["verdict"].tolist() == ["not run"]
 
 
 def test_a_teacher_that_was_trained_less_is_no_published_setting(tmp_path):
@@ -170,8 +257,8 @@ def test_a_teacher_that_was_trained_less_is_no_published_setting(tmp_path):
     teacher = {"student": R110, "model": R110}
     cells = [("kd", [92.0, 92.1]), ("dgd", [93.0, 93.1])]
     assert judge(path, frame(*cells, ("baseline", [94.0], teacher)))["scale"].tolist() == ["as published"]
-    table = judge(path, frame(*cells, ("baseline", [94.0], teacher | {"epochs": 10})))
-    assert table["scale"].tolist() == ["", "reduced: teacher: 10 of 200 epochs"]
+    table = judge(path, frame(*cells, ("baseline", [94.0], teacher | {"epochs": 10, "step_epochs": 3})))
+    assert table["scale"].tolist() == ["", "reduced: teacher: 10 of 200 epochs, teacher: step epochs 3"]
     table = judge(path, frame(("kd", [92.0]), ("dgd", [93.0], {"teacher": "cifar_resnet20"})))
     assert table["verdict"].tolist() == ["not run"]  # two teachers are not compared with each other
 
@@ -217,7 +304,7 @@ def test_an_epoch_stands_for_the_same_share_of_a_shorter_training(tmp_path):
         assert (f"epoch {epoch} stands for 9" in row["scale"]) == (epochs != 200)
     (tmp_path / cells["folder"][0] / "history.csv").write_text("epoch,test_top1_0\n0,\n1,30.0\n")
     row = judge(path, (cells, tmp_path)).to_dict("records")[-1]
-    assert (row["over_n"], row["remark"]) == (1, "1 of 2 cells of baseline without a value: no accuracy of that epoch")
+    assert (row["over_n"], row["remark"]) == (1, "1 of 2 cells of baseline without a value: no top-1 accuracy of that epoch")
     (tmp_path / cells["folder"][0] / "history.csv").write_text("epoch,loss\n0,1.0\n")
     with pytest.raises(ValueError, match="history.csv: .*train it again"):
         judge(path, (cells, tmp_path))
@@ -241,6 +328,7 @@ def test_named_layers_are_read_from_the_cells(tmp_path):
     (row,) = judge(path, (cells, tmp_path)).to_dict("records")
     assert (row["over_mean"], row["mean"], row["verdict"]) == (2.0, 2.0, "not reproduced")
     document["claims"][0]["compares"] |= {"layers": "conv9"}
+    document["results"] = [row | {"counts": "conv9"} for row in document["results"]]
     path.write_text(yaml.safe_dump(document))
     assert judge(path, (cells, tmp_path))["verdict"].tolist() == ["not run"]  # nothing here has such a layer
     (row,) = judge(path, cells).to_dict("records")  # and without the cells' files there is nothing to tell it from
@@ -249,10 +337,10 @@ def test_named_layers_are_read_from_the_cells(tmp_path):
 
 def test_an_ensemble_is_a_reading_of_a_group(tmp_path):
     path = paper(tmp_path, over="pair@ensemble", published=["graft", "both"])
-    cells = frame(("grafting", [91.0, 91.1, 91.2]), ("pair", [80.0, 80.1, 80.2], {"ensemble_top1": 90.5}))
+    cells = frame(("grafting", [91.0, 91.1, 91.2]), ("pair", [80.0, 80.1, 80.2], {"ensemble": 90.5}))
     (row,) = judge(path, cells).to_dict("records")
     assert (row["over_mean"], row["verdict"], row["over"]) == (90.5, "reproduced", "pair@ensemble")
-    (row,) = judge(path, cells.assign(ensemble_top1=None)).to_dict("records")
+    (row,) = judge(path, cells.assign(ensemble=None)).to_dict("records")
     assert (row["verdict"], row["remark"]) == ("inconclusive", "3 of 3 cells of pair without a value: no ensemble recorded")
 
 
@@ -367,6 +455,8 @@ def broken(tmp_path, change):
         (lambda _, compares, __: compares.update(metric="mean_l1_valid", threshold=0.5), "is known at 1, 0.1, got 0.5"),
         (lambda _, compares, __: compares.update(metric="top1_at_epoch", epoch=200), "epoch: must be in 0 ... "),
         (lambda _, compares, __: compares.update(over="baseline@best"), "'baseline@best' is no reading"),
+        (lambda _, compares, __: compares.update(over="grafing"), "over: 'grafing' is not in methods; did you mean grafting?"),
+        (lambda _, compares, __: compares.update(metric="mean_l1"), "has metric 'top1', and the claim 'mean_l1'"),
         (lambda *all: all[2].update(published=["graft", "nowhere"]), "published: no row of `results` has the id 'nowhere'"),
         (lambda *all: all[2].update(published=["graft"]), "published: must be two ids"),
         (lambda *all: all[2].pop("published"), "published: missing"),
@@ -391,8 +481,8 @@ def test_more_mistakes(tmp_path):
     path.write_text(yaml.safe_dump(PAPER | {"claims": ["x"]}))
     with pytest.raises(ValueError, match="p.yaml: claims: 'x'"):
         claims.read([path])
-    path.write_text(yaml.safe_dump(PAPER | {"recipe": {"cifar10": {"epochs": "many"}}}))
-    with pytest.raises(ValueError, match="recipe.cifar10: epochs: must be int, got 'many'"):
+    path.write_text(yaml.safe_dump(PAPER | {"conditions": {"cifar10": {"epochs": "many"}}}))
+    with pytest.raises(ValueError, match="p.yaml: .*conditions.cifar10.epochs is 'many'; it must be a whole number"):
         claims.read([path])
     path.write_text(yaml.safe_dump(PAPER | {"results": [{"id": "a"}]}))
     with pytest.raises(ValueError, match="p.yaml: .*missing fields"):
@@ -438,7 +528,7 @@ def real():
 def test_every_table_of_the_papers_has_its_claims(real):
     found: dict = {}
     for claim in real:
-        metrics = {setting.measure.metric for setting in claim.settings}
+        metrics = {setting.measure.kind for setting in claim.settings}
         found.setdefault(claim.paper, {}).setdefault(claim.source, set()).update(metrics)
     assert found == {name: {table: set(metrics) for table, metrics in of.items()} for name, of in TOPICS.items()}
     assert all(claim.claim.endswith(".") and claim.claim.isascii() for claim in real)
@@ -449,50 +539,62 @@ def test_table_8_is_claimed_for_all_its_pairs(real):
     for a, b in (("grafting", "baseline"), ("kd", "baseline"), ("dgd", "kd"), ("dgd", "grafting"), ("dgd", "baseline")):
         claim = of[f"dgd-t8-{a}-over-{b}"]
         assert [setting.student for setting in claim.settings] == ["cifar_resnet32", R56, "cifar_mobilenetv2"]
-        assert {(setting.side.method, setting.other.method) for setting in claim.settings} == {(a, b)}
+        assert {(setting.side.reading.method, setting.other.reading.method) for setting in claim.settings} == {(a, b)}
     gains = [round(setting.gain, 2) for setting in of["dgd-t8-dgd-over-kd"].settings]
     assert gains == [0.38, 0.86, 0.57]  # 72.69 - 72.31, 74.28 - 73.42, 75.55 - 74.98
 
 
 def test_no_cell_of_the_claims_is_without_its_benchmark(real):
-    """What a benchmark can measure at all is in some config: names of methods and students are the same in both."""
+    """What a benchmark can measure at all is in some config: a cell of the side's objective, exchange, counts and recipe."""
     from dgd.config import cells
     from pipeline.config import load
 
-    there = set()
+    there: dict = {}
     for path in (ROOT / "config").glob("*.yaml"):
         for cell in cells(load(path, folders=False)):
-            there.add((cell["slug"].removeprefix("imagefolder-"), cell["student"], cell["method"]))
-    known = {"dml", "repr"}  # other papers' methods
+            composed = composition(cell["objective"], cell["exchange"])
+            key = cell["slug"].removeprefix("imagefolder-"), cell["student"], composed, cell["networks"], len(cell["teachers"])
+            there.setdefault(key, []).append(cell["recipe"])
+    others = {"dml", "repr"}  # other papers' methods
     for claim in real:
         for setting in claim.settings:
-            if setting.measure.metric in claims.UNMEASURED or {setting.side.method, setting.other.method} & known:
+            names = {setting.side.reading.method, setting.other.reading.method}
+            if not KINDS[setting.measure.kind].measured or names & others:
                 continue
             for side in (setting.side, setting.other):
                 dataset = setting.dataset or "cifar10"
-                assert (dataset, setting.student, side.method) in there, f"{claim.id}: {side.method} of {setting.student}"
+                found = there.get((dataset, setting.student, side.composition, side.networks, side.teachers), [])
+                agree = [all(recipe[key] in allowed for key, allowed in side.overrides.items()) for recipe in found]
+                assert any(agree), f"{claim.id}: {side.reading} of {setting.student}"
 
 
 def cells_of_every_setting(real):
     """Two cells a side for each published setting, all columns filled, as a benchmark would leave them."""
     draw = random.Random(0)
     rows: dict = {}
+    documents = {path.stem: yaml.safe_load(path.read_text()) for path in PAPERS}
+    compositions = {
+        (name, label): {"objective": row.objective, "exchange": row.exchange, "recipe": row.recipe}
+        | {"networks": row.networks, "teachers": row.teachers}
+        for name, document in documents.items()
+        for label, row in paper_methods(document, name).items()
+    }
     for claim in real:
         for setting in claim.settings:
-            for side in (setting.side, setting.other):
-                recipe = claim.recipe.get(setting.dataset or "cifar10", {"epochs": 200, "batch_size": [128]})
+            for side, measured in zip((setting.side, setting.other), setting.conditions):
+                wanted = {key: allowed[0] for key, allowed in measured.own.items() if hasattr(Recipe(), key)}
+                label = side.reading.method
+                of = made(label, compositions[claim.paper, label], **wanted)
                 for seed in (0, 1):
                     teacher = setting.teacher if side.teachers else None
                     where = {"dataset": setting.dataset or "cifar10", "model": setting.student, "student": setting.student}
-                    row = where | {"benchmark": "all", "teacher": teacher, "method": side.method, "seed": seed, "network": 0}
-                    row |= {"status": "finished", "networks": side.networks, "teachers": side.teachers, "lr": 0.1}
-                    row |= recipe | {"batch_size": recipe["batch_size"][0]}
-                    row["schedule"] = recipe.get("diverse") if "-dlr" in side.method else "slr"
+                    row = where | {"benchmark": "all", "teacher": teacher, "method": label, "seed": seed, "network": 0} | of
+                    row |= {"status": "finished"}
                     row |= {
                         name: draw.uniform(1, 2) for name in COLUMNS if name.startswith(("mean_l1", "invalid_r", "ensemble"))
                     }
-                    row |= {"top1_last": draw.uniform(70, 80), "entropy_sum": 40.0, "conv_filters": 4}
-                    row["folder"] = f"{row['dataset']}/{setting.student}/{side.method}-{teacher}/seed{seed}"
+                    row |= {"last": draw.uniform(70, 80), "entropy_sum": 40.0, "conv_filters": 4}
+                    row["folder"] = f"{row['dataset']}/{setting.student}/{label}-{teacher}/seed{seed}"
                     rows[row["folder"]] = row
     return pd.DataFrame(rows.values(), columns=list(COLUMNS))
 
@@ -510,9 +612,13 @@ def test_every_claim_evaluates(real, tmp_path):
     table = claims.evaluate(real, [(cells, tmp_path)])
     counted = table[table["counts"] == "yes"]
     published_settings = {claim.id: len(claim.settings) for claim in real}
-    never = {c.id for c in real if all(s.measure.metric in claims.UNMEASURED or s.dataset is None for s in c.settings)}
-    assert never == {"fg-imagenet-top5", "fg-reid-map", "fg-reid-rank1", "fg-reid-four", "fg-invalid-count"}
-    assert counted["claim"].value_counts().to_dict() == {id: n for id, n in published_settings.items() if id not in never}
+    unmeasured = {c.id for c in real if all(not KINDS[s.measure.kind].measured for s in c.settings)}
+    assert unmeasured == {"fg-imagenet-top5", "fg-reid-map", "fg-reid-rank1", "fg-reid-four"}
+    never = unmeasured | {"fg-invalid-count"}  # whose data set is not known
+    copied = {c.id: sum("copied_from" in of.own for s in c.settings for of in s.conditions) for c in real}
+    assert {id for id, n in copied.items() if n} == {"fg-over-dml", "fg-over-repr"}
+    wanted = {id: n - copied[id] for id, n in published_settings.items() if id not in never and n > copied[id]}
+    assert counted["claim"].value_counts().to_dict() == wanted
     assert counted[["difference", "low", "high", "published"]].notna().all().all()
     assert set(table[table["claim"].isin(never - {"fg-invalid-count"})]["overall"]) == {"not run"}
     unknown = table[(table["claim"] == "fg-invalid-count") & (table["verdict"] != "not run")]
@@ -527,7 +633,7 @@ def test_no_real_claim_is_met_by_nothing(real):
     table = claims.evaluate(real, [])
     assert set(table["verdict"]) == set(table["overall"]) == {"not run"}
     assert len(table) == sum(len(claim.settings) for claim in real)
-    assert (claims.to_text(table)["verdict"] == "not run").all()
+    assert (claims.table(table).text["verdict"] == "not run").all()
 
 
 # ----------------------------------------------------------------------------------------------------------- showing
@@ -535,18 +641,18 @@ def test_no_real_claim_is_met_by_nothing(real):
 
 def test_written_and_read_again(tmp_path):
     table = judge(paper(tmp_path), frame(("baseline", [90.0, 90.1, 90.2]), ("grafting", [91.0, 91.1, 91.2])))
-    csv, md, tex = claims.write(table, tmp_path / "tables" / "claims")
-    text = md.read_text()
-    assert "| gain: Grafting helps. " in text
-    assert "| 91.10 ± 0.10 over 90.10 ± 0.10 | +1.00 [+0.77, +1.23] | +1.00 " in text
-    assert "| reproduced " in text
+    csv, md, tex = write(claims.table(table), tmp_path / "tables" / "claims")
+    page = md.read_text()
+    assert "| gain: Grafting helps. " in page
+    assert "| 91.10 ± 0.10 over 90.10 ± 0.10 | +1.00 [+0.77, +1.23] | +1.00 " in page
+    assert "| reproduced " in page
     for word in ("as published", "Welch", "settings run", "direction only"):
-        assert word in text
+        assert word in page
     body = "".join(line for line in tex.read_text().splitlines() if not line.startswith("%"))
     assert body.isascii()
     again = claims.typed(pd.read_csv(csv))
-    assert claims.markdown(again) == text
-    claims.write(judge(paper(tmp_path)), tmp_path / "none")
+    assert markdown(claims.table(again)) == page
+    write(claims.table(judge(paper(tmp_path))), tmp_path / "none")
     assert "| not run " in (tmp_path / "none.md").read_text()
     assert "nan" not in (tmp_path / "none.md").read_text()
 
@@ -554,12 +660,12 @@ def test_written_and_read_again(tmp_path):
 def test_of_very_many_rows_a_reader_sees_those_that_count(tmp_path, monkeypatch):
     cells = frame(("baseline", [90.0, 90.1, 90.2]), ("grafting", [91.0, 91.1, 91.2]))
     table = judge(paper(tmp_path), cells, cells.assign(student="cifar_resnet8", benchmark="c"))
-    assert len(claims.to_text(table)) == len(claims.shown(table)) == 2
-    monkeypatch.setattr(claims, "LISTED", 1)
-    assert claims.to_text(table)["verdict"].tolist() == ["reproduced"]
-    assert claims.notes(table)[0].startswith("1 rows that no claim's verdict rests on")
+    assert len(claims.table(table).text) == len(claims.shown(table)) == 2
+    monkeypatch.setattr(text, "LISTED", 1)
+    assert claims.table(table).text["verdict"].tolist() == ["reproduced"]
+    assert claims.table(table).footnotes[0].startswith("1 rows that no claim's verdict rests on")
     elsewhere = judge(paper(tmp_path), *[cells.assign(student=name) for name in ("cifar_resnet8", "cifar_resnet20")])
-    (row,) = claims.to_text(elsewhere).to_dict("records")
+    (row,) = claims.table(elsewhere).text.to_dict("records")
     assert (row["verdict"], row["all settings"]) == ("not run", "not run as published; at other scales: 2 direction only")
 
 
@@ -568,7 +674,7 @@ def test_the_command_lists_what_is_measured(tmp_path, capsys, monkeypatch):
     assert cli.main(["claims", "results/cifar10-small", "--paper", "dgd"]) == 0
     out = capsys.readouterr().out
     assert "dgd-t8-dgd-over-kd (dgd, Table 8): not run as published; at other scales: 1 " in out
-    assert "reduced: 30 of 200 epochs, 5,000 images" in out
+    assert "reduced: 30 of 200 epochs, lr 0.05, batch 64, step epochs 9, precision bf16, 5,000 training images" in out
     assert "reproduced if in each of the 3 settings" in out
     assert "dgd-conv3-mean (dgd, Figure filter L1): not run\n" in out
     assert "fg-" not in out
@@ -610,15 +716,13 @@ def test_the_report_shows_each_claim_with_links_to_its_cells(tmp_path):
 
 
 def test_claims_need_no_torch():
-    code = "import sys; sys.modules['timm'] = None; import dgd.claims; assert 'torch' not in sys.modules"
+    code = "import sys; sys.modules['timm'] = None; import dgd.read.claims; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_committed_cells_are_judged_as_the_results_table_judges_them():
-    from dgd.tables import results_table
-
     cells = collect(ROOT / "results" / "cifar10-small")
-    table = results_table(cells, PAPERS[:1])
+    table = results_table(cells, read_papers(PAPERS[:1])).frame
     rows = claims.evaluate(claims.read(PAPERS[:1]), [(cells, ROOT / "results" / "cifar10-small")])
     for method in ("kd", "grafting", "dgd"):
         (ours,) = rows[(rows["claim"] == f"dgd-t8-{method}-over-baseline") & (rows["verdict"] != "not run")].to_dict("records")
