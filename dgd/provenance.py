@@ -12,23 +12,17 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 # They read finished cells and take no part in training one: an edit there makes no cell stale.
-READERS = (
-    "claims.py",
-    "cli.py",
-    "comparison.py",
-    "controls.py",
-    "evidence.py",
-    "figures.py",
-    "pruning.py",
-    "statistics.py",
-    "tables.py",
-)
+READERS = ("cli.py", "pruning.py")
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn", "safetensors")
 
 
 def source_files() -> list[Path]:
     """The files of the package that can change what a training computes, sorted."""
-    return sorted(path for path in PACKAGE.rglob("*.py") if str(path.relative_to(PACKAGE)) not in READERS)
+
+    def reads(path: Path) -> bool:
+        return str(path) in READERS or path.parts[0] == "read"
+
+    return sorted(path for path in PACKAGE.rglob("*.py") if not reads(path.relative_to(PACKAGE)))
 
 
 def code_hash() -> str:
