@@ -94,6 +94,25 @@ def test_both_sides_have_one_recipe(tmp_path):
     assert found["scale"].tolist() == ["as published", "other recipe: lr 0.05"]
 
 
+def test_sets_of_filters_are_compared_by_the_baseline_that_fixed_them(tmp_path):
+    """cells.csv takes them over as many filters as `baseline` has: two rows of another recipe are not measured by it."""
+    document = copy.deepcopy(PAPER)
+    for row in document["results"][:2]:
+        row |= {"metric": "mean_l1_valid", "threshold": 0.1}
+    document["claims"][0]["compares"] |= {"metric": "mean_l1_valid", "threshold": 0.1}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(document))
+    of = {
+        name: methods.resolve({name: {"base": base, "recipe": {"weight_decay": 0.004}}})[1]
+        for name, base in (("more", "baseline"), ("more-grafting", "grafting"))
+    }
+    groups = [(name, [1.0, 1.1], {"of": row, "mean_l1_valid_rank_0.1": 5.0}) for name, row in of.items()]
+    cells = frame(*groups, ("grafting", [1.0, 1.1], {"mean_l1_valid_rank_0.1": 4.0}))
+    assert judge(tmp_path / "p.yaml", cells)["row"].tolist() == ["more-grafting"]  # nothing says what counted them
+    base = frame(("baseline", [1.0, 1.1], {"mean_l1_valid_rank_0.1": 2.0}))
+    found = judge(tmp_path / "p.yaml", pd.concat([cells, base]))
+    assert found[["row", "over_row", "difference"]].to_numpy().tolist() == [["grafting", "baseline", 2.0]]
+
+
 def test_a_method_that_overrides_the_recipe_is_held_against_the_plain_baseline(tmp_path):
     document = copy.deepcopy(PAPER)
     document["methods"].append({"grafting-dlr": {"base": "grafting", "recipe": {"schedule": "dlr"}}})
@@ -126,6 +145,16 @@ def test_a_number_of_another_network_or_source_is_not_the_published_one(tmp_path
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(document))
     table = judge(tmp_path / "p.yaml", cells)
     assert table["scale"].tolist() == ["", "other recipe: the published number is that of another paper"]
+
+
+def test_where_the_paper_names_no_data_set_its_recipe_is_compared_all_the_same(tmp_path):
+    document = copy.deepcopy(PAPER)
+    for row in document["results"][:2]:
+        row["dataset"] = None
+    document["claims"][0]["compares"]["where"][0]["dataset"] = None
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(document))
+    table = judge(tmp_path / "p.yaml", frame(("baseline", [90.0, 90.1]), ("grafting", [91.0, 91.1]), lr=0.05))
+    assert table["scale"].tolist() == ["", "other setting: lr 0.05; the paper names no data set"]
 
 
 def test_cells_of_another_task_are_not_compared(tmp_path):
