@@ -118,7 +118,7 @@ def paper_methods(document: Mapping, path: str | Path) -> dict[str, Method]:
             name, row = methods.resolve(entry)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-        found[name] = Method(**row)
+        found[name] = row
     return found
 
 
