@@ -99,6 +99,7 @@ def fill(results: Path, config: dict, templates: dict[int, dict[str, bytes]]) ->
         record["command"] = f"train.py --cell '{json.dumps(cell)}' --data data/prepared/{cell['slug']} --results results"
         files["metrics.json"] = json.dumps(metrics, indent=2).encode()
         files["provenance.json"] = json.dumps(record, indent=2).encode()
+        files["config.yaml"] = yaml.safe_dump(cell).encode()
         folder = results / cell["path"]
         folder.mkdir(parents=True)
         for name, content in files.items():

@@ -59,6 +59,11 @@ def test_what_an_older_config_lacks_has_its_default(tmp_path):
     path.write_text(older.replace("fp32", "fp8"))
     with pytest.raises(ValueError, match=r"config\.yaml: recipe\.precision is 'fp8'; it must be one of"):
         collect(tmp_path)
+    path.write_text(older.replace("seed: 0", "seed: 1"))
+    with pytest.raises(
+        ValueError, match=r"config\.yaml is that of the cell fake/cifar100/cifar_resnet56/baseline/seed1; delete"
+    ):
+        collect(tmp_path)
     path.write_text("[1, 2]\n")
     with pytest.raises(ValueError, match=r"config\.yaml: .*train it again"):
         collect(tmp_path)

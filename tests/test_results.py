@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dgd import config, tables
+from dgd import config
+from dgd.cell import Cell
+from dgd.read.cells import collect
 from pipeline import tabulate
 from pipeline.config import load
 
@@ -21,8 +23,8 @@ def test_there_are_some():
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
 def test_tables_come_out_again(folder, tmp_path):
     benchmark = load(ROOT / "config" / f"{folder.name}.yaml")
-    expected = config.cells(benchmark)
-    frame = tables.collect(folder, expected)
+    expected = [Cell.from_plain(cell) for cell in config.cells(benchmark)]
+    frame = collect(folder, expected)
     frame.to_csv(tmp_path / "cells.csv", index=False)
     assert (tmp_path / "cells.csv").read_bytes() == (folder / "cells.csv").read_bytes()
     papers = [f"{ROOT}/papers/{name}.yaml" for name in benchmark["papers"]]

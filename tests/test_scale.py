@@ -10,8 +10,11 @@ from collections import Counter
 import pytest
 
 from benchmarks import ROOT, scale
+from dgd.cell import Cell
 from dgd.config import cells
-from dgd.tables import collect, filters_table, results_table
+from dgd.read.cells import collect
+from dgd.read.filter_sets import filters_table
+from dgd.read.results import results_table
 
 
 @pytest.mark.parametrize(("count", "datasets", "pairs"), [(100, 1, 1), (2500, 1, 25), (10000, 4, 25)])
@@ -40,16 +43,16 @@ def test_a_plan_lists_every_cell_once(tmp_path):
 def test_every_cell_is_collected_and_tabulated_once(tmp_path):
     config = scale.world(tmp_path, 200)
     assert scale.fill(tmp_path / "results", config, scale.template(tmp_path / "template")) == 200
-    frame = collect(tmp_path / "results" / "scale", cells(config))
+    frame = collect(tmp_path / "results" / "scale", [Cell.from_plain(cell) for cell in cells(config)])
     networks = {"baseline": 1, "kd": 1, "grafting": 2, "dgd": 2}
     expected = Counter({method: 10 * networks[re.sub("-x.*", "", method)] for method in frame["method"].unique()})
     assert Counter(frame["method"]) == expected
     assert set(frame["status"]) == {"finished"}
     folders = frame.loc[frame["network"] == 0, "folder"]
     assert sorted(folders) == sorted(cell["path"].removeprefix("scale/") for cell in cells(config))
-    table = results_table(frame, [ROOT / "papers" / "dgd.yaml"])
+    table = results_table(frame, [ROOT / "papers" / "dgd.yaml"]).frame
     assert len(table) == 40
     assert set(table["status"]) == {"5 of 5"}
     assert table["n"].eq(5).all()
-    assert len(filters_table(frame, [ROOT / "papers" / "dgd.yaml"])) == 80
+    assert len(filters_table(frame, [ROOT / "papers" / "dgd.yaml"]).frame) == 80
     assert json.loads((tmp_path / "scale.json").read_text()) == config
