@@ -11,6 +11,7 @@ import pandas as pd
 from dgd.read.claims.measure import Benchmark, Where
 from dgd.read.claims.schema import KINDS, Claim, Setting
 from dgd.read.departures import PUBLISHED, Departure, departures, render, together
+from dgd.read.papers import Conditions
 from dgd.read.statistics import VERDICTS, difference, holm, mean_interval, verdict
 from dgd.read.table import NOT_RUN
 
@@ -274,32 +275,25 @@ def _judged(setting: Setting, values: list[float], others: list[float], scale: S
 def _scale(
     claim: Claim, setting: Setting, where: Where, source: Benchmark, ours: list[dict], theirs: list[dict], same: bool
 ) -> Scale:
-    """Return how two groups of cells stand to a setting: to the published one, or to the nearest if they are of none."""
-    near = setting if same else _nearest(claim, setting, where)
+    """Return how two groups of cells stand to a setting.
+
+    Cells that are not of a published setting are held to what the paper's numbers of their data set were measured under, or
+    those of the claim's first one, where the paper has none of theirs.
+    """
+    shared = claim.conditions.get(where[0]) or claim.conditions.get(claim.settings[0].dataset) or {}
+    both = setting.conditions if same else [Conditions({**shared, **side.overrides}, shared, shared) for side in setting.sides]
     found = chain(
-        _departures(ours, near.conditions[0].own, same),
-        _departures(theirs, near.conditions[1].own, same),
-        *(_departures(source.teachers(where), conditions.teacher, same, "teacher") for conditions in near.conditions),
+        _departures(ours, both[0].own),
+        _departures(theirs, both[1].own),
+        *(_departures(source.teachers(where), conditions.teacher, "teacher") for conditions in both),
         _epochs((*ours, *theirs), setting),
     )
     return Scale(together(found), same, setting.dataset is not None)
 
 
-def _nearest(claim: Claim, setting: Setting, where: Where) -> Setting:
-    """Return the setting of the same comparison whose data set is that of the cells, else the one given."""
-    same = [one for one in claim.settings if one.dataset == where[0] and one.comparison == setting.comparison]
-    same += [one for one in claim.settings if one.dataset == where[0]]
-    return same[0] if same else setting
-
-
-ABOUT_THE_NUMBER = ("network", "copied_from")
-"""Conditions that belong to one published number: cells of another setting are not held to them."""
-
-
-def _departures(cells: list[dict], wanted: Mapping[str, tuple], same: bool, whose: str = "") -> Iterable[Departure]:
-    # What a row counts is what the claim measures; see schema._check_row.
-    left_out = ("counts",) if same else ("counts", *ABOUT_THE_NUMBER)
-    conditions = {key: allowed for key, allowed in wanted.items() if key not in left_out}
+def _departures(cells: list[dict], wanted: Mapping[str, tuple], whose: str = "") -> Iterable[Departure]:
+    # What a published row counts is what the claim measures; see schema._check_row.
+    conditions = {key: allowed for key, allowed in wanted.items() if key != "counts"}
     return chain.from_iterable(departures(cell, conditions, whose) for cell in cells)
 
 

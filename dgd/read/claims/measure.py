@@ -19,8 +19,9 @@ from dgd.read.matching import composition_of
 from dgd.read.thresholds import THRESHOLDS, column
 from dgd.task import metric_named
 
-TEACHER = "baseline"
-"""The row of methods that every teacher is a cell of; no config can give it another meaning."""
+BASELINE = "baseline"
+"""The row of methods that every teacher is a cell of, and whose filters fix how many are valid and invalid in the other rows of
+cells.csv; no config can give it another meaning."""
 
 Where = tuple[str, str, str]
 """Data set, student and teacher, "" without one."""
@@ -66,15 +67,17 @@ class Benchmark:
         """Yield (where, cells of the side, cells of the other) wherever both are, alike in all but the two methods.
 
         The two have the same data set and student, the same teacher if both have one, and the same recipe but for what
-        either method overrides.
+        either method overrides. Where the kind counts filters by the baseline, that has the same recipe too.
         """
-        rows = self._assign(claim)
+        rows, overridden = self._assign(claim), {*side.overrides, *other.overrides}
         for (name, mine), (over, theirs) in product(rows.get(side.reading.method, ()), rows.get(other.reading.method, ())):
             if mine[:2] != theirs[:2] or (mine[2] != theirs[2] and mine[2] and theirs[2]):
                 continue
             ours, others = self.rows[name, mine], self.rows[over, theirs]
-            overridden = {*side.overrides, *other.overrides}
-            alike = all(_same(ours[0].get(key), others[0].get(key)) for key in SHARED if key not in overridden)
+            compared = [ours[0], others[0]]
+            if kind.by_baseline:
+                compared += self.rows.get((BASELINE, (*mine[:2], "")), [])[:1]
+            alike = all(_same(ours[0].get(key), cell.get(key)) for cell in compared for key in SHARED if key not in overridden)
             if alike and (not kind.metric or ours[0]["metric"] == others[0]["metric"] == kind.metric):
                 yield (*mine[:2], mine[2] or theirs[2]), ours, others
 
@@ -90,7 +93,7 @@ class Benchmark:
 
     def teachers(self, where: Where) -> list[dict]:
         """Return the cells of a pair's teacher that are in this benchmark."""
-        return self.rows.get((TEACHER, (where[0], where[2], "")), []) if where[2] else []
+        return self.rows.get((BASELINE, (where[0], where[2], "")), []) if where[2] else []
 
     def values(self, cells: list[dict], measure: Measure, side: Side) -> tuple[list[float] | None, str]:
         """Return one value a cell that has one, and a remark on those that have none; None if no layer is meant."""
@@ -105,7 +108,7 @@ class Benchmark:
         elif measure.epoch is not None:
             why = f"no {metric_named(KINDS[measure.kind].metric).label} of that epoch"
         else:
-            why = "the baseline has no such filter" if measure.kind == "mean_l1_invalid" else "not recorded"
+            why = "the baseline has no such filter" if KINDS[measure.kind].by_baseline else "not recorded"
         return values, f"{len(found) - len(values)} of {len(found)} cells of {side.reading.method} without a value: {why}"
 
     def _value(self, cell: dict, measure: Measure, side: Side) -> float | None:

@@ -23,6 +23,7 @@ class Kind:
             files.
         needs: Keys that a claim by it must give.
         layers: It can be taken over some layers only.
+        by_baseline: The baseline of the same student and seed fixes how many filters it is taken over.
         metric: Metric of the cells that have it; "" where every cell has it.
         measured: Something of ours measures it. A claim by one that nothing measures reads 'not run' for ever.
     """
@@ -32,6 +33,7 @@ class Kind:
     column: str = ""
     needs: tuple[str, ...] = ()
     layers: bool = False
+    by_baseline: bool = False
     metric: str = ""
     measured: bool = True
 
@@ -49,8 +51,12 @@ KINDS: dict[str, Kind] = {
     **{name: kind for metric in task.METRICS.values() for name, kind in _of_metric(metric).items()},
     "invalid_ratio": Kind("share of invalid filters", ".3f", "invalid_ratio", ("threshold",), True),
     "invalid_count": Kind("number of invalid filters", ".1f", "", ("threshold",), True),
-    "mean_l1_valid": Kind("mean L1 of valid filters, by rank", ".3f", "mean_l1_valid_rank", ("threshold",)),
-    "mean_l1_invalid": Kind("mean L1 of invalid filters, by rank", ".3f", "mean_l1_invalid_rank", ("threshold",)),
+    **{
+        f"mean_l1_{which}": Kind(
+            f"mean L1 of {which} filters, by rank", ".3f", f"mean_l1_{which}_rank", ("threshold",), by_baseline=True
+        )
+        for which in ("valid", "invalid")
+    },
     "mean_l1": Kind("mean L1 of all filters", ".3f", "mean_l1", (), True),
     "median_l1": Kind("median L1 of all filters", ".3f", "", (), True),
     "max_l1": Kind("largest L1 of all filters", ".3f", "", (), True),
@@ -145,6 +151,11 @@ class Setting:
     here: tuple[str, str]
 
     @property
+    def sides(self) -> tuple[Side, Side]:
+        """The two sides."""
+        return self.side, self.other
+
+    @property
     def comparison(self) -> tuple:
         """What it compares, wherever."""
         return self.side, self.other, self.measure, self.better
@@ -161,6 +172,7 @@ class Claim:
 
     Attributes:
         methods: Every method of the paper, by label: a cell is that of the one that says most of what it has.
+        conditions: By data set, what the paper's numbers were measured under: key -> the values that it may have.
         only: Of what is at another scale, the claim speaks of data sets and students with this text in their name.
     """
 
@@ -172,6 +184,7 @@ class Claim:
     note: str
     settings: tuple[Setting, ...]
     methods: Mapping[str, Side]
+    conditions: Mapping[str, Mapping[str, tuple]]
     only: Mapping[str, str]
 
 
@@ -198,6 +211,7 @@ def read(papers: Iterable[str | Path]) -> list[Claim]:
             raise ValueError(f"{path}: {error}") from error
         methods = {name: _side(name, row) for name, row in published.paper_methods(document, path).items()}
         given = {row["id"]: row for row in document["results"]}
+        shared = {name: published.checked_conditions(of, f"{path}: {name}") for name, of in document["conditions"].items()}
         for entry in document["claims"]:
             where = f"{path}: claim {entry.get('id')!r}" if isinstance(entry, dict) else f"{path}: claims: {entry!r}"
             _check(where, entry, CLAIM, optional=("note",))
@@ -210,7 +224,7 @@ def read(papers: Iterable[str | Path]) -> list[Claim]:
             settings = tuple(_settings(where, entry["compares"], _Paper(rows, given, methods)))
             more = {key: entry[key] for key in ("id", "claim", "source", "reproduced_if")}
             more |= {"note": entry.get("note", ""), "only": entry["compares"].get("only", {})}
-            claims.append(Claim(document["paper"], settings=settings, methods=methods, **more))
+            claims.append(Claim(document["paper"], settings=settings, methods=methods, conditions=shared, **more))
     return claims
 
 
@@ -306,7 +320,7 @@ def _check_kind(name: str, entry: Mapping) -> None:
         if key in entry and key not in takes:
             raise ValueError(f"{name}: {key}: {entry['metric']} has none")
     # Sets that a baseline fixes are in cells.csv only, at these thresholds.
-    if "threshold" in takes and not kind.layers and entry["threshold"] not in THRESHOLDS:
+    if kind.by_baseline and entry["threshold"] not in THRESHOLDS:
         known = ", ".join(map(spelled, THRESHOLDS))
         raise ValueError(f"{name}: threshold: {entry['metric']} is known at {known}, got {entry['threshold']}")
 
