@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import nn
 
-from dgd import cli, data, filters, models, pruning, training
+from dgd import cli, data, filters, identity, models, pruning, training
 from dgd.config import cells
 from dgd.models.folding import followers
 from dgd.read import files
@@ -255,7 +255,7 @@ def test_committed_curves_make_nothing_train(tmp_path):
     config = yaml.safe_load((ROOT / "config/test/tiny.yaml").read_text()) | {"pruning": [0.5]}
     (tmp_path / "pruned.yaml").write_text(yaml.safe_dump(config))
     results = tmp_path / "results"
-    files = [results / cell["path"] / name for cell in cells(config) for name in training.OUTPUTS if "safetensors" not in name]
+    files = [results / cell["path"] / name for cell in cells(config) for name in identity.OUTPUTS if "safetensors" not in name]
     curves = [results / cell["path"] / "pruning.csv" for cell in cells(config)]
     tiny = results / "tiny"
     names = ("results", "methods", "filters", "density", "claims", "controls")
