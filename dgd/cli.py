@@ -16,7 +16,7 @@ def _list(args: argparse.Namespace) -> None:
 
     if args.config:
         for cell in config.cells(config.load(args.config)):
-            print(cell["path"])
+            print(cell.path)
         return
     headers = ["method", "objective", "exchange", "networks", "teachers", "status", "needs"]
     print(tabulate([_described(name, row) for name, row in methods.METHODS.items()], headers=headers))
@@ -211,14 +211,13 @@ def _claims(args: argparse.Namespace) -> int:
 def _controls(args: argparse.Namespace) -> None:
     """What is left of each gain when it is held against the controls of a config."""
     from dgd import config
-    from dgd.cell import Cell
     from dgd.read.cells import collect
     from dgd.read.controls import controls_table
     from dgd.read.table import markdown
 
-    benchmark = config.filled(config.load(args.config))
-    cells = collect(args.folder, [Cell.from_plain(cell) for cell in config.cells(benchmark)])
-    print(markdown(controls_table(cells, benchmark["controls"], benchmark["report"])))
+    benchmark = config.load(args.config)
+    cells = collect(args.folder, config.cells(benchmark))
+    print(markdown(controls_table(cells, benchmark.controls, benchmark.report)))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,9 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from dgd import files
-from dgd.cell import Cell
-from dgd.config import cells
+from dgd import config, files
 from dgd.read.cells import collect
 
 
@@ -16,8 +14,8 @@ def main(argv=None):
     parser.add_argument("--config", type=Path, required=True, help="a resolved config, a JSON file")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    expected = [Cell.from_plain(cell) for cell in cells(json.loads(args.config.read_text()))]
-    files.write_text(args.out, collect(args.out.parent, expected).to_csv(index=False))
+    benchmark = config.check(json.loads(args.config.read_text()), str(args.config), folders=False)
+    files.write_text(args.out, collect(args.out.parent, config.cells(benchmark)).to_csv(index=False))
 
 
 if __name__ == "__main__":

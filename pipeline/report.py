@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 from markdown_it import MarkdownIt
 
-from dgd.config import cells
+from dgd.config import cells, check
 from dgd.files import write_text
 from dgd.read import claims
 from dgd.read.table import NOT_RUN
@@ -29,8 +29,8 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     folder, config = args.out.parent, json.loads(args.config.read_text())
-    asked = cells(config)
-    metrics = {cell["path"]: METRICS[cell.get("task", "classification")] for cell in asked}
+    asked = cells(check(config, str(args.config), folders=False))
+    metrics = {cell.path: METRICS[cell.task] for cell in asked}
     rows = [_row(folder.parent, path, metric) for path, metric in metrics.items()]
     listed = rows if len(rows) <= LISTED else [row for row in rows if row["status"] != "finished"]
     names = ["results", "methods", "filters", "density", *(["controls"] if config.get("controls") else [])]

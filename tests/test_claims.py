@@ -205,8 +205,8 @@ def test_the_better_direction_may_be_down(tmp_path):
 
 
 def test_less_training_than_any_that_was_published_is_reduced():
-    for epochs, text in ((150, "reduced: 150 epochs"), (250, "reduced: 250 epochs"), (350, "other recipe: 350 epochs")):
-        assert str(Scale((Departure("epochs", epochs, (200, 300)),), setting=True)) == text
+    for epochs, scale in ((150, "reduced: 150 epochs"), (250, "reduced: 250 epochs"), (350, "other recipe: 350 epochs")):
+        assert str(Scale((Departure("epochs", epochs, (200, 300)),), setting=True)) == scale
 
 
 def test_an_epoch_stands_for_the_same_share_of_a_shorter_training(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from dgd import checkpoint, config, data, training
+from dgd import checkpoint, config, data, identity, training
 from dgd.methods import METHODS
 
 
@@ -65,7 +65,7 @@ def trained(digits, tmp_path_factory):
 def test_every_method_leaves_its_files(trained):
     for (_, method), cell in cells().items():
         folder = trained / cell["path"]
-        assert sorted(p.name for p in folder.iterdir()) == sorted(training.OUTPUTS)
+        assert sorted(p.name for p in folder.iterdir()) == sorted(identity.OUTPUTS)
         metrics = json.loads((folder / "metrics.json").read_text())
         n = METHODS[method].networks
         assert metrics["status"] == "finished"
@@ -223,7 +223,7 @@ def test_divergence_is_an_outcome_and_reaches_the_students(digits, tmp_path):
         metrics = json.loads((folder / "metrics.json").read_text())
         assert metrics["status"] == status
         assert "networks" not in metrics
-        assert sorted(p.name for p in folder.iterdir()) == sorted(training.OUTPUTS)
+        assert sorted(p.name for p in folder.iterdir()) == sorted(identity.OUTPUTS)
 
 
 def test_weights_keep_their_order(tmp_path):
@@ -234,8 +234,11 @@ def test_weights_keep_their_order(tmp_path):
 
 
 def test_transformers_train_and_cannot_be_grafted(digits, tmp_path):
-    from dgd import tables
     from dgd.read import figures
+    from dgd.read.cells import collect
+    from dgd.read.filter_sets import filters_table
+    from dgd.read.results import results_table
+    from dgd.read.table import write
 
     found = cells({"epochs": 1}, methods=["baseline", "grafting"], student="test_vit", adapt_stem=True)
     train(found["test_vit", "baseline"], tmp_path, digits)
@@ -243,10 +246,10 @@ def test_transformers_train_and_cannot_be_grafted(digits, tmp_path):
         training.CannotExchange, match="test_vit cannot take part in 'grafting': network 0 has no convolution filters"
     ):
         train(found["test_vit", "grafting"], tmp_path, digits)
-    frame = tables.collect(tmp_path / "t")
+    frame = collect(tmp_path / "t")
     assert sorted(frame["status"]) == ["cannot exchange", "finished"]
-    tables.write(tables.results_table(frame, []), tmp_path / "results")
-    tables.write(tables.filters_table(frame, []), tmp_path / "filters")
+    write(results_table(frame, []), tmp_path / "results")
+    write(filters_table(frame, []), tmp_path / "filters")
     assert figures.from_cells(tmp_path / "t", tmp_path / "figures")
 
 
