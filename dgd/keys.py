@@ -185,7 +185,7 @@ def _allowed(value: Any, about: Key) -> bool:
         return not about.choices or value in about.choices
     if not isinstance(value, int | float):
         return True
-    if not math.isfinite(value) or abs(value) >= 2**63:
+    if not math.isfinite(value) or (isinstance(value, int) and abs(value) >= 2**63):
         return False
     if about.choices and not any(bound is not None for bound in (about.least, about.most)):
         return value in about.choices

@@ -87,11 +87,15 @@ def test_train_filters_and_table(capsys, benchmark, tmp_path):
     assert len(rows) == 1
 
 
-def test_a_changed_config_is_trained_anew(capsys, benchmark, tmp_path):
+def test_a_cell_that_is_not_what_is_asked_for_is_only_trained_again_on_request(capsys, benchmark, tmp_path):
     command = ["train", str(benchmark), "*/cifar_resnet8/baseline/*", "--results", str(tmp_path / "results")]
     assert cli.main(command) == 0
     benchmark.write_text(benchmark.read_text().replace("train_images: 40", "train_images: 50"))
-    assert cli.main(command) == 0
+    before = (tmp_path / "results/t/digits/cifar_resnet8/baseline/seed0/metrics.json").read_bytes()
+    assert cli.main(command) == 1
+    assert "is stale: data.train_images was 40 and is 50 (--again trains again)" in capsys.readouterr().err
+    assert (tmp_path / "results/t/digits/cifar_resnet8/baseline/seed0/metrics.json").read_bytes() == before
+    assert cli.main([*command, "--again"]) == 0
     assert "already there" not in capsys.readouterr().err
     manifest = json.loads((tmp_path / "data/prepared/t/digits/manifest.json").read_text())
     assert manifest["sizes"]["train"] == 50
@@ -111,7 +115,9 @@ def test_a_diverged_cell_does_not_stop_the_others(capsys, benchmark, tmp_path):
 def test_mistakes_are_one_line(capsys, benchmark, tmp_path):
     assert cli.main(["train", str(tmp_path / "no.yaml")]) == 1
     assert capsys.readouterr().err.strip() == f"dgd-bench: {tmp_path / 'no.yaml'}: no such file"
-    with pytest.raises(SystemExit, match=r"no cell matches 'x'; `dgd-bench list"):
-        cli.main(["train", str(benchmark), "x"])
+    assert cli.main(["train", str(benchmark), "x"]) == 1
+    assert "no cell matches 'x'; `dgd-bench list" in capsys.readouterr().err
+    assert cli.main(["train"]) == 2
+    assert cli.main(["train", str(benchmark), "--agian"]) == 2
     assert cli.main(["filters", str(tmp_path)]) == 1
     assert "model.safetensors: no such file" in capsys.readouterr().err
