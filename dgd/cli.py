@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import pandas as pd
 import typer
 import yaml
@@ -19,7 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 SEVERAL = ("--shares", "--papers", "--paper")
-"""Options that take several values after each other, which click knows only as the option given again."""
+"""Options that take several values after each other, which typer knows only as the option given again."""
 
 Results = Annotated[str, typer.Option(help="Root of the results.")]
 Benchmark = Annotated[str, typer.Argument(help="A benchmark, e.g. config/quick.yaml.")]
@@ -77,18 +76,18 @@ def train(
     again: Annotated[
         bool, typer.Option("--again", help="Train the cells anew, and their teachers where these are stale.")
     ] = False,
-) -> int:
+) -> None:
     """Train cells of a benchmark, with the teachers they need."""
     from dgd import running
 
-    return int(not running.train(running.order(path, cell), results, again=again))
+    _exit(not running.train(running.order(path, cell), results, again=again))
 
 
 @app.command()
 def status(
     path: Annotated[str, typer.Argument(help="A benchmark's YAML, or a folder of results, e.g. results/quick.")],
     results: Results = "results",
-) -> int:
+) -> None:
     """Say which cells are fresh, which are stale and why; exit status 1 if any is stale."""
     from dgd import frozen, running
 
@@ -101,11 +100,11 @@ def status(
         for row in frozen.made_by(benchmark):
             print(f"{benchmark}: frozen, {frozen.sentence(row)}")
         frozen.refuse(benchmark, cells, {cell.slug: running.prepared_folder(cell) for cell in cells})
-        return 0
+        return
     found = running.states(cells, results)
     for name, state in found.items():
         print(f"{name}: {state}")
-    return int(not all(state.fresh for state in found.values()))
+    _exit(not all(state.fresh for state in found.values()))
 
 
 @app.command()
@@ -127,16 +126,16 @@ def freeze(
 @app.command()
 def verify(
     folders: Annotated[list[str], typer.Argument(help="Cells' folders; their teachers lie below the same root.")],
-) -> int:
+) -> None:
     """Train finished cells again in a temporary folder, teachers included, and say whether the same bytes come out."""
     from dgd import verify as verification
 
-    failed = 0
+    failed = False
     for folder in folders:
         line = verification.verify(folder)
         print(f"{folder}: {line or 'equal: history, predictions, filters, and metrics but timings'}", flush=True)
         failed |= bool(line)
-    return int(failed)
+    _exit(failed)
 
 
 @app.command()
@@ -272,13 +271,21 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit status; a mistake is one line on stderr."""
     pd.set_option("display.width", 200)
     try:
-        return app(_each(sys.argv[1:] if argv is None else argv), prog_name="dgd-bench", standalone_mode=False) or 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        app(_each(sys.argv[1:] if argv is None else argv), prog_name="dgd-bench")
+    except SystemExit as end:
+        if isinstance(end.code, str):  # a message, and exit status 1
+            raise
+        return end.code or 0
     except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
         print(f"dgd-bench: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _exit(failed: bool) -> None:
+    """End the command with status 1 if it failed."""
+    if failed:
+        raise typer.Exit(1)
 
 
 def _each(argv: list[str]) -> list[str]:
