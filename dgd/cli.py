@@ -29,6 +29,7 @@ CellFolder = Annotated[str, typer.Argument(help="A cell's folder.")]
 def list_(path: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="A benchmark, e.g. config/quick.yaml.")] = None):
     """List methods, terms, data sets and models; with a config, its cells."""
     from dgd import data, methods, objectives, running
+    from dgd.cell import EXCHANGES
 
     if path:
         for cell in running.benchmark_cells(path):
@@ -44,26 +45,26 @@ def list_(path: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="A
     import timm
 
     print("\nterms:     ", ", ".join(objectives.TERMS))
-    print("exchanges: ", ", ".join(methods.EXCHANGES))
+    print("exchanges: ", ", ".join(EXCHANGES))
     print("data sets: ", ", ".join(data.NAMES), ", imagefolder:<path>", sep="")
     print("models:    ", ", ".join(timm.list_models("cifar_*")), "and every other timm name")
 
 
 def _described(name: str, row) -> list:
     """Return a row of `dgd.methods.METHODS` for people: what it minimises, and how it stands to its source."""
-    from dgd import methods, objectives, surgery
+    from dgd import exchange, methods, objectives
 
-    spec = methods.written_out(row.objective)
+    spec = methods.given_options(row.objective)
     terms = []
     for term, options in spec.items():
         weight = f"{options['weight']:g} " if options.get("weight", 1.0) != 1 else ""
         rest = ", ".join(key if value is True else f"{key}={value}" for key, value in options.items() if key != "weight")
         terms.append(f"{weight}{term}" + (f"({rest})" if rest else ""))
-    exchange = (row.exchange or {}).get("name", "-")
+    exchanged = (row.exchange or {}).get("name", "-")
     objective = objectives.Objective(spec)
-    parts = [*objective.terms.values(), *filter(None, [surgery.SURGERY.get(exchange)])]
-    needs = ", ".join(need for need in objectives.NEEDS if need in objective.needs)
-    return [name, " + ".join(terms), exchange, row.networks, row.teachers, objectives.weakest(parts), needs]
+    surgeries = [exchange.find(exchanged).RePr] if exchanged == "repr" else []
+    status = objectives.weakest([*objective.terms.values(), *surgeries])
+    return [name, " + ".join(terms), exchanged, row.networks, row.teachers, status, str(objective.requires)]
 
 
 @app.command()
@@ -146,8 +147,8 @@ def filters(
     ] = None,
 ) -> None:
     """Print filter statistics of a cell's networks, or of any safetensors file."""
-    from dgd import checkpoint
     from dgd import filters as statistics
+    from dgd.train import checkpoint
 
     def networks(path: str) -> dict[str, dict]:
         path = Path(path)
@@ -185,7 +186,8 @@ def prune(
     ] = None,
 ) -> None:
     """Print accuracy of a cell as its smallest filters, and as many random ones, are removed; write its pruning.csv."""
-    from dgd import identity, pruning, running
+    from dgd import identity, running
+    from dgd.train import pruning
 
     cell = identity.cell_of(folder)
     if not cell:
@@ -207,12 +209,17 @@ def table(
     papers: Annotated[list[str] | None, typer.Option(help="Published numbers to set beside (default: papers/*.yaml).")] = None,
 ) -> None:
     """Print the tables of a benchmark's results, finished or not."""
-    from dgd import frozen, running, tables
+    from dgd import frozen, running
+    from dgd.read.cells import collect
+    from dgd.read.filter_sets import filters_table
+    from dgd.read.papers import read_papers
+    from dgd.read.results import results_table
+    from dgd.read.table import markdown
 
-    cells = tables.collect(folder)
-    papers = papers if papers is not None else sorted(map(str, Path("papers").glob("*.yaml")))
-    for frame in (tables.results_table(cells, papers), tables.filters_table(cells, papers)):
-        print(tables.markdown(frame), end="\n\n")
+    cells = collect(folder)
+    published = read_papers(papers if papers is not None else sorted(map(str, Path("papers").glob("*.yaml"))))
+    for one in (results_table(cells, published), filters_table(cells, published)):
+        print(markdown(one), end="\n\n")
     made_by = frozen.made_by(folder)
     for row in made_by:
         print(f"Frozen: {frozen.sentence(row)}.")
@@ -235,8 +242,8 @@ def claims(
     csv: Annotated[bool, typer.Option("--csv", help="A row a claim, setting and benchmark, as CSV.")] = False,
 ) -> None:
     """Print what the papers claim, with what is measured so far."""
-    from dgd import claims as reading
-    from dgd import tables
+    from dgd.read import claims as reading
+    from dgd.read.cells import collect
 
     files = sorted(Path(papers).glob("*.yaml"))
     if paper:
@@ -248,7 +255,7 @@ def claims(
     if missing := [folder for folder in folders or () if not Path(folder).is_dir()]:
         raise SystemExit(f"{missing[0]}: no such folder; give those of benchmarks, e.g. results/quick")
     folders = folders or sorted(path for path in Path("results").glob("*") if path.is_dir())
-    cells = [(tables.collect(folder), folder) for folder in folders]
+    cells = [(collect(folder), folder) for folder in folders]
     found = reading.evaluate(reading.read(files), [(frame, folder) for frame, folder in cells if len(frame)])
     print(found.to_csv(index=False, float_format="%.8g").rstrip() if csv else reading.listing(found))
 
@@ -259,12 +266,14 @@ def controls(
     path: Annotated[str, typer.Option("--config", help="The benchmark, which names the controls, e.g. config/controls.yaml.")],
 ) -> None:
     """Print what is left of each method's gain after each control, whatever of it is there."""
-    from dgd import config, tables
-    from dgd import controls as reading
+    from dgd import config
+    from dgd.read.cells import collect
+    from dgd.read.controls import controls_table
+    from dgd.read.table import markdown
 
-    benchmark = config.filled(config.load(path))
-    cells = tables.collect(folder, config.cells(benchmark))
-    print(reading.markdown(reading.controls_table(cells, benchmark["controls"], benchmark["report"])))
+    benchmark = config.load(path)
+    cells = collect(folder, config.cells(benchmark))
+    print(markdown(controls_table(cells, benchmark.controls, benchmark.report)))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -35,7 +35,8 @@ def sentence(row: dict) -> str:
     """Return a row of `made_by` in words."""
     commit = f"commit {row['commit'][:12]}" if row["commit"] else "no commit"
     changed = " with uncommitted changes" if row["dirty"] else ""
-    return f"{row['cells']} cells made by {commit}{changed}, code {row['code_sha256'][:12]}"
+    cells = f"{row['cells']} cell{'s' if row['cells'] != 1 else ''}"
+    return f"{cells} made by {commit}{changed}, code {row['code_sha256'][:12]}"
 
 
 def freeze(folder: str | Path) -> list[dict]:

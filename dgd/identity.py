@@ -33,13 +33,13 @@ OUTPUTS = (
 )
 """What a cell leaves in its folder."""
 WEIGHTS = "model.safetensors"
-ENTRY = "dgd.training"
+ENTRY = "dgd.train.cell"
 """The module that trains a cell."""
 APART = (
     # They hold or check typed fields, which are compared by their values.
-    *("dgd", "dgd.cell", "dgd.config", "dgd.keys", "dgd.methods"),
+    *("dgd", "dgd.cell", "dgd.keys", "dgd.methods", "dgd.terms"),
     # They record, and change no result.
-    *("dgd.codehash", "dgd.identity", "dgd.provenance", "dgd.memory", "dgd.outcomes"),
+    *("dgd.codehash", "dgd.identity", "dgd.provenance", "dgd.train.memory", "dgd.train.outcomes"),
     # What they make is compared by its content.
     *("dgd.data", "dgd.data.preparation", "dgd.data.sources"),
 )

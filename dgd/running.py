@@ -11,6 +11,7 @@ from pathlib import Path
 from dgd import config, frozen, identity
 from dgd.cell import Cell
 from dgd.identity import Identities
+from dgd.task import METRICS
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def order(path: str | Path, pattern: str = "*") -> Order:
 
 def benchmark_cells(path: str | Path) -> list[Cell]:
     """Return the cells of a benchmark's YAML, teachers first."""
-    return [Cell.from_plain(cell) for cell in config.cells(config.load(path))]
+    return config.cells(config.load(path))
 
 
 def folder_cells(folder: str | Path) -> list[Cell]:
@@ -167,16 +168,18 @@ def _train_one(cell: Cell, results: Path) -> bool:
 
 def train_here(cell: Cell, results: str | Path) -> bool:
     """Train one cell in this process, or in all those of a torchrun; return whether it has a result."""
-    from dgd import training
+    from dgd import train as training
 
     out = Path(results) / cell.path
     try:
-        metrics = training.train_cell(cell.plain(), results=results, data=prepared_folder(cell))
+        metrics = training.train_cell(cell, results=results, data=prepared_folder(cell))
     except training.NoResult as error:
         print(f"{out}: {error.status}: {error}", file=sys.stderr)
         return False
     if metrics:  # under torchrun one process has them
-        print(f"{out}: {metrics['networks'][0]['last']['top1']:.2f} % test top-1 at the last epoch")
+        metric = METRICS[cell.task]
+        value = metrics["networks"][0]["last"][metric.name]
+        print(f"{out}: {value:{metric.form}} {metric.unit} test {metric.label} at the last epoch")
     return True
 
 

@@ -57,10 +57,10 @@ def alone(cell: Cell) -> Cell:
 
 def train(cell: Cell, results: str | Path) -> None:
     """Train one cell; a cell that has no result, a diverged one, is recorded like any other."""
-    from dgd import training
+    from dgd import train as training
 
     with contextlib.suppress(training.NoResult):
-        training.train_cell(cell.plain(), results=results, data=running.prepared(cell))
+        training.train_cell(cell, results=results, data=running.prepared(cell))
 
 
 def difference(was: Path, now: Path) -> str:

@@ -4,8 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from dgd import tables
-from dgd.config import cells
+from dgd import config, files
+from dgd.read.cells import collect
 
 
 def main(argv=None):
@@ -14,8 +14,8 @@ def main(argv=None):
     parser.add_argument("--config", type=Path, required=True, help="a resolved config, a JSON file")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    frame = tables.collect(args.out.parent, cells(json.loads(args.config.read_text())))
-    tables.replace_file(args.out, frame.to_csv(index=False).encode())
+    benchmark = config.check(json.loads(args.config.read_text()), str(args.config), folders=False)
+    files.write_text(args.out, collect(args.out.parent, config.cells(benchmark)).to_csv(index=False))
 
 
 if __name__ == "__main__":

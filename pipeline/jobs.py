@@ -9,21 +9,21 @@ from dgd.config import torchrun
 
 
 def threads(cell: Cell) -> int:
-    """Return the cores of a cell: the recipe's threads in each of its processes."""
+    """Return the cores of a job: the recipe's threads in each of the cell's processes."""
     return cell.recipe.threads * cell.processes
 
 
 def gpus(cell: Cell) -> int:
-    """Return the GPUs of a cell: one a process if it will run on CUDA, found out without importing torch."""
+    """Return the GPUs of a job: one for each process if the cell will run on CUDA, found out without importing torch."""
     device = cell.recipe.device
     there = shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists()
     return cell.processes * int(device == "cuda" or (device == "auto" and there))
 
 
 def mem_mb(cell: Cell) -> int:
-    """Return megabytes: `dgd.memory.estimate`, or 4000 a process in a launcher that cannot build networks to ask them."""
+    """Return the megabytes of a job: `dgd.train.memory.estimate`, or 4000 for each process where networks cannot be built."""
     if dgd.NETWORKS:
-        from dgd.memory import MIB, estimate
+        from dgd.train.memory import MIB, estimate
 
         try:
             return estimate(cell.plain(), cuda=gpus(cell) > 0)["host"] * MIB // 10**6 + 1

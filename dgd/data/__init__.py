@@ -5,8 +5,20 @@
 images goes by `imagefolder:<path>`.
 """
 
-from dgd.data.loader import Dataset, Loader, augment, load
+from dgd.data.loader import Dataset, Examples, Loader, augment, load
 from dgd.data.preparation import is_prepared, prepare, stratified
 from dgd.data.sources import NAMES, SOURCES, is_known
 
-__all__ = ["NAMES", "SOURCES", "Dataset", "Loader", "augment", "is_known", "is_prepared", "load", "prepare", "stratified"]
+__all__ = [
+    "NAMES",
+    "SOURCES",
+    "Dataset",
+    "Examples",
+    "Loader",
+    "augment",
+    "is_known",
+    "is_prepared",
+    "load",
+    "prepare",
+    "stratified",
+]

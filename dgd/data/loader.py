@@ -7,6 +7,7 @@ Normalize, image by image, and the numbers are the same to the last bit.
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,8 +20,26 @@ from dgd.data.preparation import FORMAT, list_sha256
 from dgd.data.sources import decode, find
 from dgd.provenance import file_hash
 
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 EVALUATION_BATCH = 500
+
+
+@dataclass
+class Examples:
+    """A batch of a split (B examples), on the device.
+
+    Attributes:
+        inputs: Name -> (B, ...): `image`, float32 (B, C, H, W).
+        labels: (B,), int64 classes or float32 values.
+        index: (B,) int64, positions in the split.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+    index: torch.Tensor
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.labels)
 
 
 def normalize(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, channels_last: bool = False) -> torch.Tensor:
@@ -122,7 +141,7 @@ class Loader:
             for start, end in pairwise(bounds)
         ]
 
-    def batches(self, order: torch.Generator | None = None, augment: torch.Generator | None = None) -> Iterator[Batch]:
+    def batches(self, order: torch.Generator | None = None, augment: torch.Generator | None = None) -> Iterator[Examples]:
         """Return an epoch's batches. All random numbers are drawn here, on the CPU, before the first batch.
 
         With neither generator every image comes once, in order and as it is. With either, this is a training epoch:
@@ -133,14 +152,13 @@ class Loader:
             augment: CPU generator of the augmentation; None does not augment.
 
         Returns:
-            Iterator of images float32 (B, C, H, W), labels int64 (B,) and index in the split int64 (B,), all on
-            the device; the last batch may be smaller.
+            Iterator of `Examples`; the last batch may be smaller.
         """
         index = torch.arange(self.images) if order is None else torch.randperm(self.images, generator=order)
         index = index[: self._used(order is not None or augment is not None)]
         return self._epoch(index, augment)
 
-    def _epoch(self, index: torch.Tensor, generator: torch.Generator | None) -> Iterator[Batch]:
+    def _epoch(self, index: torch.Tensor, generator: torch.Generator | None) -> Iterator[Examples]:
         pad, flip = self.dataset.manifest["augmentation"]["pad"], self.dataset.manifest["augmentation"]["flip"]
         shifts = flips = None
         if generator is not None:
@@ -149,7 +167,7 @@ class Loader:
         padded, labels = self.dataset.on_device(self.split, self.device)
         index = index.to(self.device)
 
-        def batch(of: slice) -> Batch:
+        def batch(of: slice) -> Examples:
             images = augment(
                 padded,
                 index[of],
@@ -160,7 +178,7 @@ class Loader:
                 self.std,
                 self.channels_last,
             )
-            return images, labels[index[of]], index[of]
+            return Examples({"image": images}, labels[index[of]], index[of])
 
         return map(batch, self._slices(len(index)))
 
@@ -196,7 +214,7 @@ class StreamLoader(Loader):
             v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), v2.PILToTensor()]),
         )
 
-    def _epoch(self, index: torch.Tensor, generator: torch.Generator | None) -> Iterator[Batch]:
+    def _epoch(self, index: torch.Tensor, generator: torch.Generator | None) -> Iterator[Examples]:
         seeds = [None] * len(index)
         if generator is not None:
             seeds = torch.randint(0, 2**63 - 1, (len(index),), generator=generator).tolist()
@@ -209,9 +227,9 @@ class StreamLoader(Loader):
             generator=torch.Generator(),  # its own: the global one stays as it is
         )
 
-        def on_device(batch: Batch) -> Batch:
+        def on_device(batch: list[torch.Tensor]) -> Examples:
             images, labels, index = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-            return normalize(images, self.mean, self.std, self.channels_last), labels, index
+            return Examples({"image": normalize(images, self.mean, self.std, self.channels_last)}, labels, index)
 
         return map(on_device, loader)
 

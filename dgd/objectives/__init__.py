@@ -1,19 +1,21 @@
-"""The terms that a step can minimise: one file a term, looked up by name in `TERMS`.
+"""The terms that a step can minimise: one file for each, named as the term and ending in `TERM = <its class>`.
 
-A new term is a new file (a `Term`, see `dgd.objectives.term`) named as the term; the loop gives it what it declares to need.
+A new term is a new file (a `Term`, see `dgd.objectives.term`); the loop gives it what it requires.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, reduce
 from importlib import import_module
+from operator import or_
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from dgd.objectives.term import NEEDS, STATUSES, Batch, Output, Setting, Term
+from dgd.keys import nearest
+from dgd.objectives.term import STATUSES, Batch, Output, Requires, Setting, Term
 
-__all__ = ["NEEDS", "STATUSES", "TERMS", "Batch", "Objective", "Output", "Setting", "Term", "weakest"]
+__all__ = ["STATUSES", "TERMS", "Batch", "Objective", "Output", "Requires", "Setting", "Term", "weakest"]
 
 
 class Terms(Mapping[str, type[Term]]):
@@ -22,10 +24,7 @@ class Terms(Mapping[str, type[Term]]):
     def __getitem__(self, name: str) -> type[Term]:
         if name not in _names():
             raise KeyError(name)
-        module = import_module(f"{__name__}.{name}")
-        return next(
-            kind for kind in vars(module).values() if getattr(kind, "__module__", "") == module.__name__ and _is_term(kind)
-        )
+        return import_module(f"{__name__}.{name}").TERM
 
     def __iter__(self) -> Iterator[str]:
         return iter(_names())
@@ -34,21 +33,17 @@ class Terms(Mapping[str, type[Term]]):
         return len(_names())
 
 
-def _is_term(kind) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Term)
-
-
 @cache
 def _names() -> tuple[str, ...]:
     files = sorted(Path(__file__).parent.glob("*.py"))
-    return tuple(path.stem for path in files if "Term):\n" in path.read_text() and path.stem not in ("banks", "__init__"))
+    return tuple(path.stem for path in files if "\nTERM = " in path.read_text(encoding="utf-8") and path.stem != "__init__")
 
 
 TERMS = Terms()
 
 
 def weakest(parts: Iterable) -> str:
-    """The `status` of the least faithful of a method's terms (and its surgery)."""
+    """Return the `status` of the least faithful of a method's terms (and its surgery)."""
     return max((part.status for part in parts), key=STATUSES.index)
 
 
@@ -59,6 +54,9 @@ class Objective(nn.Module):
         spec: Term name -> {'weight': float, option: value, ...}.
         autocast: Gives the context in which the terms' own convolutions run.
 
+    Attributes:
+        requires: What its terms are to be given, all together.
+
     Raises:
         ValueError: Unknown term or option.
     """
@@ -68,7 +66,7 @@ class Objective(nn.Module):
         self.weights, terms = {}, {}
         for name, options in spec.items():
             if name not in TERMS:
-                raise ValueError(f"unknown term {name!r}; known: {', '.join(TERMS)}")
+                raise ValueError(f"unknown term {name!r}{nearest(name, TERMS)}")
             options = dict(options)
             weight = options.pop("weight", 1.0)
             if not isinstance(weight, int | float):
@@ -80,21 +78,29 @@ class Objective(nn.Module):
                 raise ValueError(f"term {name!r}: {error}") from None
             terms[name].autocast = autocast
         self.terms = nn.ModuleDict(terms)
-        self.needs = frozenset().union(*(term.needs for term in terms.values()))
+        self.requires = reduce(or_, (term.requires for term in terms.values()), Requires())
 
     def setup(self, example: Batch, setting: Setting) -> None:
         """Have every term build its modules; see `Term.setup`.
 
         Raises:
-            ValueError: A term has no meaning for these networks, or lacks a teacher or peers.
+            ValueError: A term has no meaning for these networks, or lacks a teacher, peers or an input.
         """
         for name, term in self.terms.items():
-            for need, given in (("teacher", example.teachers), ("peers", example.peers)):
-                if need in term.needs and not given:
-                    raise ValueError(f"{name}: there is no {need.rstrip('s')}; a method with this term needs at least one")
+            needs = term.requires
+            for what, needed, given in (("teacher", needs.teacher, example.teachers), ("peer", needs.peers, example.peers)):
+                if needed and not given:
+                    raise ValueError(f"{name}: there is no {what}; a method with this term needs at least one")
+            if missing := sorted(needs.inputs - example.inputs.keys()):
+                raise ValueError(f"{name}: the data set has no input {missing[0]!r}; it has {', '.join(example.inputs)}")
+            if needs.task and example.own.answer is not getattr(example.own, _ANSWERS[needs.task]):
+                raise ValueError(f"{name}: the term is for {needs.task}, and the data set has another task")
             term.setup(example, setting)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total, and each term before its weight."""
+        """Return the total, and each term before its weight."""
         parts = {name: term(batch) for name, term in self.terms.items()}
         return sum(self.weights[name] * part for name, part in parts.items()), parts
+
+
+_ANSWERS = {"classification": "logits", "regression": "value"}

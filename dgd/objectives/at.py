@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from dgd.objectives.maps import attention, distance, pool
-from dgd.objectives.term import Term
+from dgd.objectives.term import Requires, Term
 
 
 class AttentionTransfer(Term):
@@ -21,7 +21,7 @@ class AttentionTransfer(Term):
         "Stages are paired from the deepest, and the rest of the deeper network left out; the codes pair from the shallowest.",
         "The stem's map counts where no later one has its resolution; RepDistiller leaves it out.",
     )
-    needs = frozenset({"teacher", "taps"})
+    requires = Requires(teacher="eval", features=True)
 
     def forward(self, batch) -> Tensor:
         """Scalar: no unit, at most the sum over stages of 2 / (H*W)."""
@@ -35,3 +35,6 @@ class AttentionTransfer(Term):
 
 def _attention(x: Tensor, size: tuple[int, int]) -> Tensor:
     return attention(x if x.shape[2:] == size else pool(x.float(), size))
+
+
+TERM = AttentionTransfer

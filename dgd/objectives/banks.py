@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dgd.objectives.term import Term
+from dgd.objectives.term import Requires, Term
 
 # One product with the whole bank is faster than gathering rows where it has fewer rows than this times K (on one CPU thread).
 DENSE = 5
@@ -178,7 +178,7 @@ class BankTerm(Term):
 
     name = ""
     status = "deviates"
-    needs = frozenset({"teacher", "taps", "indices"})
+    requires = Requires(teacher="eval", features=True, indices=True, task="classification")
 
     def __init__(self, dim: int, negatives: int, temperature: float, momentum: float):
         super().__init__()

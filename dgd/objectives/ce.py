@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgd.objectives.term import Term
+from dgd.objectives.term import Requires, Term
 
 
 class CrossEntropy(Term):
@@ -14,6 +14,7 @@ class CrossEntropy(Term):
     """
 
     source = "textbook"
+    requires = Requires(task="classification")
 
     def __init__(self, smoothing: float = 0.0):
         super().__init__()
@@ -24,3 +25,6 @@ class CrossEntropy(Term):
     def forward(self, batch) -> Tensor:
         """Scalar, in nats."""
         return F.cross_entropy(batch.own.logits.float(), batch.labels, label_smoothing=self.smoothing)
+
+
+TERM = CrossEntropy

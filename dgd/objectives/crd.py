@@ -76,3 +76,6 @@ class ContrastiveRepresentation(BankTerm):
 
 def _forget(term: ContrastiveRepresentation, _) -> None:
     term.z_is_set = False
+
+
+TERM = ContrastiveRepresentation

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from dgd.objectives.term import Term
+from dgd.objectives.term import Requires, Term
 
 
 class DecoupledDistillation(Term):
@@ -26,7 +26,7 @@ class DecoupledDistillation(Term):
     """
 
     source = "2203.08679; github.com/megvii-research/mdistiller"
-    needs = frozenset({"teacher"})
+    requires = Requires(teacher="eval", task="classification")
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, tau: float = 4.0, warmup: float = 20):
         super().__init__()
@@ -65,3 +65,6 @@ class DecoupledDistillation(Term):
         others = z.masked_fill(true, -torch.inf).logsumexp(1)
         binary = torch.stack([z.masked_fill(~true, 0).sum(1), others], 1).log_softmax(1)
         return binary, (z - others[:, None]).masked_fill(true, 0)
+
+
+TERM = DecoupledDistillation

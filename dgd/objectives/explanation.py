@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgd.objectives.explaining import explain
-from dgd.objectives.term import Term
+from dgd.objectives.term import Requires, Term
 
 
 class SelfExplanation(Term):
@@ -34,7 +34,7 @@ class SelfExplanation(Term):
     source = "2009.09140 (ACCV 2020), abstract only; the equation is this project's"
     status = "reconstruction"
     deviations = ("The equation is this project's: of the paper only the abstract was found.",)
-    needs = frozenset({"input_gradient"})
+    requires = Requires(input_gradient=True, inputs=frozenset({"image"}), task="classification")
 
     def __init__(self, classes: int = 3, tau: float = 0.5, shuffle: bool = False):
         super().__init__()
@@ -58,7 +58,7 @@ class SelfExplanation(Term):
         Raises:
             ValueError: The logits do not depend on the images by a graph.
         """
-        if not batch.images.requires_grad:
+        if not batch.inputs["image"].requires_grad:
             raise ValueError("explanation: the images have no gradient; the loop must give them one before the network runs")
         logits = batch.own.logits
         every = torch.arange(logits.shape[1], device=logits.device)
@@ -67,7 +67,7 @@ class SelfExplanation(Term):
         order = logits.detach().float().masked_fill(true, torch.inf).argsort(dim=1, descending=True, stable=True)
         chosen = order[:, : self.classes].T[:, :, None] == every  # (m, B, K), the true class first
         # Explanations come without a graph, and so does all that is made of them.
-        true_row, *others = (explain(logits, batch.images, one) for one in chosen)
+        true_row, *others = (explain(logits, batch.inputs["image"], one) for one in chosen)
         similarity = torch.stack([F.cosine_similarity(true_row, other) for other in others])
         log_q = (F.pad(similarity, (0, 0, 1, 0), value=1.0) / self.tau).log_softmax(0)  # (m, B); cos(e_y, e_y) is 1
         if self.shuffle:
@@ -76,3 +76,6 @@ class SelfExplanation(Term):
         q = log_q.exp()
         target = (q[:, :, None] * chosen).sum(0)
         return (q * log_q).sum(0).mean() - (target * logits.float().log_softmax(1)).sum(1).mean()
+
+
+TERM = SelfExplanation

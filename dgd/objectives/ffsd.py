@@ -9,7 +9,7 @@ from torch import Tensor
 from dgd.objectives.fusion import Chain, Fusion, flip, map_distance, mixer
 from dgd.objectives.maps import attention, distance, unit
 from dgd.objectives.mutual import divergences
-from dgd.objectives.term import Term
+from dgd.objectives.term import Requires, Term
 
 
 class FeatureFusionSelfDistillation(Term):
@@ -50,7 +50,7 @@ class FeatureFusionSelfDistillation(Term):
         "The chain takes channels and sizes of the network's own stages; the code halves channels, or lists them by network.",
         "A stem with a resolution of its own counts as a stage; the code takes the stages after the stem.",
     )
-    needs = frozenset({"peers", "same_batch", "together", "taps"})
+    requires = Requires(peers="together", features=True, task="classification")
 
     def __init__(
         self,
@@ -160,3 +160,6 @@ class FeatureFusionSelfDistillation(Term):
         with self.autocast():
             made = self.chain(stages[-1].detach())
         return sum(map_distance(x, y.detach(), target.detach()) for x, y, target in zip(made, stages, maps))
+
+
+TERM = FeatureFusionSelfDistillation

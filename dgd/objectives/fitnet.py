@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgd.objectives.maps import pool
-from dgd.objectives.term import Term
+from dgd.objectives.term import Requires, Term
 
 
 class FitNet(Term):
@@ -29,7 +29,7 @@ class FitNet(Term):
         "Of networks of different depth, stages are paired from the deepest; RepDistiller pairs from the shallowest.",
         "A stem with a resolution of its own, as ImageNet networks have, counts as a stage.",
     )
-    needs = frozenset({"teacher", "taps"})
+    requires = Requires(teacher="eval", features=True)
 
     def __init__(self, stage: int = 2):
         super().__init__()
@@ -82,3 +82,6 @@ def regressor(own: Tensor, theirs: Tensor) -> nn.Sequential:
     else:
         conv = nn.Conv2d(*shape, kernel_size=tuple(1 + max(s - t, 0) for s, t in zip(size, target, strict=True)))
     return nn.Sequential(conv, nn.BatchNorm2d(theirs.shape[1]), nn.ReLU())
+
+
+TERM = FitNet

@@ -103,3 +103,6 @@ def neighbourhood(logits: Tensor, neighbours: int) -> Tensor:
     k = min(neighbours, len(logits))
     closeness = (direction @ direction.T).fill_diagonal_(2)
     return torch.zeros_like(closeness).scatter_(1, closeness.topk(k).indices, 1 / k)
+
+
+TERM = HolisticKnowledge

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dgd.objectives.term import Term
+from dgd.objectives.term import Requires, Term
 
 
 class KnowledgeDistillation(Term):
@@ -20,7 +20,7 @@ class KnowledgeDistillation(Term):
     """
 
     source = "2004.12311 section 3.5; Hinton et al. 2015 (1503.02531)"
-    needs = frozenset({"teacher"})
+    requires = Requires(teacher="eval", task="classification")
 
     def __init__(self, tau: float = 2.0, teachers: str = "mean"):
         super().__init__()
@@ -42,3 +42,6 @@ class KnowledgeDistillation(Term):
         p = p.mean(0) if self.teachers == "mean" else p.sum(0)
         log_q = (batch.own.logits.float() / self.tau).log_softmax(1)
         return -(p * log_q).sum(1).mean() * self.tau**2
+
+
+TERM = KnowledgeDistillation

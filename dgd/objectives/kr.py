@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgd.objectives.maps import pool
-from dgd.objectives.term import Term
+from dgd.objectives.term import Requires, Term
 
 
 class KnowledgeRepresenting(Term):
@@ -36,7 +36,7 @@ class KnowledgeRepresenting(Term):
         "The equation is this project's: of the paper only the abstract was found.",
         "Features are compared, where the abstract speaks of the distribution of the teacher's parameters.",
     )
-    needs = frozenset({"teacher", "taps"})
+    requires = Requires(teacher="eval", features=True)
 
     def __init__(self, sparsity: float = 0.01):
         super().__init__()
@@ -73,3 +73,6 @@ class KnowledgeRepresenting(Term):
 def pairs(own, theirs) -> list[tuple[Tensor, Tensor]]:
     """Stages of two `Output`s, deepest first; those that only one has are left out."""
     return list(zip(reversed(own.stages), reversed(theirs.stages), strict=False))
+
+
+TERM = KnowledgeRepresenting

@@ -1,11 +1,12 @@
 """Deep mutual learning: every network of the group learns from the answers of the others."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from dgd.objectives.term import Term
+from dgd.objectives.term import Requires, Term
 
 
 class MutualLearning(Term):
@@ -28,7 +29,7 @@ class MutualLearning(Term):
         "All networks learn at once from one state, where the paper's take turns on a batch (`batches: turns`) and the code's "
         "each have a batch of their own (`own`).",
     )
-    needs = frozenset({"peers"})
+    requires = Requires(peers="together", task="classification")
 
     def __init__(self, tau: float = 1.0, reduce: str = "mean", batches: str = "same"):
         super().__init__()
@@ -39,7 +40,7 @@ class MutualLearning(Term):
         if batches not in ("same", "turns", "own"):
             raise ValueError(f"mutual: batches is {batches!r}; it must be 'same', 'turns' or 'own'")
         self.tau, self.reduce = tau, reduce
-        self.needs = self.needs | {"same": {"same_batch", "together"}, "turns": {"same_batch"}, "own": set()}[batches]
+        self.requires = replace(self.requires, peers="together" if batches == "same" else batches)
         if (batches, reduce) in (("turns", "mean"), ("own", "sum")):
             self.status, self.deviations = "faithful", ()
         elif batches != "same":
@@ -82,3 +83,6 @@ def divergences(logits: Tensor, targets: Sequence[Tensor], tau: float) -> Tensor
     log_p = (torch.stack([target.detach().float() for target in targets]) / tau).log_softmax(2)
     log_q = (logits.float() / tau).log_softmax(1)
     return (log_p.exp() * (log_p - log_q)).sum(2).mean(1) * tau**2
+
+
+TERM = MutualLearning

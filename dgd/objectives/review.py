@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgd.objectives.maps import pool
-from dgd.objectives.term import Output, Term
+from dgd.objectives.term import Output, Requires, Term
 
 
 class KnowledgeReview(Term):
@@ -32,7 +32,7 @@ class KnowledgeReview(Term):
         "Stages that only the deeper one of two networks has are left out.",
         "A stem with a resolution of its own, as ImageNet networks have, counts as a stage.",
     )
-    needs = frozenset({"teacher", "taps", "teacher_before"})
+    requires = Requires(teacher="eval", features=True, teacher_before=True)
 
     def __init__(self, warmup: float = 20, mid: int = 512, student: str = "post", teacher: str = "eval"):
         super().__init__()
@@ -46,9 +46,9 @@ class KnowledgeReview(Term):
             raise ValueError(f"review: teacher is {teacher!r}; it must be 'eval' or 'train'")
         self.warmup, self.mid, self.taps = warmup, mid, {"post": "stages", "pre": "before"}[student]
         if student == "pre":
-            self.needs = self.needs | {"before"}
+            self.requires |= Requires(before=True)
         if teacher == "train":
-            self.needs, self.deviations = self.needs | {"teacher_train"}, self.deviations[1:]
+            self.requires, self.deviations = self.requires | Requires(teacher="train"), self.deviations[1:]
 
     def setup(self, example, setting) -> None:
         """Make a `Fusion` for each pair of levels, deepest first."""
@@ -124,3 +124,6 @@ def hierarchical_context(own: Tensor, theirs: Tensor) -> Tensor:
             weight /= 2
             loss, total = loss + weight * pool(difference, (size, size)).square().mean(), total + weight
     return loss / total
+
+
+TERM = KnowledgeReview

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgd.objectives.term import Term
+from dgd.objectives.term import Requires, Term
 
 TOGETHER = 1e-12  # squared distance from which two features count as one point, without direction
 
@@ -26,7 +26,7 @@ class RelationalDistillation(Term):
         "Features are taken as they are, as RepDistiller does; the authors' classification script divides them by their norm.",
         "Images whose features coincide have distance 0 and no direction; the codes give them 1e-6 and a huge gradient.",
     )
-    needs = frozenset({"teacher", "taps"})
+    requires = Requires(teacher="eval", features=True)
 
     def __init__(self, distance: float = 25.0, angle: float = 50.0):
         super().__init__()
@@ -67,3 +67,6 @@ def relations(x: Tensor) -> tuple[Tensor, Tensor]:
     distances = distances * apart
     mean = distances.sum() / max(len(x) * (len(x) - 1), 1)
     return distances / mean.clamp(min=TOGETHER**0.5), directions @ directions.mT
+
+
+TERM = RelationalDistillation

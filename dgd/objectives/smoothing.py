@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgd.objectives.term import Term
+from dgd.objectives.term import Requires, Term
 
 GRID = 4097
 
@@ -21,7 +21,7 @@ class TeacherSmoothing(Term):
     """
 
     source = "a control of this project"
-    needs = frozenset({"teacher"})
+    requires = Requires(teacher="eval", task="classification")
 
     def __init__(self, tau: float = 2.0):
         super().__init__()
@@ -52,3 +52,6 @@ def strength(entropy: Tensor, classes: int) -> Tensor:
     above = torch.searchsorted(table, entropy.float()).clamp(1, GRID - 1)
     low, high = table.gather(0, torch.stack([above - 1, above]))  # a 0-dim index would be read by the host
     return ((above - 1 + (entropy - low) / (high - low)) / (GRID - 1)).clamp(0, 1)
+
+
+TERM = TeacherSmoothing

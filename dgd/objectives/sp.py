@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgd.objectives.term import Term
+from dgd.objectives.term import Requires, Term
 
 
 class SimilarityPreserving(Term):
@@ -15,7 +15,7 @@ class SimilarityPreserving(Term):
     """
 
     source = "1907.09682; github.com/HobbitLong/RepDistiller"
-    needs = frozenset({"teacher", "taps"})
+    requires = Requires(teacher="eval", features=True)
 
     def forward(self, batch) -> Tensor:
         """Scalar without unit; with maps that follow a ReLU at most 2 / B."""
@@ -28,3 +28,6 @@ def similarities(x: Tensor) -> Tensor:
     """(B, B) float32 from (B, C, H, W): each image's dot products with all images, as a vector of unit norm."""
     x = x.float().flatten(1)
     return F.normalize(x @ x.T)
+
+
+TERM = SimilarityPreserving

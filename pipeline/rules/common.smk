@@ -7,8 +7,8 @@ REQUIRED INPUTS:
 
 OUTPUTS:
 
-    CONFIG      the checked config with every default
-    CELLS       path of a cell -> the cell, teachers included
+    CONFIG      the checked config with every default, as plain values
+    CELLS       path of a cell -> the cell, a dgd.cell.Cell, teachers included
     STALE       path of a cell -> why it is trained: its result is missing, or is not the one that is asked for
     TEACHERS    paths of the cells that other cells learn from
     BENCHMARK   folder of this benchmark's results
@@ -26,29 +26,27 @@ from pathlib import Path
 if workflow.remote_exec:
     os.environ.update(DGD_NETWORKS="no")
 
-from snakemake.utils import update_config
-
 from dgd import config as dgd_config
 from dgd import frozen, identity
-from dgd.cell import Cell
 from pipeline import planning
-from pipeline.config import one_of, resolve, typed
+from pipeline.config import one_of, resolve
 from pipeline.jobs import gpus, launcher, mem_mb, threads
 from pipeline.prepare import Prepared
 
 os.environ.pop("DGD_NETWORKS", None)
 
-update_config(config, typed(dict(workflow.config_settings.config)))
-FILES = ", ".join(map(os.path.relpath, workflow.configfiles))
 try:
-    CONFIG = resolve(config, FILES or "config")
+    CHECKED = resolve(
+        map(os.path.relpath, workflow.configfiles), workflow.config_settings.config
+    )
 except dgd_config.ConfigError as error:
     sys.exit(str(error))
 
+CONFIG = CHECKED.plain()
 RESULTS = CONFIG["results"]
 BENCHMARK = f"{RESULTS}/{CONFIG['benchmark']}"
 PREPARED = f"{CONFIG['data']['dir']}/prepared/{CONFIG['benchmark']}"
-CELLS = {cell["path"]: Cell.from_plain(cell) for cell in dgd_config.cells(CONFIG)}
+CELLS = {cell.path: cell for cell in dgd_config.cells(CHECKED)}
 DATA = {
     cell.slug: Prepared(cell.dataset, CONFIG["data"], Path(PREPARED) / cell.slug)
     for cell in CELLS.values()

@@ -1,0 +1,146 @@
+"""What a benchmark is: every key of its YAML, with default, bounds and sentence.
+
+`dgd.config` reads and checks one and makes its cells.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from dgd import keys, methods, task
+from dgd.cell import EXCHANGES, LAST_SEED, PROTOCOL_NAMES, Data, Method, Recipe
+from dgd.keys import key
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A student, and the teacher that its methods may learn from."""
+
+    student: str = key(says="Network that is trained: a model of timm, ours (`cifar_resnet8`, ...) included.", names=True)
+    teacher: str | None = key(None, "Network that it learns from; it may be left out where no method needs one.", names=True)
+    methods: tuple[str, ...] | None = key(
+        None, "Rows that this pair is trained by; all where it is left out.", names=True, nonempty=True
+    )
+
+
+def _control_problems(value: Mapping, where: str) -> list[str]:
+    """Check the form of `controls`: method -> list of readings."""
+    readings = keys.Key("", nonempty=True)
+    return [line for name, items in value.items() for line in keys.of_type(tuple[str, ...], items, f"{where}.{name}", readings)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One YAML in config/: what is trained, how, and which published numbers stand beside the results."""
+
+    benchmark: str = key(says="Name of the benchmark; its results lie in `<results>/<benchmark>/`.", names=True)
+    results: str = key("results", "Folder that all results go to.")
+    papers: tuple[str, ...] = key(
+        ("dgd",), "Files in `papers/` (without `.yaml`) whose published numbers stand beside ours.", names=True
+    )
+    seeds: tuple[int, ...] = key(
+        says="One cell of every method is trained for each seed.", least=0, most=LAST_SEED, nonempty=True
+    )
+    teacher_seeds: tuple[int, ...] = key(
+        (0,),
+        "Seeds of the teachers. A teacher is a `baseline` cell; a method with M teachers takes the first M seeds.",
+        least=0,
+        most=LAST_SEED,
+    )
+    datasets: tuple[str, ...] = key(
+        says="Data sets: `digits`, `cifar10`, `cifar100`, `fashion_mnist` or `imagefolder:<path>`.", nonempty=True
+    )
+    data: Data = key(Data(), "Where the data sets are and how they are prepared.")
+    pairs: tuple[Pair, ...] = key(says="Students and their teachers.", nonempty=True)
+    adapt_stem: bool = key(
+        False, "Adapt a model's ImageNet stem to small images (3x3 convolution, stride 1, no pooling).", condition=True
+    )
+    methods: tuple[str | Mapping, ...] = key(
+        says="Names of the method table (`baseline`, `kd`, `grafting`, `dgd`, ...: `dgd-bench list` has all), each also with "
+        "`+graft` after it, or a one-key mapping that changes a row of it, such as `dgd-4s: {base: dgd, networks: 4}`.",
+        nonempty=True,
+    )
+    protocol: str = key(
+        "paper",
+        "`paper` follows the papers' text, `reference-code` their published scripts, where the two differ.",
+        choices=PROTOCOL_NAMES,
+    )
+    report: str = key(
+        "first",
+        "Which network of a group the tables report. `first`: as the papers do. `mean`: of the whole group. `best`: the one "
+        "that is best on validation images, or on test images where there is no validation split.",
+        choices=("first", "mean", "best"),
+    )
+    controls: Mapping = key(
+        {},
+        "What each method's gain is held against: method -> readings. A reading is a name of `methods`, or `<name>@<how>` with "
+        "how one of `last` (epoch), `best-on-test`, `mean`, `best` or `ensemble` (of the group's networks).",
+        check=_control_problems,
+    )
+    pruning: tuple[float, ...] = key(
+        (),
+        "Shares of the filters, from 0 to 1, at which each cell's first network is evaluated without its smallest filters; an "
+        "empty list makes no pruning curves.",
+        least=0,
+        most=1,
+    )
+    recipe: Recipe = key(Recipe(), "How every network is trained. A method's own `recipe` overrides single keys.")
+    teacher_recipe: Mapping = key(
+        {},
+        "Keys of the recipe that teachers' cells override; for teachers that are no students of the benchmark.",
+        of=Recipe,
+    )
+
+    @cached_property
+    def rows(self) -> dict[str, Method]:
+        """The methods by name, in order."""
+        return dict(map(methods.resolve, self.methods))
+
+    def plain(self) -> dict:
+        """Return the benchmark with every default written out, as YAML and JSON can hold it; `check` reads it back."""
+        return keys.plain(self)
+
+
+def rows_of(pair: Pair, rows: Mapping[str, Method]) -> dict[str, Method]:
+    """Return the methods that a pair is trained by: all, or those that it names."""
+    return {name: row for name, row in rows.items() if pair.methods is None or name in pair.methods}
+
+
+def overridden(recipe: Recipe, changes: Mapping) -> Recipe:
+    """Return a recipe with some keys replaced."""
+    return keys.build(Recipe, {**keys.plain(recipe), **changes})
+
+
+def objective_of(row: Method, protocol: str, kind: str) -> dict[str, dict]:
+    """Return the terms with the options that are given, and those that the protocol and the task decide.
+
+    Args:
+        row: The method.
+        protocol: Of the benchmark.
+        kind: The task, whose own term stands where the row has `ce`; options of `ce` mean nothing to it.
+    """
+    objective = methods.given_options(row.objective)
+    own = task.TERMS[kind]
+    if own != "ce":
+        weights = {"weight": objective.get("ce", {}).get("weight", 1.0)}
+        objective = {own if term == "ce" else term: weights if term == "ce" else given for term, given in objective.items()}
+    if "kd" in objective:
+        # With several teachers the paper averages probabilities, the released code adds the losses up.
+        objective["kd"].setdefault("teachers", "mean" if protocol == "paper" else "sum")
+    return objective
+
+
+def schema() -> dict:
+    """Return the JSON schema of a benchmark's YAML, for editors and other programs; `dgd.config.check` refuses more."""
+    found = keys.schema(Benchmark)
+    row = keys.schema(methods.Row)
+    exchanges = [{"description": keys.summary(kind), **keys.schema(kind)} for kind in EXCHANGES.values()]
+    for name, exchange in zip(EXCHANGES, exchanges):
+        exchange["properties"] = {"name": {"const": name}, **exchange["properties"]}
+    options = {"type": "object", "description": "Options of the exchange that the base has."}
+    unnamed = options | {"minProperties": 1, "not": {"required": ["name"]}}
+    named = [exchange | {"required": ["name"]} for exchange in exchanges]
+    row["properties"]["exchange"] |= {"type": ["object", "null"], "anyOf": [{"type": "null"}, unnamed, *named]}
+    changed = {"minProperties": 1, "maxProperties": 1, "additionalProperties": {**row, "type": ["object", "null"]}}
+    found["properties"]["methods"]["items"] |= changed
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A benchmark", **found}

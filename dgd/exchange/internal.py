@@ -1,0 +1,29 @@
+"""A layer's large filters as the source of information for its invalid ones, within each network."""
+
+from torch import Tensor
+
+from dgd import filters
+from dgd.cell import Internal
+from dgd.exchange.blending import State, check_states
+
+
+def within(state: State, options: Internal, **_) -> dict[str, Tensor]:
+    """Add the i-th largest filter of a layer to its i-th smallest while that one's L1 norm is below gamma.
+
+    Source: 2001.05868 section 3.2, and its code's history (gamma = 0.1).
+
+    Args:
+        state: State dict of a network.
+        options: `gamma`, the L1 norm below which a filter is invalid.
+
+    Raises:
+        GraftingError: No filters, NaN weights.
+    """
+    check_states([state], "dimension", alone=True)
+    new = dict(state)
+    for key, weight in filters.conv_weights(state).items():
+        norms = weight.float().abs().flatten(1).sum(1)
+        order = norms.argsort(stable=True)
+        weak = order[norms[order] < options.gamma]
+        new[key] = weight.index_add(0, weak, weight[order.flip(0)[: len(weak)]])
+    return new

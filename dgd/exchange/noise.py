@@ -1,0 +1,31 @@
+"""Gaussian noise as the source of information for invalid filters, within each network."""
+
+import torch
+from torch import Tensor
+
+from dgd import filters
+from dgd.cell import Noise
+from dgd.exchange.blending import State, check_states
+
+
+def within(state: State, options: Noise, *, epoch: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Add Gaussian noise to the filters whose L1 norm is below gamma.
+
+    Source: 2001.05868 section 3.2, and its code's history.
+
+    Args:
+        state: State dict of a network.
+        options: `gamma`, the L1 norm below which a filter is invalid, and `base`, the a of sigma_t = a^t.
+        epoch: Epochs trained so far, from 1; sigma is `base^(epoch - 1)`.
+        generator: A CPU generator.
+
+    Raises:
+        GraftingError: No filters, NaN weights.
+    """
+    check_states([state], "dimension", alone=True)
+    new = dict(state)
+    for key, weight in filters.conv_weights(state).items():
+        drawn = torch.randn(weight.shape, generator=generator) * options.base ** (epoch - 1)
+        weak = weight.float().abs().flatten(1).sum(1) < options.gamma
+        new[key] = weight + drawn.to(weight) * weak.view(-1, 1, 1, 1)
+    return new

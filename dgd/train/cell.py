@@ -1,0 +1,211 @@
+"""Train one cell: from its typed description and its prepared data to the files of its folder."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from torch import nn
+from tqdm import tqdm
+
+from dgd import data as datasets
+from dgd import identity, provenance
+from dgd.cell import Cell
+from dgd.data.loader import EVALUATION_BATCH
+from dgd.train import averages, checkpoint, memory, ranks
+from dgd.train.device import peak_memory, pick_device, set_up, start_measuring_memory
+from dgd.train.evaluate import ensemble, evaluate
+from dgd.train.exchanging import exchange_weights
+from dgd.train.group import Group
+from dgd.train.member import create
+from dgd.train.outcomes import Diverged, NoResult, NoTeacher
+from dgd.train.record import RESUME, Result, Trace, norms, write_failure, write_result
+from dgd.train.schedule import exchange_due
+from dgd.train.step import train_epoch
+
+
+def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, out: str | Path | None = None) -> dict | None:
+    """Train one cell and write its folder; under `torchrun` all its processes call this together, see `dgd.train.ranks`.
+
+    A cell that was stopped goes on from its last epoch and ends in the same bytes as one that was not.
+
+    Args:
+        cell: A cell of `dgd.config.cells`, or what a cell's config.yaml holds.
+        results: Root of the results; teachers are looked up below it.
+        data: Folder of the prepared data set.
+        out: The cell's folder; `results / cell.path` by default.
+
+    Returns:
+        What metrics.json holds; None in the processes of a `torchrun` that do not lead.
+
+    Raises:
+        Diverged: A loss was not finite. The folder then holds metrics.json with `status` and `error`, and empty outputs.
+        NoTeacher: The teacher has no result; recorded likewise.
+        ValueError: There are not as many processes as the recipe's `ranks_per_network` asks for.
+    """
+    cell = cell if isinstance(cell, Cell) else Cell.from_plain(cell)
+    out = Path(out or Path(results) / cell.path)
+    out.mkdir(parents=True, exist_ok=True)
+    set_up(cell.recipe)
+    device = pick_device(cell.recipe.device)
+    start_measuring_memory(device)
+    dataset = datasets.load(data)
+    folders = [Path(results) / path for path in cell.teachers]
+    made_from = {
+        "identity": identity.record(cell, results=results, data=data),
+        "dataset_sha256": provenance.file_hash(Path(data) / "manifest.json"),
+        "teachers": {path: _hash(folder / "model.safetensors") for path, folder in zip(cell.teachers, folders)},
+    }
+    stamp = json.dumps([cell.plain(), made_from], sort_keys=True)
+    processes = ranks.join(cell.networks, cell.processes, device)
+    try:
+        teachers = [load_network(folder, dataset, cell) for folder in folders]
+        group = Group(cell, dataset, teachers, device, processes)
+        made_from["started"] = datetime.now(UTC).isoformat(timespec="microseconds")
+        result = _fit(group, dataset, out, stamp)
+    except NoResult as error:
+        if processes.leads:
+            write_failure(out, cell, made_from, error)
+        processes.close()
+        raise
+    metrics = write_result(out, cell, made_from, result) if result else None
+    processes.close()
+    return metrics
+
+
+def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
+    """Go through the epochs: train, evaluate, exchange; or train, exchange, evaluate where the exchange says so."""
+    cell, recipe, processes, task = group.cell, group.recipe, group.ranks, group.task
+    train = _loader(group, dataset, "train", recipe.batch_size)
+    test = _loader(group, dataset, "test", EVALUATION_BATCH)
+    validation = _loader(group, dataset, "validation", EVALUATION_BATCH) if dataset.sizes["validation"] else None
+    setting = task, group.arithmetic, processes
+    history, spent, trace, first = [], {"seconds": 0.0, "training": 0.0}, Trace(), 0
+    if state := processes.broadcast(checkpoint.load_state(out / RESUME, stamp) if processes.leads else None):
+        group.load(state["group"])
+        history, spent, first = state["history"], state["spent"], state["epoch"] + 1
+        trace = Trace.from_state(state["trace"])
+    bar = tqdm(
+        range(first, recipe.epochs),
+        initial=first,
+        total=recipe.epochs,
+        desc=cell.path,
+        unit="epoch",
+        mininterval=5,
+        disable=not processes.leads,
+    )
+    predictions = None
+
+    def exchange_in(phase: str, epoch: int) -> None:
+        if exchange_due(cell.exchange, recipe.epochs, epoch, phase):
+            shares = exchange_weights(group, epoch, train)
+            if shares is not None:
+                trace.exchanges.append(epoch)
+                trace.shares.append(shares)
+
+    for epoch in bar:
+        start = time.perf_counter()
+        rows = train_epoch(group, train, epoch)
+        spent["training"] += time.perf_counter() - start
+        last = epoch == recipe.epochs - 1
+        exchange_in("before", epoch)
+        averages.average(group, epoch)
+        if last or (epoch + 1) % recipe.filters_every == 0:
+            trace.epochs.append(epoch)
+            trace.norms.append(processes.all_networks(lambda: [norms(network) for network in group.eval_networks]))
+        scores = losses = validated = [None] * len(rows)
+        if last or (epoch + 1) % recipe.evaluate_every == 0:
+            averages.prepare_averages(group, train, epoch)
+            scores, losses, predictions = evaluate(group.eval_networks, test, *setting)
+            if not all(map(math.isfinite, losses)):
+                raise Diverged(f"the test loss is not finite in epoch {epoch}; lower recipe.lr or change the seed")
+            if validation:
+                validated = evaluate(group.eval_networks, validation, *setting).scores
+        history.append(_row(epoch, group.rates(epoch), rows, task.metric.name, validated, scores, losses))
+        bar.set_postfix_str(_progress(rows[0], scores[0], task.metric), False)
+        exchange_in("after", epoch)
+        spent["seconds"] += time.perf_counter() - start
+        state = None if last else group.state()
+        if state:
+            point = {"group": state, "history": history, "spent": spent, "trace": trace.state(), "epoch": epoch, "stamp": stamp}
+            checkpoint.save_state(out / RESUME, point)
+    together = ensemble(group.eval_networks, cell.networks, test, *setting) if cell.networks > 1 else None
+    timings = _timings(group, spent, train.images * len(history) * cell.networks)
+    states = processes.gather_networks([network.state_dict() for network in group.eval_networks])
+    if not states:
+        return None
+    labels, parameters = dataset.tensors["test_labels"], sum(p.numel() for p in group.networks[0].parameters())
+    found = states, history, predictions, labels, dataset.num_classes, trace, parameters, group.standing(), together, timings
+    return Result(*found)
+
+
+def _loader(group: Group, dataset, split: str, batch_size: int):
+    return dataset.loader(
+        split,
+        batch_size=batch_size,
+        device=group.device,
+        workers=group.cell.data.workers,
+        channels_last=group.recipe.channels_last,
+        shard=(group.ranks.shard, group.ranks.shards),
+    )
+
+
+def _row(epoch: int, rates: list, rows: list[dict], metric: str, validated: list, scores: list, losses: list) -> dict:
+    """Return a row of history.csv."""
+    row = {"epoch": epoch}
+    for i, means in enumerate(rows):
+        row[f"lr_{i}"] = rates[i]
+        row |= {f"{name}_{i}": value for name, value in means.items()}
+        row |= {f"validation_{metric}_{i}": validated[i], f"test_{metric}_{i}": scores[i], f"test_loss_{i}": losses[i]}
+    return row
+
+
+def _progress(row: Mapping, score: float | None, metric) -> str:
+    return f"loss {row['loss']:.3f}" + ("" if score is None else f", test {score:{metric.form}} {metric.unit}".rstrip())
+
+
+def _timings(group: Group, spent: Mapping, images: int) -> dict:
+    """Return seconds, images/s of training over all networks, and MiB of memory of all the cell's processes.
+
+    A process's resident memory is its peak so far: of the largest cell, where one process has trained several. Processes that
+    read files are not counted.
+    """
+    gathered = group.ranks.all_gather(peak_memory(group.device))
+    on_device = [device for _, device in gathered if device is not None]
+    expected = memory.estimate(group.cell, cuda=bool(on_device))
+    return {
+        "seconds": round(spent["seconds"], 3),
+        "images_per_second": round(images / spent["training"], 1),
+        "peak_memory_mib": round(sum(resident for resident, _ in gathered), 1),
+        "estimated_memory_mib": expected["host"],
+        "peak_device_memory_mib": round(max(on_device), 1) if on_device else None,
+        "estimated_device_memory_mib": expected["device"] or None,
+    }
+
+
+def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
+    """Return the first network of a finished cell, at its last epoch: a teacher of `cell`, or the cell's own.
+
+    Raises:
+        NoTeacher: That cell has no result.
+        ValueError: Its folder holds no cell, or weights of another shape.
+    """
+    metrics = folder / "metrics.json"
+    if not metrics.is_file():
+        raise ValueError(f"{metrics}: no such file; train the teacher first")
+    record = json.loads(metrics.read_text())
+    if record["status"] != "finished":
+        raise NoTeacher(f"the teacher in {folder} has no result: {record.get('error', record['status'])}")
+    network = create(record["cell"]["student"], dataset, cell)
+    weights = checkpoint.load_weights(folder / "model.safetensors")
+    try:
+        network.load_state_dict({key[2:]: value for key, value in weights.items() if key.startswith("0.")})
+    except RuntimeError as error:
+        raise ValueError(f"{folder / 'model.safetensors'}: {str(error).splitlines()[-1].strip()}") from None
+    return network
+
+
+def _hash(path: Path) -> str | None:
+    return provenance.file_hash(path) if path.is_file() else None

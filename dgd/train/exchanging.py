@@ -1,0 +1,132 @@
+"""Carry out an exchange among the members of a group, over processes, with momentum and batch statistics."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import nn
+
+from dgd import exchange, filters
+from dgd.cell import Exchange, Ring, Surgery, Within
+from dgd.exchange.blending import CARRIED, Shares, State, blend, write
+from dgd.train.averages import reestimate
+from dgd.train.streams import generator
+
+
+class Rule(ABC):
+    """How a kind of exchange is carried out.
+
+    Args:
+        options: The exchange.
+        networks: This process's networks.
+
+    Raises:
+        GraftingError: These networks cannot take part; seen now and not after an epoch.
+    """
+
+    def __init__(self, options: Exchange, networks: Sequence[nn.Module]):
+        self.options, self.module = options, exchange.find(options.name)
+
+    @abstractmethod
+    def apply(self, group, epoch: int, loader=None) -> list[np.ndarray] | None:
+        """Let the networks of a group exchange weights.
+
+        Args:
+            group: A `dgd.train.group.Group`.
+            epoch: From 0.
+            loader: Training batches, for `batch_norm: reestimate`.
+
+        Returns:
+            For each network of the cell the share (layers,) that each convolution layer kept of itself; None for an exchange
+            within a network.
+        """
+
+
+class RingRule(Rule):
+    """Each network takes in the weights of the one before it; the first takes in the last one's."""
+
+    def __init__(self, options: Ring, networks: Sequence[nn.Module]):
+        super().__init__(options, networks)
+        self._exchanged([networks[0].state_dict()] * 2)
+
+    def apply(self, group, epoch: int, loader=None) -> list[np.ndarray]:
+        """See `Rule.apply`."""
+        options, networks = self.options, group.networks
+        buffers = [{CARRIED + key: b for key, b in group.momentum(k).items()} for k in range(len(networks))]
+        carried = buffers if options.momentum == "graft" else [{}] * len(networks)
+        states = [{**network.state_dict(), **extra} for network, extra in zip(networks, carried)]
+        # All that the first one's new state depends on besides.
+        before = group.ranks.recv_from_previous(states)
+        new, shares = self._exchanged([*before, *states])
+        for network, extra, state in zip(networks, carried, new[len(before) :]):
+            write({**network.state_dict(), **extra}, state)
+        if options.momentum == "reset":
+            for buffer in chain.from_iterable(extra.values() for extra in buffers):
+                buffer.zero_()
+        if options.batch_norm == "reestimate":
+            reestimate(group, networks, loader, "exchange", epoch)
+        kept = zip(networks, shares[len(before) :])
+        return group.ranks.all_networks(lambda: [_layer_shares(network, own) for network, own in kept])
+
+    def _exchanged(self, states: Sequence[State]) -> tuple[list[State], list[Shares]]:
+        """Return new states, and the share that each tensor kept of itself."""
+        plain = [{key: value for key, value in state.items() if not key.startswith(CARRIED)} for state in states]
+        shares = self.module.shares(plain, self.options)
+        rounded = getattr(self.options, "digits", None) is not None
+        return [blend(states[i], states[i - 1], shares[i], rounded) for i in range(len(states))], shares
+
+
+class WithinRule(Rule):
+    """Each network takes in something that is made of itself, or drawn."""
+
+    def __init__(self, options: Within, networks: Sequence[nn.Module]):
+        super().__init__(options, networks)
+        self._within(networks[0].state_dict(), 1, torch.Generator())
+
+    def apply(self, group, epoch: int, loader=None) -> None:
+        """See `Rule.apply`."""
+        for i, network in zip(group.ranks.mine, group.networks):
+            own = network.state_dict()
+            write(own, self._within(own, epoch + 1, generator(group.cell.seed, "noise", i, epoch)))
+
+    def _within(self, state: State, epoch: int, draw: torch.Generator) -> State:
+        return self.module.within(state, self.options, epoch=epoch, generator=draw)
+
+
+class SurgeryRule(Rule):
+    """Each network has a module that acts on it; it has done so after every step too."""
+
+    def apply(self, group, epoch: int, loader=None) -> None:
+        """See `Rule.apply`."""
+        for k, (i, member) in enumerate(zip(group.ranks.mine, group.members)):
+            member.surgery.after_epoch(epoch, group.momentum(k), generator(group.cell.seed, "surgery", i, epoch))
+
+
+RULES: dict[type[Exchange], type[Rule]] = {Ring: RingRule, Within: WithinRule, Surgery: SurgeryRule}
+
+
+def make_rule(options: Exchange | None, networks: Sequence[nn.Module]) -> Rule | None:
+    """Return how an exchange is carried out, checked on the first of these networks; None for none.
+
+    Raises:
+        GraftingError: The networks cannot take part.
+    """
+    if options is None:
+        return None
+    (make,) = [rule for kind, rule in RULES.items() if isinstance(options, kind)]
+    with torch.no_grad():
+        return make(options, networks)
+
+
+@torch.no_grad()
+def exchange_weights(group, epoch: int, loader=None) -> list[np.ndarray] | None:
+    """Let the networks of a group exchange weights as its rule says; see `Rule.apply`."""
+    return group.rule.apply(group, epoch, loader)
+
+
+def _layer_shares(network: nn.Module, shares: Mapping) -> np.ndarray:
+    """Return what each convolution layer kept of itself, its filters' mean where they differ; a layer left alone kept all."""
+    kept = [shares[key] for key in filters.conv_weights(network)]
+    return np.array([1.0 if share is None else float(torch.as_tensor(share).mean()) for share in kept], np.float32)

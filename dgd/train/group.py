@@ -1,0 +1,126 @@
+"""The members of a cell that this process trains, their teachers and optimisers."""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from dgd.cell import Cell
+from dgd.exchange import GraftingError
+from dgd.models.folding import freeze
+from dgd.objectives import Objective, weakest
+from dgd.task import TASKS
+from dgd.train import ranks as processes
+from dgd.train.device import arithmetic
+from dgd.train.exchanging import make_rule
+from dgd.train.features import Reader
+from dgd.train.member import make_member, make_optimisers, make_reader, momentum_of
+from dgd.train.outcomes import CannotExchange
+from dgd.train.schedule import learning_rates
+from dgd.train.step import Plan
+from dgd.train.streams import generator
+
+
+class Group:
+    """The members of a cell that this process trains, with what they learn from.
+
+    Attributes:
+        cell: What is trained.
+        task: What its labels are.
+        arithmetic: Device, precision and memory layout.
+        ranks: Which members this process has, and what processes tell each other.
+        members: One for each network of this process.
+        steppers: The members, wrapped where processes share one.
+        networks: The members' networks.
+        eval_networks: What is evaluated and saved: the networks, or their averages over epochs.
+        teachers: Readers of frozen networks.
+        optimisers: A list for each member.
+        rates: Time in epochs to the learning rate of each network of the cell.
+        plan: In which order members learn, and what their terms are given.
+        rule: The exchange, or None.
+
+    Raises:
+        CannotExchange: The method exchanges weights, and these networks cannot.
+        NotApplicable: The method has no meaning for these networks.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        dataset,
+        teachers: Sequence[nn.Module],
+        device: torch.device,
+        ranks: processes.Ranks | None = None,
+    ):
+        self.cell, self.recipe, self.device = cell, cell.recipe, device
+        self.task = TASKS[cell.task]
+        self.arithmetic = arithmetic(self.recipe, device)
+        self.ranks = ranks or processes.Ranks(cell.networks)
+        self.requires = Objective(cell.objective).requires
+        shape = (2, dataset.in_chans, dataset.image_size, dataset.image_size)
+        self.example = {"image": torch.randn(shape, generator=generator(0, "example")).to(device)}
+        try:
+            self.teachers = [self._frozen(self.arithmetic.place(teacher)) for teacher in teachers]
+            own = cell, dataset, self.example, self.teachers, self.arithmetic
+            self.members = nn.ModuleList(make_member(own[0], i, *own[1:]) for i in self.ranks.mine)
+            self.networks = [member.network for member in self.members]
+            self.rule = make_rule(cell.exchange, self.networks)
+        except GraftingError as error:
+            raise CannotExchange(f"{cell.student} cannot take part in {cell.method!r}: {error}") from None
+        if self.recipe.compile:
+            for network in self.networks:
+                network.compile()
+        self.steppers = [self.ranks.wrap(member) for member in self.members]
+        self.rates = learning_rates(self.recipe, cell.networks)
+        self.optimisers = [make_optimisers(member, self.recipe) for member in self.members]
+        self.plan = Plan.of(self.requires, len(self.members))
+        self.eval_networks = self.networks if self.recipe.weight_average == "none" else copy.deepcopy(self.networks)
+
+    def _frozen(self, teacher: nn.Module) -> Reader:
+        """Return the reader of a teacher, in the mode that the terms require."""
+        needs = self.requires
+        if needs.teacher == "train":
+            teacher = teacher.train().requires_grad_(False)
+        elif self.recipe.fold_teacher:
+            # Inside a fused block there is nothing to be read.
+            teacher = freeze(teacher, self.example["image"], self.recipe.precision, fuse=not needs.teacher_before)
+        else:
+            teacher = teacher.eval().requires_grad_(False)
+        options = {"features": needs.features, "before": needs.teacher_before}
+        return make_reader(teacher, self.example, self.cell, self.arithmetic, **options)
+
+    def momentum(self, k: int) -> dict[str, torch.Tensor]:
+        """Return the momentum buffer of each parameter of this process's k-th network, by the parameter's name."""
+        return momentum_of(self.networks[k], self.optimisers[k])
+
+    def standing(self) -> dict:
+        """Return how the method stands to its sources: its `status`, that of its least faithful part, and all `deviations`."""
+        member = self.members[0]
+        parts = [*member.objective.terms.values(), *([member.surgery] if member.surgery else [])]
+        deviations = [text for part in parts for text in part.deviations]
+        if self.requires.teacher_before and any(act is None for act in self.teachers[0].last_acts):
+            deviations.append("the teacher's stages end without an activation and are read as they are")
+        return {"status": weakest(parts), "deviations": deviations}
+
+    def state(self) -> list[dict] | None:
+        """Return all that a later epoch depends on, an item for each network; None where the process does not lead."""
+        own = [
+            {
+                "member": member.state_dict(),
+                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+                "average": average.state_dict() if average is not network else {},
+            }
+            for member, optimisers, average, network in zip(self.members, self.optimisers, self.eval_networks, self.networks)
+        ]
+        return self.ranks.gather_networks(own)
+
+    def load(self, states: Sequence[Mapping]) -> None:
+        """Take up what `state` gave."""
+        for i, member, optimisers in zip(self.ranks.mine, self.members, self.optimisers):
+            member.load_state_dict(states[i]["member"])
+            for optimiser, state in zip(optimisers, states[i]["optimisers"]):
+                optimiser.load_state_dict(state)
+        if self.eval_networks is not self.networks:
+            for i, average in zip(self.ranks.mine, self.eval_networks):
+                average.load_state_dict(states[i]["average"])

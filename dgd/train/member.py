@@ -1,0 +1,139 @@
+"""A member of a group: one network with its objective, its optimisers and what is done to it after every step."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dgd import exchange, models
+from dgd.cell import Cell, Recipe, Surgery
+from dgd.objectives import Batch, Objective, Output, Setting
+from dgd.objectives.explaining import explainable
+from dgd.task import TASKS
+from dgd.train.device import Arithmetic
+from dgd.train.features import Reader
+from dgd.train.outcomes import NotApplicable
+from dgd.train.streams import stream
+
+
+class Member(nn.Module):
+    """A network, what it minimises and what is done to it, as one module: what data parallel training wraps.
+
+    Args:
+        network: Images (B, C, H, W) to answers (B, K).
+        objective: A `Batch` to a scalar and its terms.
+        arithmetic: How the network runs.
+        reader: Reads the network's answer and features.
+        surgery: An exchange that works within the network, step by step, or None.
+    """
+
+    def __init__(
+        self, network: nn.Module, objective: Objective, arithmetic: Arithmetic, reader: Reader, surgery: nn.Module | None = None
+    ):
+        super().__init__()
+        self.network, self.objective, self.surgery = network, objective, surgery
+        self.arithmetic, self.reader = arithmetic, reader
+
+    def read(self, inputs: Mapping[str, Tensor]) -> Output:
+        """Return what the network gives for inputs by name."""
+        with self.arithmetic.autocast(), explainable(inputs[self.reader.input]):
+            return self.reader(inputs)
+
+    def forward(self, inputs: Mapping[str, Tensor], labels: Tensor, index: Tensor, own: Output | None = None, **others):
+        """Return (loss, term -> loss, answer) of one batch; `own` is what the network gives for it, if that is known."""
+        own = own or self.read(inputs)
+        loss, parts = self.objective(Batch(inputs, labels, index, own, **others))
+        return loss, parts, own.answer
+
+
+def create(name: str, dataset, cell: Cell) -> nn.Module:
+    """Build a network for the images and the task of a data set, with fresh weights."""
+    return models.create(
+        name,
+        num_classes=TASKS[cell.task].width(dataset.num_classes),
+        in_chans=dataset.in_chans,
+        image_size=dataset.image_size,
+        adapt_stem=cell.adapt_stem,
+    )
+
+
+def make_reader(
+    network: nn.Module, example: Mapping[str, Tensor], cell: Cell, arithmetic: Arithmetic, *, features: bool, before: bool
+) -> Reader:
+    """Return the reader of a network, tried on an example.
+
+    Raises:
+        NotApplicable: A term reads features, and those of this network cannot be read.
+    """
+    try:
+        with arithmetic.autocast():
+            return Reader(network, example, features=features, before=before, task=TASKS[cell.task])
+    except ValueError as error:
+        raise NotApplicable(f"{cell.method!r}: {error}") from None
+
+
+def make_member(
+    cell: Cell, number: int, dataset, example: Mapping[str, Tensor], teachers: Sequence[Reader], arithmetic: Arithmetic
+) -> Member:
+    """Build a network of a cell with its objective, from what it gives for an example.
+
+    Everything that is drawn depends on its number alone, not on which process trains it or what else that does.
+
+    Args:
+        cell: The cell.
+        number: Of the network in the group, from 0.
+        dataset: The prepared data set.
+        example: Inputs of two examples by name, on the device.
+        teachers: The cell's teachers.
+        arithmetic: How networks run.
+
+    Raises:
+        NotApplicable: A term has no meaning for these networks.
+    """
+    torch.manual_seed(stream(cell.seed, "init", number))
+    network = arithmetic.place(create(cell.student, dataset, cell))
+    surgery = None
+    if isinstance(cell.exchange, Surgery):
+        make = exchange.find(cell.exchange.name).surgery
+        surgery = make(network, example["image"], cell.exchange).to(arithmetic.device)
+    torch.manual_seed(stream(cell.seed, "init", "objective", number))
+    objective = Objective(cell.objective, arithmetic.autocast)
+    needs = objective.requires
+    reader = make_reader(network, example, cell, arithmetic, features=needs.features, before=needs.before)
+    member = Member(network, objective, arithmetic, reader, surgery)
+    with torch.no_grad(), arithmetic.autocast():
+        network.eval()
+        own, taught = reader(example), [teacher(example) for teacher in teachers]
+    peers = {j: own for j in range(cell.networks) if j != number}  # one architecture: the same shapes
+    labels = dataset.tensors["train_labels"].to(arithmetic.device)
+    setting = Setting(network=number, networks=cell.networks, labels=labels)
+    index = torch.arange(2, device=arithmetic.device)
+    try:
+        objective.setup(Batch(example, labels[:2], index, own, taught, peers), setting)
+    except ValueError as error:
+        raise NotApplicable(f"{cell.method!r} of {cell.student}: {error}") from None
+    objective.to(arithmetic.device)
+    return member
+
+
+def make_optimisers(member: Member, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Return SGD as the recipe says, for the network and the terms' modules, and Adam for those that ask for it."""
+    apart = [group for term in member.objective.terms.values() for group in term.groups()]
+    taken = {id(parameter) for group in apart for parameter in group["params"]}
+    groups = {"sgd": [{"params": [p for p in member.parameters() if id(p) not in taken]}], "adam": []}
+    for group in apart:
+        own = {"weight_decay": recipe.weight_decay, "lr": recipe.lr, "scheduled": True} | group
+        groups[own.pop("optimiser", "sgd")].append({**own, "start": own["lr"]})
+    options = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay, "nesterov": recipe.nesterov}
+    sgd = torch.optim.SGD(groups["sgd"], lr=recipe.lr, fused=True, **options)
+    # The first step would make these between its activations, and leave the heap in pieces.
+    for group in sgd.param_groups:
+        for parameter in group["params"]:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return [sgd, torch.optim.Adam(groups["adam"], fused=True)] if groups["adam"] else [sgd]
+
+
+def momentum_of(network: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Return the momentum buffer of each parameter of a network, by the parameter's name."""
+    held = optimisers[0].state
+    return {key: held[parameter]["momentum_buffer"] for key, parameter in network.named_parameters()}

@@ -1,0 +1,128 @@
+"""How much memory a cell will take, before it starts.
+
+The data set is held once, whatever the number of networks. A network costs its weights, the optimiser's momentum and the new
+weights of an exchange; the group trains its networks in turn, so activations and gradients of one step count once. A teacher
+costs its weights and what one forward pass without gradients holds. Networks that learn together from the same batches
+hold their activations at the same time; a term's own memory is what it says. The processes that read a streamed folder are not
+counted.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from dgd import models
+from dgd.cell import Cell
+from dgd.data.loader import EVALUATION_BATCH
+from dgd.data.preparation import MEMORY_LIMIT
+from dgd.data.sources import find
+from dgd.objectives import Objective
+
+MIB = 2**20
+PROCESS = 1000 * MIB  # Python, torch and timm, and the kernels that a first step brings in
+CUDA = 3000 * MIB  # what CUDA's own libraries add to it
+WORKSPACE = 1.25  # convolutions' own
+FOLDER = 1_281_167  # images that a folder is taken to hold where a term keeps something for each
+KERNELS = 128 * MIB  # cuBLAS's workspaces, of the forward and of the backward thread
+HEADROOM = 1.5  # for the allocator's holes: the same cell, run again, has taken half as much again
+
+
+def footprint(model: str, num_classes: int, in_chans: int, image_size: int, adapt_stem: bool) -> tuple[int, int, int]:
+    """What a network holds in float32, found out without allocating it.
+
+    Returns:
+        Bytes of weights and batch statistics, bytes that a training step keeps for its backward pass for each image, and bytes
+        of the largest output of a layer for each image.
+
+    Raises:
+        ValueError: The model cannot take such images.
+    """
+    found = _footprint(model, num_classes, in_chans, image_size, adapt_stem)
+    if isinstance(found, ValueError):
+        raise found
+    return found
+
+
+@lru_cache(None)
+def _footprint(
+    model: str, num_classes: int, in_chans: int, image_size: int, adapt_stem: bool
+) -> tuple[int, int, int] | ValueError:
+    try:
+        return _measure(model, num_classes, in_chans, image_size, adapt_stem)
+    except ValueError as error:  # kept like a result: a benchmark may ask for it in each of a thousand cells
+        return error
+
+
+def _measure(model: str, num_classes: int, in_chans: int, image_size: int, adapt_stem: bool) -> tuple[int, int, int]:
+    shape = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size, "adapt_stem": adapt_stem}
+    with torch.device("meta"):
+        net = models.create(model, **shape).train()
+        images = torch.zeros(2, in_chans, image_size, image_size)
+    weights = sum(t.numel() * t.element_size() for t in net.state_dict().values())
+    own = {t.untyped_storage()._cdata for t in (*net.parameters(), *net.buffers())}
+    kept: dict[int, Tensor] = {}
+    largest = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage()._cdata not in own:
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    def output(_module, _inputs, out) -> None:
+        nonlocal largest
+        if isinstance(out, Tensor):
+            largest = max(largest, out.numel() * out.element_size())
+
+    hooks = [module.register_forward_hook(output) for module in net.modules()]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net(images)
+    for hook in hooks:
+        hook.remove()
+    return weights, sum(t.untyped_storage().nbytes() for t in kept.values()) // 2, largest // 2
+
+
+def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
+    """Return MiB that a cell will hold at its peak, at most: a scheduler ends a job that takes more than was asked for.
+
+    Args:
+        cell: A cell.
+        cuda: It will run on CUDA.
+
+    Returns:
+        `host`: resident in all its processes; `device`: allocated on the busiest CUDA device, 0 on a CPU.
+    """
+    recipe, data = cell.recipe, cell.data
+    source, folder = find(cell.dataset)
+    classes, channels, side, training, test = source.shape or (1000, 3, data.image_size, None, None)
+    shape = classes, channels, side, cell.adapt_stem
+    half = 2 if recipe.precision == "bf16" else 1
+    if folder:
+        images = 0 if data.loader == "stream" else 2 * MEMORY_LIMIT
+    else:
+        training = data.train_images or training
+        padded = training * channels * (side + 8) ** 2
+        images = padded + (training + data.validation_images + test) * channels * side**2
+    weights, kept, largest = footprint(cell.student, *shape)
+    together = 1 if recipe.ranks_per_network else cell.networks
+    batch = -(-recipe.batch_size // (recipe.ranks_per_network or 1))
+    buckets = weights if recipe.ranks_per_network > 1 else 0  # of DistributedDataParallel
+    group = buckets + weights * (1 + 2 * together + (2 * together + 2 if cell.exchange else 0))
+    if getattr(cell.exchange, "momentum", None) == "graft":
+        group += weights * (together + 2)
+    if recipe.weight_average != "none":
+        group += weights * 2 * together
+    objective = Objective(cell.objective)
+    group += together * sum(term.memory(batch, training or FOLDER) for term in objective.terms.values())
+    step = batch * kept // half * (together if objective.requires.peers == "together" else 1)
+    if cell.teachers:
+        t_weights, _, t_largest = footprint(cell.teacher, *shape)
+        group += len(cell.teachers) * 2 * t_weights
+        step += 4 * batch * t_largest // half
+    step = max(step, 4 * EVALUATION_BATCH * largest // half)
+    work = (group + step) * WORKSPACE + images
+    host = PROCESS + (CUDA + images if cuda else work)
+    return {
+        "host": int(cell.processes * host * HEADROOM / MIB),
+        "device": int((work + KERNELS) * HEADROOM / MIB) if cuda else 0,
+    }

@@ -1,0 +1,205 @@
+"""Write what a training found into its cell's folder. It takes plain results: nothing here knows of groups or devices."""
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from torch import Tensor
+
+from dgd import files, filters, provenance
+from dgd.cell import Cell
+from dgd.task import METRICS, TASKS, best
+from dgd.train import checkpoint
+from dgd.train.outcomes import NoResult
+
+RESUME = "resume.pt"
+REPORTED = (
+    *("epochs", "batch_size", "lr", "schedule", "step_epochs", "milestones", "gamma"),
+    *("weight_decay", "momentum", "nesterov", "weight_average"),
+)
+"""What of the recipe stands in metrics.json too, for who reads that file alone."""
+
+
+@dataclass
+class Trace:
+    """What a training noted of its networks over the epochs, which count from 0.
+
+    Attributes:
+        epochs: After which norms were noted.
+        norms: For each of them and each network: L1 norms (filters,) and entropies in nats (layers,).
+        exchanges: Epochs after which networks exchanged weights.
+        shares: For each of them and each network: what each convolution layer kept of itself (layers,).
+    """
+
+    epochs: list[int] = field(default_factory=list)
+    norms: list[list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=list)
+    exchanges: list[int] = field(default_factory=list)
+    shares: list[list[np.ndarray]] = field(default_factory=list)
+
+    def state(self) -> dict:
+        """Return it as a resume point can hold it."""
+        return {name: _each(_to_tensors, value) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping) -> "Trace":
+        """Return what `state` gave."""
+        return cls(**{name: _each(_from_tensors, value) for name, value in state.items()})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what filters.npz holds about the epochs."""
+        arrays = {"epochs": np.array(self.epochs, np.int64)}
+        for i, rows in enumerate(zip(*self.norms)):
+            arrays[f"trace/l1/{i}"], arrays[f"trace/entropy/{i}"] = (np.stack(column) for column in zip(*rows))
+        if self.exchanges:
+            arrays["exchanges"] = np.array(self.exchanges, np.int64)
+            arrays |= {f"trace/share/{i}": np.stack(rows) for i, rows in enumerate(zip(*self.shares))}
+        return arrays
+
+
+def _to_tensors(item):
+    return torch.from_numpy(item) if isinstance(item, np.ndarray) else _each(_to_tensors, item)
+
+
+def _from_tensors(item):
+    return item.numpy() if isinstance(item, Tensor) else _each(_from_tensors, item)
+
+
+def _each(change: Callable, item):
+    return type(item)(map(change, item)) if isinstance(item, list | tuple) else item
+
+
+def norms(network) -> tuple[np.ndarray, np.ndarray]:
+    """Return the L1 norms of all convolution filters (filters,), and the entropy of each layer in nats (layers,)."""
+    found = filters.l1_norms(network)
+    if not found:
+        return np.zeros(0, np.float32), np.zeros(0, np.float32)
+    entropies = torch.stack(list(filters.layer_entropies(network).values()))
+    return filters.flatten(found).cpu().numpy(), entropies.numpy()
+
+
+@dataclass
+class Result:
+    """What a finished training found.
+
+    Attributes:
+        states: State dict of each network.
+        history: A row for each epoch.
+        predictions: (networks, images) on the test split.
+        labels: (images,) of the test split.
+        classes: Of the data set.
+        trace: Norms and shares over the epochs.
+        parameters: Of one network.
+        standing: How the method stands to its sources.
+        ensemble: The metric of all networks' joint answer; None for one network.
+        timings: seconds, images_per_second, memory.
+    """
+
+    states: Sequence[Mapping[str, Tensor]]
+    history: list[dict]
+    predictions: Tensor
+    labels: Tensor
+    classes: int
+    trace: Trace
+    parameters: int
+    standing: dict
+    ensemble: float | None
+    timings: dict
+
+
+def write_result(out: Path, cell: Cell, facts: Mapping, result: Result) -> dict:
+    """Write the files of a finished cell, and return what metrics.json holds.
+
+    Args:
+        out: The cell's folder.
+        cell: The cell.
+        facts: What provenance.json is to say besides what the process knows of itself.
+        result: What was found.
+    """
+    task, metric = TASKS[cell.task], METRICS[cell.task]
+    networks, arrays, weights = [], {}, {}
+    for i, state in enumerate(result.states):
+        weights |= {f"{i}.{key}": value for key, value in state.items()}
+        arrays |= {f"l1/{i}/{key}": value.float().cpu().numpy() for key, value in filters.l1_norms(state).items()}
+        entropies = filters.layer_entropies(state)
+        arrays[f"entropy/{i}"] = torch.stack(list(entropies.values())).numpy() if entropies else np.zeros(0, np.float32)
+        networks.append(_summary(result.history, i, metric) | {"filters": filters.summary(state)})
+    name = metric.name
+    reported = ("last", "best_on_test", "validation_selected")
+    metrics = {
+        "status": "finished",
+        "cell": about(cell),
+        # The reported network's, as plain numbers: `dvc metrics show` looks into no list.
+        name: {key: networks[0][key] and networks[0][key][name] for key in reported},
+        "parameters": result.parameters,
+        "conv_filters": networks[0]["filters"]["count"],
+        "networks": networks,
+        "timings": result.timings,
+        "method": result.standing,
+        "ensemble": None if result.ensemble is None else {name: result.ensemble},
+    }
+    predictions = {key: task.stored(getattr(result, key), result.classes) for key in ("labels", "predictions")}
+    return _write(out, cell, facts, metrics, pd.DataFrame(result.history), predictions, arrays | result.trace.arrays(), weights)
+
+
+def write_failure(out: Path, cell: Cell, facts: Mapping, error: NoResult) -> dict:
+    """Write the files of a cell that ended without a result: why, and empty outputs."""
+    metrics = {"status": error.status, "cell": about(cell), "error": str(error)}
+    return _write(out, cell, facts, metrics, pd.DataFrame(), {}, {}, {})
+
+
+def about(cell: Cell) -> dict:
+    """Return what metrics.json says of its cell; config.yaml has all of it."""
+    found = {key: getattr(cell, key) for key in ("benchmark", "dataset", "model", "method", "seed", "student", "teacher")}
+    found |= {"teachers": len(cell.teachers), "networks": cell.networks}
+    found |= {key: getattr(cell.recipe, key) for key in REPORTED}
+    return found | {"protocol": cell.protocol, "train_images": cell.data.train_images}
+
+
+def _summary(history: Sequence[Mapping], i: int, metric) -> dict:
+    """Return last epoch, best on test, and the test result at the first epoch of best validation, for network i."""
+    name, test, validation = metric.name, f"test_{metric.name}_{i}", f"validation_{metric.name}_{i}"
+    rows = [row for row in history if row[test] is not None]
+    last, peak = rows[-1], rows[best([row[test] for row in rows], metric)]
+    chosen = None
+    if last[validation] is not None:
+        chosen = rows[best([row[validation] for row in rows], metric)]
+    return {
+        "last": {
+            name: last[test],
+            f"validation_{name}": last[validation],
+            "loss": last[f"test_loss_{i}"],
+            "epoch": last["epoch"],
+        },
+        "best_on_test": {name: peak[test], "epoch": peak["epoch"]},
+        "validation_selected": chosen and {name: chosen[test], "epoch": chosen["epoch"]},
+    }
+
+
+def _write(
+    out: Path,
+    cell: Cell,
+    facts: Mapping,
+    metrics: dict,
+    history: pd.DataFrame,
+    predictions: Mapping[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
+    weights: Mapping[str, Tensor],
+) -> dict:
+    """Write the cell's files, metrics.json last: where it is, the others are."""
+    for name, content in (("predictions", predictions), ("filters", arrays)):
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **content)
+        files.write_bytes(out / f"{name}.npz", buffer.getvalue())
+    checkpoint.save_weights(out / "model.safetensors", weights)
+    files.write_text(out / "history.csv", history.to_csv(index=False))
+    files.write_text(out / "config.yaml", yaml.safe_dump(cell.plain(), sort_keys=False))
+    files.write_json(out / "provenance.json", provenance.record(cell=cell.path, seed=cell.seed, **facts))
+    files.write_json(out / "metrics.json", metrics)
+    (out / RESUME).unlink(missing_ok=True)
+    return json.loads(json.dumps(metrics))

@@ -1,0 +1,64 @@
+"""When what happens: learning rates over time, and the epochs after which networks exchange weights."""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from dgd.cell import Exchange, Recipe
+
+
+def learning_rates(recipe: Recipe, networks: int) -> Callable[[float], list[float]]:
+    """Return the learning rate of each network as a function of time in epochs (a fraction within an epoch).
+
+    `slr`: one rate for all, times gamma every `step_epochs`, or at each of `milestones`. `difflr`: network i of N (from 1)
+    starts at `lr * (1 + cos(pi (N - i) / N)) / 2`, so the first, reported one has the lowest; steps as slr (the released code's
+    default). `dlr`: the same starts, cosine decay in every step (the README's "dlr"). With one network all starts are `lr`.
+    `cosine`: one rate for all, cosine decay in every step.
+    """
+    starts = [recipe.lr] * networks
+    if recipe.schedule in ("dlr", "difflr"):
+        starts = [recipe.lr * (1 + math.cos(math.pi * (networks - i) / networks)) / 2 for i in range(1, networks + 1)]
+
+    def cosine(time: float) -> float:
+        return (1 + math.cos(math.pi * time / recipe.epochs)) / 2
+
+    def steps(time: float) -> float:
+        passed = sum(time >= epoch for epoch in recipe.milestones) if recipe.milestones else int(time) // recipe.step_epochs
+        return recipe.gamma**passed
+
+    factor = cosine if recipe.schedule in ("dlr", "cosine") else steps
+    return lambda time: [start * factor(time) for start in starts]
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float, start: float) -> None:
+    """Give every parameter group its learning rate; one that starts elsewhere follows the network's in proportion.
+
+    Args:
+        optimiser: Its groups have `start` and `scheduled` where they are not trained as the network is.
+        rate: The network's learning rate now.
+        start: The recipe's learning rate.
+    """
+    for group in optimiser.param_groups:
+        if "start" not in group:
+            group["lr"] = rate
+        elif group["scheduled"]:
+            group["lr"] = group["start"] * rate / start
+
+
+def exchange_due(exchange: Exchange | None, epochs: int, epoch: int, phase: str) -> bool:
+    """Return whether networks exchange weights after an epoch, in the phase 'before' or 'after' its evaluation.
+
+    An exchange that comes after the evaluation is left out after the last epoch: nothing would see it.
+
+    Args:
+        exchange: With every option, or None.
+        epochs: Length of the training.
+        epoch: The epoch that is over, from 0.
+        phase: 'before' or 'after' the evaluation.
+    """
+    due, n = exchange, epoch + 1
+    # `evaluate: before` means that the evaluation comes first.
+    if not due or due.evaluate == phase or (phase == "after" and n == epochs):
+        return False
+    return n >= due.start and (due.until is None or n <= due.until) and n % due.every == 0

@@ -1,0 +1,167 @@
+"""An epoch of training, step by step; what methods differ in is in the plan, made once from what their terms require."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgd.objectives import Output, Requires
+from dgd.train.averages import frozen_batch_norm_stats
+from dgd.train.outcomes import Diverged
+from dgd.train.schedule import set_rate
+from dgd.train.streams import generator, stream
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a group goes through a step.
+
+    Attributes:
+        turns: Members (numbers in this process) that learn together, one turn after the other.
+        same_batch: All turns are on one batch, instead of each member's on a batch of its own.
+        prepare: Makes a batch's inputs ready, in place.
+        seed_teachers: Teachers may draw random numbers, so a stream is set before they run.
+        peers: (group, turn, inputs, at) to the outputs of members, those of the turn with gradient: number -> output.
+        own_stream: Name of the random numbers that a member's pass and its terms draw.
+    """
+
+    turns: Sequence[Sequence[int]]
+    same_batch: bool
+    prepare: Callable[[Mapping[str, Tensor]], None]
+    seed_teachers: bool
+    peers: Callable[..., dict[int, Output]]
+    own_stream: str
+
+    @classmethod
+    def of(cls, requires: Requires, members: int) -> "Plan":
+        """Return the plan of an objective for so many members of a process."""
+        return cls(
+            turns=[list(range(members))] if requires.peers == "together" else [[k] for k in range(members)],
+            same_batch=requires.peers in ("turns", "together"),
+            prepare=_with_gradient if requires.input_gradient else _as_they_are,
+            seed_teachers=requires.teacher == "train",
+            peers=_read_peers if requires.peers else _no_peers,
+            own_stream="terms" if requires.peers else "dropout",
+        )
+
+
+def _as_they_are(inputs: Mapping[str, Tensor]) -> None:
+    """Leave the inputs alone."""
+
+
+def _with_gradient(inputs: Mapping[str, Tensor]) -> None:
+    inputs["image"].requires_grad_()
+
+
+def _no_peers(group, turn: Sequence[int], inputs: Mapping[str, Tensor], at: tuple[int, ...]) -> dict[int, Output]:
+    return {}
+
+
+def _read_peers(group, turn: Sequence[int], inputs: Mapping[str, Tensor], at: tuple[int, ...]) -> dict[int, Output]:
+    """Run all members: those of the turn with gradient, the others without, and without moving their batch statistics."""
+    seed, outputs = group.cell.seed, {}
+    for k, member in enumerate(group.members):
+        if k in turn:
+            torch.manual_seed(stream(seed, "dropout", k, *at))
+            outputs[k] = member.read(inputs)
+        else:
+            torch.manual_seed(stream(seed, "peer", k, turn[0], *at))
+            with torch.no_grad(), frozen_batch_norm_stats(member.network):
+                outputs[k] = member.read(inputs)
+    return outputs
+
+
+def train_epoch(group, loader, epoch: int) -> list[dict[str, float]]:
+    """Train every network of a cell for an epoch.
+
+    Nothing waits for the device within the epoch: sums stay there and are read once at its end.
+
+    Args:
+        group: A `dgd.train.group.Group`.
+        loader: Training batches.
+        epoch: From 0.
+
+    Returns:
+        For each network of the cell the means over the epoch: train_<metric>, loss, and each term.
+
+    Raises:
+        Diverged: A network's loss was not finite.
+    """
+    return group.ranks.all_networks(lambda: _train_epoch(group, loader, epoch))
+
+
+def _train_epoch(group, loader, epoch: int) -> list[dict[str, float]]:
+    seed, mine, ranks, plan = group.cell.seed, group.ranks.mine, group.ranks, group.plan
+    group.members.train()
+    batches = [
+        loader.batches(order=generator(seed, "order", i, epoch), augment=generator(seed, "augment", i, epoch))
+        for i in ([0] if plan.same_batch else mine)
+    ]
+    names = ["loss", *group.members[0].objective.terms, "metric"]
+    sums = torch.zeros(len(mine), len(names), device=group.device)
+    momenta = [group.momentum(k) if member.surgery else {} for k, member in enumerate(group.members)]
+    seen = 0
+    for step, own in enumerate(zip(*batches)):
+        by_turn = own if len(own) == len(plan.turns) else own * len(plan.turns)
+        time, share = epoch + step / len(loader), len(own[0]) / loader.size(step)
+        rates = group.rates(time)
+        for turn, batch in zip(plan.turns, by_turn):
+            for k, loss in losses(group, turn, batch, time, (epoch, step, ranks.shard), sums):
+                # Shards' gradients are averaged; this makes that the mean over the batch where their sizes differ.
+                (loss * (share * ranks.shards) if ranks.shards > 1 else loss).backward()
+                for optimiser in group.optimisers[k]:
+                    set_rate(optimiser, rates[mine[k]], group.recipe.lr)
+                    optimiser.step()
+                    optimiser.zero_grad(set_to_none=True)  # now: between steps nobody holds gradients
+                if group.members[k].surgery:
+                    group.members[k].surgery.after_step(momenta[k])
+        seen += len(own[0])
+    parts = ranks.all_gather_shards((sums.tolist(), seen))
+    seen = sum(images for _, images in parts)
+    rows = []
+    for k, (i, network) in enumerate(zip(mine, group.networks)):
+        means = [sum(values) / seen for values in zip(*(sums[k] for sums, _ in parts))]
+        # What the last step did to weights and batch statistics shows in no loss of this epoch.
+        finite = [v.isfinite().all() for v in network.state_dict().values() if v.is_floating_point()]
+        if not math.isfinite(means[0]) or not torch.stack(finite).all():
+            raise Diverged(
+                f"the loss of network {i} is not finite in epoch {epoch} at learning rate "
+                f"{group.rates(epoch)[i]:g}; lower recipe.lr or change the seed"
+            )
+        row = dict(zip(names, means))
+        rows.append({f"train_{group.task.metric.name}": group.task.score(row.pop("metric"), 1), **row})
+    return rows
+
+
+def losses(group, turn: Sequence[int], batch, time: float, at: tuple[int, ...], sums: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield the loss of each member of a turn on a batch, one by one; add what is reported of it to `sums`.
+
+    Where terms see the group's other members, those of the turn run first, with gradient, and the others without.
+
+    Args:
+        group: A `dgd.train.group.Group`.
+        turn: Numbers of members in this process.
+        batch: `dgd.data.Examples`.
+        time: Epochs trained so far; a fraction within an epoch.
+        at: Epoch, step and shard, which name the random numbers.
+        sums: (members, 2 + terms) on the device: loss, each term, what the metric is made of.
+    """
+    inputs, labels, plan = batch.inputs, batch.labels, group.plan
+    seed, mine = group.cell.seed, group.ranks.mine
+    if plan.seed_teachers:
+        torch.manual_seed(stream(seed, "teacher", mine[turn[0]], *at))
+    with torch.no_grad(), group.arithmetic.autocast():
+        others = {"teachers": [teacher(inputs) for teacher in group.teachers], "time": time}
+    plan.prepare(inputs)
+    outputs = plan.peers(group, turn, inputs, at)
+    seen = {k: output.detach() for k, output in outputs.items()}
+    for k in turn:
+        torch.manual_seed(stream(seed, plan.own_stream, mine[k], *at))
+        peers = {j: output for j, output in seen.items() if j != k}
+        loss, parts, answer = group.steppers[k](inputs, labels, batch.index, outputs.pop(k, None), peers=peers, **others)
+        yield k, loss
+        with torch.no_grad():
+            right = group.task.total(group.task.predict(answer), labels).float()
+            sums[k] += torch.stack([*(value.detach() * len(labels) for value in (loss, *parts.values())), right])

@@ -1,0 +1,16 @@
+"""Streams of random numbers, named by seed, purpose, network and epoch, so that an epoch can be run again by itself."""
+
+import hashlib
+
+import torch
+
+
+def stream(seed: int, *names) -> int:
+    """Return the seed of one stream of random numbers: a hash of the cell's seed and what the stream is for."""
+    text = "/".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def generator(seed: int, *names) -> torch.Generator:
+    """Return a CPU generator for one stream."""
+    return torch.Generator().manual_seed(stream(seed, *names))
