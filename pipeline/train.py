@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dgd import identity
 from dgd.cell import Cell
+from dgd.task import METRICS
 from pipeline import slots
 
 
@@ -39,13 +40,14 @@ def main(argv=None):
         # Recorded in metrics.json: the other cells go on, and the table shows the hole.
         print(error, file=sys.stderr)
     if leads:
-        print(f"{cell.path}: {_summary(json.loads((out / 'metrics.json').read_text()))}", flush=True)
+        print(f"{cell.path}: {_summary(cell, json.loads((out / 'metrics.json').read_text()))}", flush=True)
 
 
-def _summary(metrics: dict) -> str:
+def _summary(cell: Cell, metrics: dict) -> str:
     if metrics["status"] != "finished":
         return f"{metrics['status'].upper()}: {metrics.get('error', '')}"
-    return f"{metrics['networks'][0]['last']['top1']:.2f} % in {metrics['timings']['seconds']:.0f} s"
+    metric = METRICS[cell.task]
+    return f"{metrics['networks'][0]['last'][metric.name]:{metric.form}} {metric.unit} in {metrics['timings']['seconds']:.0f} s"
 
 
 if __name__ == "__main__":

@@ -92,11 +92,9 @@ def mark_of(what):
 
 def teachers_of(wildcards, file):
     """This file of every cell that this cell learns from."""
-    return [
-        ancient(f"{RESULTS}/{path}/{file}") for path in CELLS[wildcards.cell].teachers
-    ]
+    return [f"{RESULTS}/{path}/{file}" for path in CELLS[wildcards.cell].teachers]
 
 
 def data_of(wildcards, file):
     """A file of the prepared data set that this cell trains on."""
-    return ancient(f"{PREPARED}/{CELLS[wildcards.cell].slug}/{file}")
+    return f"{PREPARED}/{CELLS[wildcards.cell].slug}/{file}"
