@@ -47,7 +47,7 @@ def _described(name: str, row) -> list:
     objective = objectives.Objective(spec)
     parts = [*objective.terms.values(), *filter(None, [surgery.SURGERY.get(exchange)])]
     needs = ", ".join(need for need in objectives.NEEDS if need in objective.needs)
-    return [name, " + ".join(terms), exchange, row.networks, row.teachers, objectives.weakest(parts), needs]
+    return [name, " + ".join(terms), exchange, row.networks, row.teachers, objectives.least_faithful(parts), needs]
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from torch import nn
 from dgd.cell import Cell
 from dgd.exchange import GraftingError
 from dgd.models.folding import freeze
-from dgd.objectives import Objective, weakest
+from dgd.objectives import Objective, least_faithful
 from dgd.task import TASKS
 from dgd.train import ranks as processes
 from dgd.train.device import arithmetic
@@ -101,7 +101,7 @@ class Group:
         deviations = [text for part in parts for text in part.deviations]
         if self.requires.teacher_before and any(act is None for act in self.teachers[0].last_acts):
             deviations.append("the teacher's stages end without an activation and are read as they are")
-        return {"status": weakest(parts), "deviations": deviations}
+        return {"status": least_faithful(parts), "deviations": deviations}
 
     def state(self) -> list[dict] | None:
         """Return all that a later epoch depends on, an item for each network; None where the process does not lead."""
