@@ -56,7 +56,7 @@ class RePr(nn.Module):
     source = "RePr, 1811.07275; code: siahuat0727/RePr, not the authors'"
     status = "deviates"
     deviations = (
-        "The next layer's weights for a dropped filter's channel stay, as in the code by default; `--zero_init` sets them to 0.",
+        "The next layer's weights for a dropped filter's channel stay, as by default in the code; `--zero_init` zeroes them.",
         "Momentum and weight decay of dropped filters are held too; the code masks gradients alone, of SGD without either.",
         "Bias and batch norm of a dropped filter are zeroed too; the code's network has no batch norm, and keeps biases.",
         "New filters are random directions of the null space; the code takes QR's own vectors, clamped to +-1/sqrt(fan in).",
