@@ -111,7 +111,7 @@ class FeatureFusionSelfDistillation(Term):
         own, scale = batch.own, self.scale(batch.time)
         students = [peer for number, peer in sorted(batch.peers.items()) if number != 0]
         if self.network == 1:
-            return self._answers(own.logits, [peer.logits for peer in students])
+            return self._divergence(own.logits, [peer.logits for peer in students])
         maps = [attention(x) for x in own.stages]
         if self.network == 0:
             loss = self._leader(batch, students, maps, scale)
@@ -125,7 +125,7 @@ class FeatureFusionSelfDistillation(Term):
         epoch = math.floor(time) + 1
         return math.exp(-5 * (1 - epoch / self.ramp) ** 2) if epoch < self.ramp else 1.0
 
-    def _answers(self, logits: Tensor, targets: list[Tensor]) -> Tensor:
+    def _divergence(self, logits: Tensor, targets: list[Tensor]) -> Tensor:
         return divergences(logits, targets, self.tau).mean()
 
     def _student(self, batch, students, maps, scale: float) -> Tensor:
@@ -134,8 +134,8 @@ class FeatureFusionSelfDistillation(Term):
         diversity = (unit(maps[-1]) - target).square().mean()
         weight = self.lam_div if self.self_distillation == "code" else self.lam_sd
         within = self._within(maps, before + move[:, None] / before.shape[1])
-        answers = self._answers(batch.own.logits, [peer.logits for peer in students])
-        return answers + scale * (self.lam_div * diversity + weight * within)
+        divergence = self._divergence(batch.own.logits, [peer.logits for peer in students])
+        return divergence + scale * (self.lam_div * diversity + weight * within)
 
     def _leader(self, batch, students, maps, scale: float) -> Tensor:
         together = torch.cat([peer.stages[-1] for peer in students], 1)
@@ -144,10 +144,10 @@ class FeatureFusionSelfDistillation(Term):
             wide = self.trans(batch.own.stages[-1])
         fused, logits = fused.detach(), logits.float()
         mean = torch.stack([peer.logits.float() for peer in students]).mean(0)
-        fusion = F.cross_entropy(logits, batch.labels) + self._answers(logits, [mean])
+        fusion = F.cross_entropy(logits, batch.labels) + self._divergence(logits, [mean])
         features = distance(maps[-1], attention(fused)) + distance(attention(wide), attention(together))
         within = self._within(maps, fused)
-        return fusion + self._answers(batch.own.logits, [logits]) + scale * self.lam_f * (features + within)
+        return fusion + self._divergence(batch.own.logits, [logits]) + scale * self.lam_f * (features + within)
 
     def _within(self, maps: list[Tensor], deepest: Tensor) -> Tensor:
         """Return SD(deepest) of the network whose stages have the attention `maps`; only the network gets a gradient."""
