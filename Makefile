@@ -4,12 +4,12 @@ CORES ?= $(shell nproc)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup bench test test-all speed lint lock clean
+.PHONY: help setup cells bench test test-all speed lint lock clean
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: .venv/.ready  ## make .venv from requirements.lock and install dgd-bench into it
+setup: .venv/.ready cells.yaml  ## make .venv from requirements.lock, install dgd-bench into it and write cells.yaml
 
 # The stamps are written last: a set-up that was interrupted starts over, a finished one is never repeated.
 .venv/.locked: requirements.lock
@@ -21,6 +21,13 @@ setup: .venv/.ready  ## make .venv from requirements.lock and install dgd-bench 
 .venv/.ready: .venv/.locked pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+
+# What DVC calls the cells. Registries are not asked, so it takes a second.
+cells.yaml: .venv/.ready $(wildcard config/*.yaml)
+	@DGD_NETWORKS=no python -m pipeline.cells
+
+cells: .venv/.ready  ## write cells.yaml, the names for `dvc repro 'cell@<name>'`
+	@DGD_NETWORKS=no python -m pipeline.cells
 
 bench: setup  ## train the default benchmark (config/quick.yaml) and print its table
 	snakemake --cores $(CORES) --quiet rules host

@@ -38,12 +38,8 @@ def _options(node: ast.ClassDef) -> dict[str, tuple[type, Any]]:
 
 
 def options(term: str) -> dict[str, tuple[type, Any]]:
-    """Return the options of a term: name -> type and default.
-
-    Raises:
-        KeyError: There is no such term.
-    """
-    return known()[term]
+    """Return the options of a term: name -> type and default; none of a term that is not known here."""
+    return known().get(term, {})
 
 
 def objective_problems(given: Any, where: str) -> list[str]:

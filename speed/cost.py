@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dgd import config
+from dgd.cell import Cell
 from dgd.data.sources import find
 from dgd.files import write_text
 from speed.format import number, percent, table
@@ -26,29 +27,29 @@ IMAGENET = 1_281_167
 LINE = re.compile(r"^# Cost:.*\n(?:#   For another machine: .*\n)?", re.MULTILINE)
 
 
-def images(cell: Mapping) -> int:
+def images(cell: Cell) -> int:
     """Return the number of images that each network of a cell sees in an epoch."""
-    source, folder = find(cell["dataset"])
-    if cell["data"]["train_images"]:
-        return cell["data"]["train_images"]
+    source, folder = find(cell.dataset)
+    if cell.data.train_images:
+        return cell.data.train_images
     if folder:
         there = sum(1 for _ in folder.glob("train/*/*"))
-        return (there or IMAGENET) - cell["data"]["validation_images"]
-    return source.shape[3] - cell["data"]["validation_images"]
+        return (there or IMAGENET) - cell.data.validation_images
+    return source.shape[3] - cell.data.validation_images
 
 
-def cost(cells: Sequence[Mapping], rates: Rates) -> list[dict]:
+def cost(cells: Sequence[Cell], rates: Rates) -> list[dict]:
     """Return the hours of a benchmark's cells, a row for each kind; cells of one may differ in seed, data set or exchange."""
     kinds: dict[tuple, list] = {}
     for cell in cells:
-        teachers = len(cell["teachers"])
-        source, _ = find(cell["dataset"])
-        size = cell["data"]["image_size"] or source.shape[2]
+        teachers = len(cell.teachers)
+        source, _ = find(cell.dataset)
+        size = cell.data.image_size or source.shape[2]
         # The CIFAR networks keep the image's size anyway: with or without adapt_stem they are the same.
-        adapt_stem = cell["adapt_stem"] or cell["student"].startswith("cifar_")
-        terms = json.dumps(own_options(cell["objective"]))
-        key = cell["student"], cell["teacher"], cell["networks"], teachers, size, adapt_stem, terms
-        kinds.setdefault(key, []).append(cell["networks"] * images(cell) * cell["recipe"]["epochs"])
+        adapt_stem = cell.adapt_stem or cell.student.startswith("cifar_")
+        terms = json.dumps(own_options(cell.objective))
+        key = cell.student, cell.teacher, cell.networks, teachers, size, adapt_stem, terms
+        kinds.setdefault(key, []).append(cell.networks * images(cell) * cell.recipe.epochs)
     rows = []
     for (student, teacher, networks, teachers, size, adapt_stem, terms), seen in kinds.items():
         seconds, basis = rates.per_image(student, teacher, networks, teachers, size, adapt_stem)
@@ -85,7 +86,7 @@ def total(rows: Sequence[Mapping], rates: Rates) -> str:
 
 def line(path: str | Path, machines: Sequence[Rates]) -> str:
     """Return the two lines of a config's header: its cells and what they cost on each measured machine."""
-    cells = config.cells(config.read(path))
+    cells = config.cells(config.load(path, folders=False))
     costs = "; ".join(total(cost(cells, rates), rates) for rates in machines)
     if not any(rates.machine["gpu"] for rates in machines):
         costs += "; GPU-hours: not measured yet"
@@ -115,13 +116,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not write(path, machines):
                 print(f"{path}: no line `# Cost:` in its header; left as it is", file=sys.stderr)
             continue
-        cells = config.cells(config.read(path))
+        cells = config.cells(config.load(path, folders=False))
         for rates in machines:
             rows = cost(cells, rates)
             shown = [row | {key: number(row[key]) for key in ("images", "hours", "of them for terms")} for row in rows]
             print(table(shown))
             print(f"\n{path}: {len(cells)} cells, {total(rows, rates)}.")
-            precisions = {cell["recipe"]["precision"] for cell in cells} - {"bf16"}
+            precisions = {cell.recipe.precision for cell in cells} - {"bf16"}
             print(
                 "Training steps only, measured at batch 64 in bf16"
                 + (f", where this benchmark has {', '.join(sorted(precisions))}" if precisions else "")

@@ -1,7 +1,4 @@
-"""Run our training loop for the measurements; no other module of this folder calls it.
-
-A cell is the plain mapping that `dgd.config.cells` returns.
-"""
+"""Run our training loop for the measurements; no other module of this folder calls it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,17 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgd import models, training
-from dgd.config import cells
+from dgd import models, train
+from dgd.cell import Cell, Surgery
+from dgd.config import cells, check
 from dgd.data import Dataset
-from dgd.memory import EVALUATION_BATCH
-from dgd.surgery import SURGERY
+from dgd.data.loader import EVALUATION_BATCH, Examples
+from dgd.train import device, memory
+from dgd.train.evaluate import evaluate
+from dgd.train.exchanging import exchange_weights
+from dgd.train.group import Group
+from dgd.train.step import train_epoch
+from dgd.train.streams import generator
 from speed.images import BATCH, CLASSES, MEAN, SIZE, STD, random_images
 
-Batch = tuple[Tensor, Tensor, Tensor]
 
-
-def make_cell(student: str, teacher: str, method: str | Mapping, threads: int, **recipe) -> dict:
+def make_cell(student: str, teacher: str, method: str | Mapping, threads: int, **recipe) -> Cell:
     """Return the cell of one method with the default recipe.
 
     Args:
@@ -40,7 +41,7 @@ def make_cell(student: str, teacher: str, method: str | Mapping, threads: int, *
         # At this learning rate random labels diverge in no model; it changes no time.
         "recipe": {"batch_size": BATCH, "lr": 1e-3, "threads": threads, **recipe},
     }
-    return cells(benchmark)[-1]
+    return cells(check(benchmark))[-1]
 
 
 def with_networks(base: str, networks: int) -> dict:
@@ -66,19 +67,19 @@ def dataset(images: int) -> Dataset:
 
 def pick_device() -> torch.device:
     """Return the device that a cell takes by default: CUDA where there is one."""
-    return training.pick_device("auto")
+    return device.pick_device("auto")
 
 
-def train_cell(cell: Mapping, results: Path, data: Path) -> Path:
+def train_cell(cell: Cell, results: Path, data: Path) -> Path:
     """Train a cell on prepared data and return the folder that holds its files."""
-    training.train_cell(cell, results=results, data=data)
-    return results / cell["path"]
+    train.train_cell(cell, results=results, data=data)
+    return results / cell.path
 
 
 class OneBatch:
     """A loader whose epoch is one fixed batch, neither shuffled nor augmented."""
 
-    def __init__(self, batch: Batch):
+    def __init__(self, batch: Examples):
         self.batch = batch
 
     def __len__(self) -> int:
@@ -86,9 +87,9 @@ class OneBatch:
 
     def size(self, step: int) -> int:
         """Return the number of images of the batch."""
-        return len(self.batch[1])
+        return len(self.batch)
 
-    def batches(self, **generators: torch.Generator) -> Iterator[Batch]:
+    def batches(self, **generators: torch.Generator) -> Iterator[Examples]:
         """Yield the batch once; generators of a training epoch's order and augmentation are not used."""
         yield self.batch
 
@@ -104,22 +105,17 @@ class Ours:
         teachers: The teachers' networks; by default new ones of the cell's teacher.
     """
 
-    def __init__(
-        self, cell: Mapping, steps: int, images: int | None = None, teachers: Sequence[nn.Module] | None = None
-    ) -> None:
-        recipe = cell["recipe"]
-        device = training.pick_device(recipe["device"])
-        training.set_up(recipe)
+    def __init__(self, cell: Cell, steps: int, images: int | None = None, teachers: Sequence[nn.Module] | None = None) -> None:
+        device.set_up(cell.recipe)
         if teachers is None:
             shape = {"num_classes": CLASSES, "image_size": SIZE, "adapt_stem": True}
-            teachers = [models.create(cell["teacher"], **shape) for _ in cell["teachers"]]
+            teachers = [models.create(cell.teacher, **shape) for _ in cell.teachers]
         self.cell, self.steps, self._epoch = cell, steps, 0
         data = dataset(steps * BATCH)
         whole = data if images is None else Dataset(data.manifest, {"train_labels": torch.arange(images) % CLASSES})
-        self._group = training.Group(cell, whole, list(teachers), device)
-        rule = self._group.exchange
-        if rule and rule["name"] in SURGERY:
-            self.exchange(rule["normal"] - 1)  # the epochs in which filters are dropped begin
+        self._group = Group(cell, whole, teachers, device.pick_device(cell.recipe.device))
+        if isinstance(cell.exchange, Surgery):
+            self.exchange(cell.exchange.normal - 1)  # the epochs in which filters are dropped begin
         self._loader = self._loader_of(data, BATCH)
         self._batch = next(self._loader.batches())
 
@@ -130,48 +126,52 @@ class Ours:
 
     def train(self) -> None:
         """Train one epoch of `steps` steps."""
-        self._group.train_epoch(self._loader, self._epoch)
+        train_epoch(self._group, self._loader, self._epoch)
         self._epoch += 1
 
-    def step(self, batch: Batch) -> None:
+    def step(self, batch: Examples) -> None:
         """Train one step of every network on a given batch.
 
         Args:
-            batch: Images float32 (B, 3, 32, 32), labels int64 (B,), and their index in the training split int64 (B,).
+            batch: Images float32 (B, 3, 32, 32) with labels and index.
         """
-        self._group.train_epoch(OneBatch(batch), self._epoch)
+        train_epoch(self._group, OneBatch(batch), self._epoch)
         self._epoch += 1
 
     def exchange(self, epoch: int = 0) -> None:
         """Let the networks exchange weights as after the given epoch, from 0."""
-        self._group.trade(epoch)
+        exchange_weights(self._group, epoch)
 
     def evaluate(self) -> None:
         """Evaluate all networks on one batch of the size that evaluations have."""
-        self._group.evaluate(self._loader_of(dataset(EVALUATION_BATCH), EVALUATION_BATCH))
+        group, loader = self._group, self._loader_of(dataset(EVALUATION_BATCH), EVALUATION_BATCH)
+        evaluate(group.eval_networks, loader, group.task, group.arithmetic, group.ranks)
 
     def load(self) -> None:
         """Read the batches of one epoch, augmented, and do nothing with them."""
-        for _ in self._loader.batches(order=training.generator(0, "order"), augment=training.generator(0, "augment")):
+        for _ in self._loader.batches(order=generator(0, "order"), augment=generator(0, "augment")):
             pass
 
     def run_limit(self) -> None:
         """Run networks forward and backward and teachers forward, `steps` times on one fixed batch, and nothing else."""
-        images, labels, _ = self._batch
-        self._group.learners.train()
+        batch, group = self._batch, self._group
+        group.members.train()
         for _ in range(self.steps):
             for network in self.networks:
                 network.zero_grad(set_to_none=True)
-                with self._group.learners[0].autocast():
+                with group.arithmetic.autocast():
                     with torch.no_grad():
-                        for teacher in self._group.teachers:
-                            teacher(images)
-                    logits = network(images)
-                F.cross_entropy(logits, labels).backward()
+                        for teacher in group.teachers:
+                            teacher(batch.inputs)
+                    logits = network(batch.inputs["image"])
+                F.cross_entropy(logits, batch.labels).backward()
 
-    def peak_memory(self) -> dict[str, float | None]:
-        """Return the peak of this process in MiB, and what was expected before it started."""
-        return training.peak_memory(self._group)
+    def peak_memory(self) -> dict[str, float]:
+        """Return MiB at the peak, of the CUDA device or else of this process: `measured_mib`, and `estimated_mib` before."""
+        resident, allocated = device.peak_memory(self._group.device)
+        on_cuda = allocated is not None
+        estimated = memory.estimate(self.cell, cuda=on_cuda)["device" if on_cuda else "host"]
+        return {"measured_mib": round(allocated if on_cuda else resident, 1), "estimated_mib": estimated}
 
     def learning_rates(self) -> list[float]:
         """Return each network's learning rate in the first step."""
@@ -179,17 +179,16 @@ class Ours:
 
     def momentum(self, network: int) -> dict[str, Tensor]:
         """Return the momentum buffer of each parameter of a network by the parameter's name."""
-        held = self._group.optimisers[network][0].state
-        return {name: held[parameter]["momentum_buffer"] for name, parameter in self.networks[network].named_parameters()}
+        return self._group.momentum(network)
 
     def terms(self, name: str) -> list[nn.Module]:
         """Return the term of that name of each network's objective."""
-        return [learner.objective.terms[name] for learner in self._group.learners]
+        return [member.objective.terms[name] for member in self._group.members]
 
     def drops_filters(self) -> bool:
         """Return whether the first network trains without some of its filters now."""
-        return self._group.learners[0].surgery.active
+        return self._group.members[0].surgery.active
 
     def _loader_of(self, data: Dataset, batch_size: int):
-        channels_last = self.cell["recipe"]["channels_last"]
+        channels_last = self.cell.recipe.channels_last
         return data.loader("train", batch_size=batch_size, device=self._group.device, channels_last=channels_last)

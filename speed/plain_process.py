@@ -7,11 +7,11 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 
 import psutil
 import torch
 
+from dgd.cell import Cell
 from speed import ROOT, plain, plain_ffsd
 from speed.images import BATCH
 
@@ -39,17 +39,17 @@ class PlainProcess:
             self._process.stdin.close()
             self._process.wait()
 
-    def start(self, cell: Mapping, images: int) -> None:
+    def start(self, cell: Cell, images: int) -> None:
         """Set up the plain loop for the group of a cell.
 
         Args:
             cell: Its student, teachers, number of networks and recipe count.
             images: Number of images of the data set.
         """
-        teachers = [cell["teacher"]] * len(cell["teachers"])
-        self._start("loop", cell, teachers=teachers, networks=cell["networks"], images=images)
+        teachers = [cell.teacher] * len(cell.teachers)
+        self._start("loop", cell, teachers=teachers, networks=cell.networks, images=images)
 
-    def start_ffsd(self, cell: Mapping) -> None:
+    def start_ffsd(self, cell: Cell) -> None:
         """Set up the plain step of FFSD for a cell, and warm it up."""
         self._start("ffsd", cell)
         for name in ("baseline", "train"):
@@ -67,8 +67,8 @@ class PlainProcess:
         """Have a method of the training that was set up last called, and return its seconds and CPU-seconds."""
         return self._ask(call=name, arguments=arguments)
 
-    def _start(self, kind: str, cell: Mapping, **arguments) -> None:
-        arguments |= {"student": cell["student"], "batch_size": BATCH, "recipe": cell["recipe"]}
+    def _start(self, kind: str, cell: Cell, **arguments) -> None:
+        arguments |= {"student": cell.student, "batch_size": BATCH, "recipe": cell.plain()["recipe"]}
         self._ask(start=kind, threads=self.threads, arguments=arguments)
 
     def _ask(self, **request) -> tuple[float, float]:

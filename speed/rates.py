@@ -5,7 +5,6 @@ nearest to it, and the result says so. What a method's own terms take beside net
 multiple of its step: so many steps of baseline, scaled by the multiply-adds of the student over those of the measured network.
 """
 
-import inspect
 import math
 import statistics
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dgd import models
-from dgd.objectives import TERMS
+from dgd.methods import written_out
 from speed.format import number
 from speed.images import CLASSES, SIZE
 from speed.measured import WITHOUT_OWN, own_multiple
@@ -114,12 +113,8 @@ class Rates:
 
 def own_options(objective: Mapping) -> dict[str, dict]:
     """Return the terms that take time beside networks and teachers, each with all its options, defaults filled in."""
-    found = {}
-    for term in sorted(objective.keys() - WITHOUT_OWN):
-        options = inspect.signature(TERMS[term]).parameters.values()
-        options = {option.name: option.default for option in options if option.default is not option.empty}
-        found[term] = {option: objective[term].get(option, default) for option, default in options.items()}
-    return found
+    found = {term: options for term, options in sorted(written_out(objective).items()) if term not in WITHOUT_OWN}
+    return {term: {name: value for name, value in options.items() if name != "weight"} for term, options in found.items()}
 
 
 def _apart(one: Mapping[str, Mapping], other: Mapping[str, Mapping]) -> tuple[int, float]:

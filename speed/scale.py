@@ -21,9 +21,8 @@ from pathlib import Path
 import yaml
 
 from dgd import data, provenance
-from dgd.config import cells
+from dgd.config import cells, check
 from dgd.files import write_text
-from pipeline.config import resolve
 from speed import copy_workflow
 from speed.ours import train_cell
 
@@ -74,33 +73,35 @@ def template(folder: Path) -> dict[int, dict[str, bytes]]:
     """Train a cell of one network and one of two; return networks -> file -> content, with a history of 200 epochs."""
     found = {}
     data.prepare("digits", folder / "data", **TINY["data"])
-    for cell in cells(TINY):
+    for cell in cells(check(TINY)):
         out = train_cell(cell, results=folder, data=folder / "data")
         files = {path.name: path.read_bytes() for path in out.iterdir()}
         head, *rows = csv.reader(files["history.csv"].decode().splitlines())
         rows = [[str(epoch), *rows[epoch % len(rows)][1:]] for epoch in range(EPOCHS)]
         files["history.csv"] = "".join(",".join(row) + "\n" for row in [head, *rows]).encode()
         files["model.safetensors"] = b"read by none of the steps that are timed"
-        found[cell["networks"]] = files
+        found[cell.networks] = files
     return found
 
 
 def fill(results: Path, config: dict, templates: dict[int, dict[str, bytes]]) -> int:
     """Write the folder of every cell of a resolved config, as if each had been trained; return how many there are."""
-    everything = cells(config)
+    everything = cells(check(config))
     for cell in everything:
-        files = dict(templates[cell["networks"]])
+        files = dict(templates[cell.networks])
         metrics, record = json.loads(files["metrics.json"]), json.loads(files["provenance.json"])
-        metrics["cell"] |= {key: cell[key] for key in metrics["cell"] if key in cell}
-        metrics["cell"] |= {"teachers": len(cell["teachers"]), "epochs": cell["recipe"]["epochs"]}
-        draw = random.Random(cell["path"])
+        plain = cell.plain()
+        metrics["cell"] |= {key: plain[key] for key in metrics["cell"] if key in plain}
+        metrics["cell"] |= {"teachers": len(cell.teachers), "epochs": cell.recipe.epochs}
+        draw = random.Random(cell.path)
         for network in metrics["networks"]:
             network["last"]["top1"] = draw.gauss(70, 0.3)
-        record |= {"cell": cell["path"], "seed": cell["seed"], "teachers": dict.fromkeys(cell["teachers"], "0" * 64)}
-        record["command"] = f"train.py --cell '{json.dumps(cell)}' --data data/prepared/{cell['slug']} --results results"
+        record |= {"cell": cell.path, "seed": cell.seed, "teachers": dict.fromkeys(cell.teachers, "0" * 64)}
+        record["command"] = f"train.py --cell '{json.dumps(plain)}' --data data/prepared/{cell.slug} --results results"
+        files["config.yaml"] = yaml.safe_dump(plain, sort_keys=False).encode()
         files["metrics.json"] = json.dumps(metrics, indent=2).encode()
         files["provenance.json"] = json.dumps(record, indent=2).encode()
-        folder = results / cell["path"]
+        folder = results / cell.path
         folder.mkdir(parents=True)
         for name, content in files.items():
             (folder / name).write_bytes(content)
@@ -112,7 +113,7 @@ def set_up(folder: Path, count: int) -> dict:
     copy_workflow(folder)
     config = benchmark(count)
     (folder / "scale.yaml").write_text(yaml.safe_dump(config))
-    config = resolve(config, "scale.yaml")
+    config = check(config).plain()
     (folder / "scale.json").write_text(json.dumps(config))
     return config
 

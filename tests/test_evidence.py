@@ -161,7 +161,7 @@ def test_a_damaged_pruning_curve_says_what_to_do(tmp_path):
 
 
 def test_the_read_side_needs_no_torch():
-    code = "import sys, dgd.figures, dgd.evidence; assert 'torch' not in sys.modules"
+    code = "import sys, dgd.read.figures, dgd.evidence; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"DGD_NETWORKS": "no"}, check=True)
 
 

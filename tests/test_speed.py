@@ -10,7 +10,8 @@ import torch
 from torch.nn.functional import pad as zero_pad
 
 from dgd import data, filters, methods, models
-from dgd.grafting import graft
+from dgd.cell import exchange
+from dgd.exchange import blend, find
 from speed import ROOT, measured, plain, plain_ffsd, report
 from speed.images import CLASSES, MEAN, STD, random_images
 from speed.measure import __main__ as command
@@ -24,28 +25,29 @@ def network(name: str, seed: int) -> torch.nn.Module:
     return models.create(name, num_classes=CLASSES)
 
 
-def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """16 images, labels and indices, not augmented."""
+def batch():
+    """16 images with labels and index, not augmented."""
     return next(dataset(16).loader("train", batch_size=16).batches())
 
 
 @pytest.mark.parametrize(("base", "networks"), [("baseline", 1), ("kd", 1), ("dgd", 2)])
 def test_a_step_is_the_plain_step(base, networks):
     """Weights and gradients after it; kd differs from the plain one's Kullback-Leibler form by a constant."""
-    student, (images, labels, index) = "cifar_resnet8", batch()
+    student, examples = "cifar_resnet8", batch()
     cell = make_cell(student, student, with_networks(base, networks), threads=1, precision="fp32", lr=0.1)
-    ours = Ours(cell, steps=1, teachers=[network(student, 7) for _ in cell["teachers"]])
+    ours = Ours(cell, steps=1, teachers=[network(student, 7) for _ in cell.teachers])
     nets = [network(student, 0) for _ in range(networks)]
     for net, own in zip(nets, ours.networks):
         net.load_state_dict(own.state_dict())
-    recipe = cell["recipe"]
+    recipe = cell.recipe
     optimisers = [
-        torch.optim.SGD(net.parameters(), lr=lr, momentum=recipe["momentum"], weight_decay=recipe["weight_decay"])
+        torch.optim.SGD(net.parameters(), lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         for net, lr in zip(nets, ours.learning_rates(), strict=True)
     ]
-    teachers = [network(student, 7).eval() for _ in cell["teachers"]]
-    list(plain.train_epoch(nets, teachers, [[(images, labels)]] * networks, optimisers, torch.device("cpu")))
-    ours.step((images, labels, index))
+    teachers = [network(student, 7).eval() for _ in cell.teachers]
+    loaders = [[(examples.inputs["image"], examples.labels)]] * networks
+    list(plain.train_epoch(nets, teachers, loaders, optimisers, torch.device("cpu")))
+    ours.step(examples)
     for k, (net, own, optimiser) in enumerate(zip(nets, ours.networks, optimisers)):
         # After one step the momentum is the gradient, weight decay added.
         momentum = ours.momentum(k)
@@ -59,10 +61,10 @@ def test_a_step_is_the_plain_step(base, networks):
 def test_a_step_of_ffsd_is_the_plain_step(monkeypatch):
     """What it does to weights and statistics of all networks and modules, with a diversity that weighs as much as the rest."""
     monkeypatch.setattr(plain_ffsd, "LAM_DIV", 1.0)
-    student, (images, labels, index) = "cifar_resnet8", batch()
+    student, examples = "cifar_resnet8", batch()
     row = {"base": "ffsd", "objective": {"ce": 1.0, "ffsd": {"weight": 1.0, "lam_div": 1.0}}}
     ours = Ours(make_cell(student, student, {"ffsd-diverse": row}, 1, precision="fp32", lr=0.1), steps=1)
-    theirs = plain_ffsd.Training(student, 16, ours.cell["recipe"], "cpu")
+    theirs = plain_ffsd.Training(student, 16, ours.cell.plain()["recipe"], "cpu")
     leader, _, second = ours.terms("ffsd")
     for norm in (*leader.chain.norms, *second.chain.norms):  # what is made with them must not be what a batch has
         torch.nn.init.uniform_(norm.running_var, 0.5, 2)
@@ -80,8 +82,8 @@ def test_a_step_of_ffsd_is_the_plain_step(monkeypatch):
             names = {f"steps.{key.split('.')[1]}.{int('norms' in key)}.{key.split('.')[2]}": key for key in own.state_dict()}
         plainly.load_state_dict({name: own.state_dict()[key].clone() for name, key in names.items()})
         before.append((names, {key: value.clone() for key, value in own.state_dict().items()}))
-    ours.step((images, labels, index))
-    theirs.step(images, labels, math.exp(-3.2))  # the first epoch of the ramp
+    ours.step(examples)
+    theirs.step(examples.inputs["image"], examples.labels, math.exp(-3.2))  # the first epoch of the ramp
     for (module, plainly), (names, started) in zip(pairs, before):
         for name, key in names.items():
             start = started[key].double()
@@ -111,7 +113,10 @@ def test_the_plain_exchange_is_the_papers(networks):
     states = [net.state_dict() for net in nets]
     for key, weight in filters.conv_weights(states[0]).items():
         assert plain.entropy(weight) == pytest.approx(float(filters.entropy(weight)), abs=1e-6), key
-    for theirs, ours in zip(plain.graft(states), graft(states, protocol="paper")):
+    options = exchange({"name": "graft"}, protocol="paper")
+    shares = find("graft").shares(states, options)
+    grafted = [blend(own, states[i - 1], shares[i]) for i, own in enumerate(states)]
+    for theirs, ours in zip(plain.graft(states), grafted, strict=True):
         assert theirs.keys() == ours.keys()
         for key in ours:
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=1e-6, msg=key)
@@ -143,7 +148,7 @@ def test_measuring_runs_and_is_rendered(tmp_path):
     page = report.measurements_page([found], [], [])
     assert "kd, cifar_resnet8 → cifar_resnet8, batch 64: " in page
     assert "| cifar_resnet8 | grafting |" in " ".join(page.split())
-    assert "after the `snakemake` command" in report.readme_section([found])
+    assert "after the `snakemake` command" in page
 
 
 def test_every_row_of_the_method_table_is_measured():
@@ -325,20 +330,17 @@ def test_what_is_rendered_is_what_was_measured(tmp_path):
         "| CUDA graphs | 1.00 times | left out |",
     ):
         assert text in page
-    short = " ".join(report.readme_section(machines).split())
-    assert "| cifar_resnet20 ← cifar_resnet56 | kd | 100 | 300 | 3.00 |" in short
-    assert "1.50 % of a kd step" in short
-    assert "at most 0.00600 % of an epoch" in short
+    assert "at most 0.00600 % of an epoch" in page
+    assert "| cifar_resnet20 ← cifar_resnet56 | kd | 100 | 300 | 3.00 |" in " ".join(report.summary(machines).split())
 
 
 def test_marks_keep_the_text_around_them():
-    mark = "<!-- speed: written by `python -m speed.report` -->"
-    text = report.between(f"before\n{mark}\nold\n<!-- end of speed -->\nafter\n", "speed", "new")
-    assert text == f"before\n{mark}\n\nnew\n\n<!-- end of speed -->\nafter\n"
-    assert report.between(text, "speed", "new") == text
-    assert report.between("no marks\n", "speed", "new") == "no marks\n"
+    mark = "<!-- results: written by `python -m speed.report` -->"
+    text = report.between(f"before\n{mark}\nold\n<!-- end of results -->\nafter\n", "results", "new")
+    assert text == f"before\n{mark}\n\nnew\n\n<!-- end of results -->\nafter\n"
+    assert report.between(text, "results", "new") == text
+    assert report.between("no marks\n", "results", "new") == "no marks\n"
 
 
 def test_the_written_figures_are_the_measured_ones():
-    for path, text in report.render().items():
-        assert path.read_text() == text, f"{path.name}: run `python -m speed.report`"
+    assert report.PAGE.read_text() == report.render(), "run `python -m speed.report`"

@@ -234,7 +234,8 @@ def test_weights_keep_their_order(tmp_path):
 
 
 def test_transformers_train_and_cannot_be_grafted(digits, tmp_path):
-    from dgd import figures, tables
+    from dgd import tables
+    from dgd.read import figures
 
     found = cells({"epochs": 1}, methods=["baseline", "grafting"], student="test_vit", adapt_stem=True)
     train(found["test_vit", "baseline"], tmp_path, digits)

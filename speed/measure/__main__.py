@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from dgd import provenance
-from dgd.tables import replace_file
+from dgd.files import write_text
 from speed import ROOT
 from speed.measure import data, exchange, machine, memory, methods, overhead, steps
 from speed.measure.setup import FULL, QUICK, Setup
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "seconds": round(time.perf_counter() - start, 1),
                 "load": [round(load, 1), round(os.getloadavg()[0], 1)],
             }
-            replace_file(out, (json.dumps(results, indent=1) + "\n").encode())
+            write_text(out, json.dumps(results, indent=1) + "\n")
     print(out)
 
 

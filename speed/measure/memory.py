@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 
+from dgd.cell import Cell
 from speed import ROOT
 from speed.measure.setup import Setup
 from speed.ours import Ours, make_cell, with_networks
@@ -17,28 +18,19 @@ def measure(setup: Setup) -> list[dict]:
     rows = []
     for student, base, networks in setup.size.memory:
         cell = make_cell(student, setup.size.models[student], with_networks(base, networks), setup.threads)
-        command = [sys.executable, "-m", "speed.measure.memory", json.dumps(cell)]
-        peak = json.loads(subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, check=True).stdout)
-        where = "_device" if peak["peak_device_memory_mib"] else ""
-        rows.append(
-            {
-                "model": student,
-                "method": base,
-                "networks": networks,
-                "measured_mib": peak[f"peak{where}_memory_mib"],
-                "estimated_mib": peak[f"estimated{where}_memory_mib"],
-            }
-        )
+        command = [sys.executable, "-m", "speed.measure.memory", json.dumps(cell.plain())]
+        done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, check=True)
+        rows.append({"model": student, "method": base, "networks": networks, **json.loads(done.stdout)})
     return rows
 
 
 def main(cell: str) -> None:
     """Train, evaluate and exchange twice; print the peak of this process as JSON."""
-    ours = Ours(json.loads(cell), 4)
+    ours = Ours(Cell.from_plain(json.loads(cell)), 4)
     for _ in range(2):
         ours.train()
         ours.evaluate()
-        if ours.cell["exchange"]:
+        if ours.cell.exchange:
             ours.exchange()
     print(json.dumps(ours.peak_memory()))
 

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 
+from dgd.cell import Cell
 from speed.images import BATCH
 from speed.measure.setup import VARIANTS, Setup
 from speed.measure.timing import Times, in_turn, ratios, summary, timed
@@ -51,7 +52,7 @@ def measure(setup: Setup) -> list[dict]:
     return rows
 
 
-def method_row(method: str, cell: Mapping, steps: int, taken: Mapping[tuple[str, str], Sequence[Times]], clock: int) -> dict:
+def method_row(method: str, cell: Cell, steps: int, taken: Mapping[tuple[str, str], Sequence[Times]], clock: int) -> dict:
     """Return a method's row.
 
     Args:
@@ -71,10 +72,10 @@ def method_row(method: str, cell: Mapping, steps: int, taken: Mapping[tuple[str,
 
     return {
         "method": method,
-        "model": cell["student"],
-        "teacher": cell["teacher"],
-        "networks": cell["networks"],
-        "objective": cell["objective"],
+        "model": cell.student,
+        "teacher": cell.teacher,
+        "networks": cell.networks,
+        "objective": cell.plain()["objective"],
         "batch_size": BATCH,
         "steps": steps,
         "repeats": len(taken[PRECISIONS[0], "method"]),

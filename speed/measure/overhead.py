@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from dgd.config import cells
+from dgd.config import cells, check
 from speed import copy_workflow
 from speed.measure.setup import Setup
 from speed.measure.timing import summary
@@ -35,7 +35,7 @@ def measure(setup: Setup) -> dict:
         first.append(to_first_step)
         harness += beside_epochs
     return {
-        "cells": len(cells(config)),
+        "cells": len(cells(check(config))),
         "seconds_to_first_step": summary(first),
         "seconds_per_cell": summary(harness),
     }
@@ -52,8 +52,8 @@ def _run(folder: Path, config: dict) -> tuple[float, list[float]]:
     if done.returncode:
         raise RuntimeError(done.stdout)
     started, beside_epochs = [], []
-    for cell in cells(config):
-        out = folder / "results" / cell["path"]
+    for cell in cells(check(config)):
+        out = folder / "results" / cell.path
         record = json.loads((out / "provenance.json").read_text())
         started.append(datetime.fromisoformat(record["started"]).timestamp())
         job = float((out / "usage.tsv").read_text().splitlines()[1].split("\t")[0])

@@ -42,12 +42,12 @@ def _row(setup: Setup, student: str, teacher: str, method: str) -> dict:
     images = networks * BATCH * steps
     return {
         "model": student,
-        "teacher": cell["teacher"],
+        "teacher": cell.teacher,
         "method": method,
         "networks": networks,
         "batch_size": BATCH,
         "steps": steps,
-        "recipe": cell["recipe"],
+        "recipe": cell.plain()["recipe"],
         "seconds": {arm: [round(value, 5) for value in values] for arm, values in seconds.items()},
         "images_per_second": {arm: summary([images / value for value in values]) for arm, values in seconds.items()},
         "cpu_seconds_per_image": {arm: summary([pair[1] / images for pair in pairs]) for arm, pairs in taken.items()},
