@@ -129,7 +129,7 @@ class Requires:
         """Return the requirements as text, such as `teacher, features`."""
         words = [f.name.replace("_", " ") for f in fields(self) if getattr(self, f.name) is True]
         teacher = {"eval": ["teacher"], "train": ["teacher in training mode"]}.get(self.teacher, [])
-        peers = {"own": ["peers"], "turns": ["peers on the same batch"], "together": ["peers on the same batch, at once"]}
+        peers = {"own": ["peers"], "turns": ["peers on the same batch"], "together": ["peers on the same batch at once"]}
         return ", ".join([*teacher, *peers.get(self.peers, []), *words, *sorted(self.inputs)])
 
 
