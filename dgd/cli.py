@@ -34,7 +34,7 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _described(name: str, row) -> list:
-    """A row of `dgd.methods.METHODS` for people: what it minimises, and how it stands to its source."""
+    """Return a row of `dgd.methods.METHODS` for people: what it minimises, and its fidelity to its source."""
     from dgd import methods, objectives, surgery
 
     spec = methods.given_options(row.objective)
@@ -99,7 +99,7 @@ def _spread(processes: int, args: argparse.Namespace, path: str) -> int:
 
 
 def _cell_of(path: str | Path) -> dict | None:
-    """The resolved cell in a cell's config.yaml; None if the file is no such thing.
+    """Return the resolved cell in a cell's config.yaml; None if the file holds none.
 
     A cell of an older version lacks the keys of the recipe that came since: they get their defaults, which change nothing.
     """
@@ -112,7 +112,7 @@ def _cell_of(path: str | Path) -> dict | None:
 
 
 def _prepared(cell: dict, make: bool = True) -> Path:
-    """The folder of a cell's prepared data set, made if it is not there."""
+    """Return the folder of a cell's prepared data set, which is made if it does not exist."""
     from dgd import data
 
     options = dict(cell["data"])
@@ -174,7 +174,7 @@ def _filters(args: argparse.Namespace) -> None:
 
 
 def _table(args: argparse.Namespace) -> None:
-    """The tables of a results folder, finished or not."""
+    """Print the tables of a results folder, finished or not."""
     from dgd.read.cells import collect
     from dgd.read.filter_sets import filters_table
     from dgd.read.papers import read_papers
@@ -188,7 +188,7 @@ def _table(args: argparse.Namespace) -> None:
 
 
 def _claims(args: argparse.Namespace) -> int:
-    """What the papers claim, with what is measured so far."""
+    """Print what the papers claim, with what is measured so far."""
     from dgd.read import claims
     from dgd.read.cells import collect
 
@@ -209,7 +209,7 @@ def _claims(args: argparse.Namespace) -> int:
 
 
 def _controls(args: argparse.Namespace) -> None:
-    """What is left of each gain when it is held against the controls of a config."""
+    """Print what is left of each gain after the controls of a config."""
     from dgd import config
     from dgd.cell import Cell
     from dgd.read.cells import collect
@@ -222,7 +222,7 @@ def _controls(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of the console script; returns the exit status."""
+    """Run the console script and return the exit status."""
     parser = argparse.ArgumentParser(prog="dgd-bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("list", help="methods, terms, data sets and models; with a config, its cells")

@@ -1,4 +1,4 @@
-"""docs/methods.md: its table is that of the classes, and its paragraphs name every method, requirement and option with its default."""
+"""docs/methods.md: its table is that of the classes; every method, requirement and option (with its default) is described."""
 
 import re
 from dataclasses import fields
