@@ -55,7 +55,7 @@ class Material:
 
     @property
     def baselines(self) -> dict[int, np.ndarray]:
-        """L1 norms of the baseline of each seed."""
+        """Return the L1 norms of the baseline of each seed."""
         return self.norms.get("baseline", {})
 
 
