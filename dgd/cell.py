@@ -18,6 +18,7 @@ PRECISIONS = ("bf16", "fp32", "tf32")
 DEVICES = ("auto", "cpu", "cuda")
 TASKS = ("classification", "regression")
 PROTOCOL_NAMES = ("paper", "reference-code")
+LAST_SEED = 2**32 - 1  # the largest that numpy takes
 
 
 def _rising(value: Any, where: str) -> list[str]:
@@ -328,17 +329,23 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 """Where the papers' text and the published CIFAR script differ in an exchange; each is an option of `graft` too."""
 
 
-def exchange_problems(given: Any, where: str) -> list[str]:
-    """Say what is wrong with an exchange of a config: `{name: ..., <option>: ...}`, or null for none."""
+def exchange_problems(given: Any, where: str, protocol: str = "paper") -> list[str]:
+    """Say what is wrong with an exchange of a config: `{name: ..., <option>: ...}`, or null for none.
+
+    Args:
+        given: What YAML or JSON holds.
+        where: The name of the place, such as `methods.x.exchange`.
+        protocol: What `graft` follows where the exchange does not say.
+    """
     if given is None:
         return []
     if not isinstance(given, Mapping) or not given:
-        return [f"{where} is {given!r}; write {{name: ..., <option>: ...}}, or null for none"]
+        return [f"{where} is {keys.short(given)}; write {{name: ..., <option>: ...}}, or null for none"]
     if "name" not in given:
         return [f"{where} has no name; known: {', '.join(EXCHANGES)}"]
     name = given["name"]
     if not isinstance(name, str) or name not in EXCHANGES:
-        return [f"{where}.name is {name!r}; it is no exchange{keys.nearest(name, EXCHANGES)}"]
+        return [f"{where}.name is {keys.short(name)}; it is no exchange{keys.nearest(name, EXCHANGES)}"]
     kind = EXCHANGES[name]
     options = {option: value for option, value in given.items() if option != "name"}
     if kind.own_time:
@@ -348,7 +355,7 @@ def exchange_problems(given: Any, where: str) -> list[str]:
             return [f"{where}.{timed[0]}: {name} keeps its own time: {', '.join(own)}"]
     if lines := keys.problems(kind, options, where):
         return lines
-    found = exchange(given)
+    found = exchange(given, protocol)
     if found.until is not None and found.until < found.start:
         return [f"{where}.until is {found.until}, before from, {found.start}: it would never take place"]
     return [f"{where}.{line}" for line in _together(found)] if isinstance(found, Graft) else []
@@ -403,13 +410,15 @@ class Method:
     objective: Mapping = key(
         {"ce": 1.0},
         "What a step minimises: term -> weight, or term -> {weight: ..., <option>: ...} (docs/methods.md has the terms).",
+        nonempty=True,
     )
     exchange: Mapping | None = key(
-        None, "What the networks of a group do to their weights at an epoch's end: {name: ..., <option>: ...}."
+        None,
+        "What the networks of a group do to their weights at an epoch's end: {name: ..., <option>: ...}.",
     )
     networks: int = key(1, "Networks that learn together; the first one is reported.", least=1, most=1000)
     teachers: int = key(0, "Teachers, finished networks that the terms may look at.", least=0, most=1000)
-    recipe: Mapping = key({}, "Keys of the recipe that this method overrides.")
+    recipe: Mapping = key({}, "Keys of the recipe that this method overrides.", of=Recipe)
 
 
 # ------------------------------------------------------------------------------------------------------------ cells
@@ -426,7 +435,7 @@ class Cell:
     dataset: str = key(says="Data set: `digits`, `cifar10`, ..., or `imagefolder:<path>`.", condition=True)
     model: str = key(says="Name of the model's folder: the student, or `<student>-by-<teacher>`.", decides=False)
     method: str = key(says="Name of the row of methods.", decides=False)
-    seed: int = key(says="Seed of all random numbers.", least=0)
+    seed: int = key(says="Seed of all random numbers.", least=0, most=LAST_SEED)
     student: str = key(says="Network that is trained, by its name in timm.", condition=True)
     teacher: str | None = key(None, "Network that it learns from, by its name in timm.", condition=True)
     networks: int = key(1, "Networks that learn together.", least=1, condition=True)

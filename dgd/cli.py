@@ -16,7 +16,7 @@ def _list(args: argparse.Namespace) -> None:
 
     if args.config:
         for cell in config.cells(config.load(args.config)):
-            print(cell["path"])
+            print(cell.path)
         return
     headers = ["method", "objective", "exchange", "networks", "teachers", "status", "needs"]
     print(tabulate([_described(name, row) for name, row in methods.METHODS.items()], headers=headers))

@@ -5,7 +5,10 @@ the kind of it, `plain` turns it back into what YAML and JSON can hold, and `sch
 """
 
 import difflib
+import json
 import math
+import re
+import reprlib
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
@@ -27,6 +30,9 @@ class Key:
         spelled: Its name in YAML, where Python keeps the word for itself.
         check: Further check of a value of the right type: (value, where) -> problems.
         filled: Default that the reference states, where it depends on other keys.
+        names: A text, or each text of a list, that names a folder or a file: see `NAME`.
+        nonempty: A list or a mapping that holds something.
+        of: A mapping holds some keys of this kind, which replace those of another place.
     """
 
     says: str
@@ -40,6 +46,15 @@ class Key:
     spelled: str = ""
     check: Callable[[Any, str], list[str]] | None = None
     filled: str = ""
+    names: bool = False
+    nonempty: bool = False
+    of: type | None = None
+
+
+# The end is written as JSON schema's regular expressions know it too: `$` would let a line's end through.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}(?![\s\S])"
+NAMED = "a name of at most 100 letters, digits, `_`, `.`, `+`, `-` that begins with a letter or a digit"
+TEXT = r"^[^\u0000-\u001f\u007f\ud800-\udfff]+(?![\s\S])"
 
 
 @dataclass(frozen=True)
@@ -84,15 +99,20 @@ def problems(kind: type, given: Any, where: str = "") -> list[str]:
         where: The name of the place, such as `recipe`; "" at the top.
     """
     if not isinstance(given, Mapping):
-        return [f"{where or 'the whole'} is {_short(given)}; it must be a mapping of keys"]
+        return [f"{where or 'the whole'} is {short(given)}; it must be a mapping of keys"]
+    return [line for lines in by_key(kind, given, where).values() for line in lines]
+
+
+def by_key(kind: type, given: Mapping, where: str = "") -> dict[Any, list[str]]:
+    """Return what `problems` says about each key that has any, unknown and missing keys included."""
     known, prefix = specs(kind), f"{where}." if where else ""
-    lines = [f"{prefix}{name}: unknown key{nearest(name, known)}" for name in given if name not in known]
+    found = {name: [f"{prefix}{spelled(name)}: unknown key{nearest(name, known)}"] for name in given if name not in known}
     for name, spec in known.items():
         if name in given:
-            lines += _problems(spec.hint, given[name], prefix + name, spec.key)
+            found[name] = of_type(spec.hint, given[name], prefix + name, spec.key)
         elif spec.default is MISSING:
-            lines.append(f"{prefix}{name} is missing")
-    return lines
+            found[name] = [f"{prefix}{name} is missing"]
+    return {name: lines for name, lines in found.items() if lines}
 
 
 def build(kind: type, given: Mapping) -> Any:
@@ -112,8 +132,23 @@ def plain(value: Any) -> Any:
 def nearest(name: Any, known: Iterable) -> str:
     """End a message about an unknown name: the known one that is most like it, or all of them."""
     names = [str(other) for other in known]
-    near = difflib.get_close_matches(str(name), names, n=1)
+    near = difflib.get_close_matches(str(name)[:100], names, n=1)
     return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(names)}"
+
+
+def spelled(name: Any) -> str:
+    """Return a key as a message names it: on one line, and no longer than that."""
+    return name if isinstance(name, str) and name.isprintable() and len(name) <= 60 else short(name)
+
+
+def short(value: Any) -> str:
+    """Return a value as a message shows it: in one line, however large it is."""
+    return SHORT.repr(value)
+
+
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 60
+SHORT.maxlevel = 3
 
 
 def _alternatives(hint: Any) -> tuple:
@@ -151,37 +186,58 @@ def _is(kind: Any, value: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _problems(hint: Any, value: Any, where: str, about: Key) -> list[str]:
+def of_type(hint: Any, value: Any, where: str, about: Key) -> list[str]:
+    """Say what is wrong with a value for a type hint and what is known of its key; see `problems`."""
     if hint is Any:
         return about.check(value, where) if about.check else []
     kinds = [get_origin(kind) or kind for kind in _alternatives(hint)]
     if not any(_is(kind, value) for kind in kinds):
         words = " or ".join(WORDS.get(kind, "a mapping of keys") for kind in kinds)
-        bounds = "" if tuple in kinds else f" {_wanted(about)}"
+        bounds = "" if tuple in kinds or about.names else f" {_wanted(about)}"
         wanted = _wanted(about) if about.choices else f"{words}{bounds}".rstrip()
-        return [f"{where} is {_short(value)}; it must be {wanted}{_number_hint(value, kinds)}"]
+        return [f"{where} is {short(value)}; it must be {wanted}{_number_hint(value, kinds)}"]
     if value is None:
         return []
+    if about.nonempty and isinstance(value, list | tuple | Mapping) and not value:
+        return [f"{where} is empty; it needs at least one item"]
+    lines: list[str] = []
+    nested = next((kind for kind in kinds if is_dataclass(kind)), about.of)
     if isinstance(value, list | tuple):
         (inner,) = [get_args(kind)[0] for kind in _alternatives(hint) if get_origin(kind) is tuple]
-        lines = [line for i, item in enumerate(value) for line in _problems(inner, item, f"{where}[{i}]", _of_items(about))]
-        twice = [item for i, item in enumerate(value) if item in value[:i]]
-        lines += [f"{where} has {_short(twice[0])} twice; name each once"] if twice else []
-        return lines or (about.check(value, where) if about.check else [])
-    nested = [kind for kind in kinds if is_dataclass(kind)]
-    if nested and isinstance(value, Mapping):
-        return problems(nested[0], value, where) or (about.check(value, where) if about.check else [])
-    if not _allowed(value, about):
-        return [f"{where} is {_short(value)}; it must be {_wanted(about) or 'a finite number'}"]
-    return about.check(value, where) if about.check else []
+        lines = [line for i, item in enumerate(value) for line in of_type(inner, item, f"{where}[{i}]", _of_items(about))]
+        lines = lines or [f"{where} has {short(item)} twice; name each once" for item in _twice(value, inner)[:1]]
+    elif nested and isinstance(value, Mapping):
+        lines = problems(nested, value, where)
+    elif not _allowed(value, about):
+        lines = [f"{where} is {short(value)}; it must be {_wanted(about) or _usual(value)}"]
+    return lines or (about.check(value, where) if about.check else [])
 
 
 def _of_items(about: Key) -> Key:
-    return Key(about.says, about.choices, about.least, about.most, about.above, about.below)
+    return Key(about.says, about.choices, about.least, about.most, about.above, about.below, names=about.names)
+
+
+def _twice(items: Iterable, inner: Any) -> list:
+    """Return the items that stood earlier in the list already; free mappings, which may be endless, are left to `check`."""
+    seen, found = set(), []
+    for item in items:
+        if isinstance(item, Mapping) and not is_dataclass(inner):
+            continue
+        mark = json.dumps(item, sort_keys=True) if isinstance(item, Mapping) else item
+        if mark in seen:
+            found.append(item)
+        seen.add(mark)
+    return found
+
+
+def _usual(value: Any) -> str:
+    return "a text of at least one character, without control characters" if isinstance(value, str) else "a finite number"
 
 
 def _allowed(value: Any, about: Key) -> bool:
-    if isinstance(value, bool | str):
+    if isinstance(value, str):
+        return value in about.choices if about.choices else bool(re.match(NAME if about.names else TEXT, value))
+    if isinstance(value, bool):
         return not about.choices or value in about.choices
     if not isinstance(value, int | float):
         return True
@@ -199,8 +255,10 @@ def _allowed(value: Any, about: Key) -> bool:
 
 def _wanted(about: Key) -> str:
     """Say which values a key can have; "" where its type says all."""
+    if about.names:
+        return NAMED
     bounds = {"at least": about.least, "above": about.above, "at most": about.most, "below": about.below}
-    text = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    text = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
     if about.choices:
         text = f"one of {', '.join(map(str, about.choices))}" + (f", or a number {text}" if text else "")
     return text
@@ -214,11 +272,6 @@ def _number_hint(value: Any, kinds: list) -> str:
         except ValueError:
             return ""
     return ""
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _built(hint: Any, value: Any) -> Any:
@@ -259,13 +312,18 @@ def _of_type(hint: Any, about: Key) -> dict:
     for kind in _alternatives(hint):
         origin = get_origin(kind) or kind
         names.append("object" if is_dataclass(kind) else NAMES[origin])
-        if is_dataclass(kind):
-            found |= {name: value for name, value in schema(kind).items() if name != "type"}
+        if is_dataclass(kind) or (origin is Mapping and about.of):
+            found |= {name: value for name, value in schema(about.of or kind).items() if name != "type"}
         if origin is tuple:
-            found |= {"items": _of_type(get_args(kind)[0], _of_items(about)), "uniqueItems": True}
+            inner = get_args(kind)[0]
+            found |= {"items": _of_type(inner, _of_items(about)), "uniqueItems": True}
     found["type"] = names[0] if len(names) == 1 else names
+    if about.nonempty:
+        found |= {"array": {"minItems": 1}, "object": {"minProperties": 1}}[names[0]]
     if "array" in names:
         return found
+    if "string" in names and not about.choices:
+        found["pattern"] = NAME if about.names else TEXT
     bounds = {"minimum": about.least, "maximum": about.most, "exclusiveMinimum": about.above, "exclusiveMaximum": about.below}
     found |= {name: bound for name, bound in bounds.items() if bound is not None}
     if about.choices:

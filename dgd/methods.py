@@ -1,75 +1,16 @@
 """The named methods: how many networks learn together, what each step minimises, what they exchange at an epoch's end.
 
-A method is a row of data. The loop in `dgd.training` knows no name of this table.
+A method is a row of data, a `dgd.cell.Method`. The loop knows no name of this table.
 """
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
-
-@dataclass(frozen=True)
-class Method:
-    """A composition of terms, a group and an exchange.
-
-    Attributes:
-        objective: Term name -> weight, or term name -> {'weight': ..., option: ...}. The step minimises the weighted sum.
-        exchange: {'name': ..., option: ...}, what the group's networks do to each other's weights at an epoch's end.
-        networks: Networks that learn together. The first one is reported (CVPR paper, section 4.1).
-        teachers: Frozen networks whose logits the terms may use.
-        recipe: Keys of the recipe that this method overrides.
-    """
-
-    objective: Mapping = field(default_factory=lambda: {"ce": 1.0})
-    exchange: Mapping | None = None
-    networks: int = 1
-    teachers: int = 0
-    recipe: Mapping = field(default_factory=dict)
-
-
-# What an exchange does, as data: every option with its default. dgd.grafting computes it.
-WHEN = {"every": 1, "from": 1, "until": None, "evaluate": "before"}  # epochs, counted from 1
-AROUND = {"momentum": "keep", "batch_norm": "blend"}
-EXCHANGES: dict[str, dict] = {
-    "graft": {
-        "a": 0.4,
-        "c": 500.0,
-        "criterion": "entropy",
-        "level": "layer",
-        "rule": "arctan",
-        "share": None,
-        "protocol": "paper",
-    },
-    "average": {},
-    "swap": {},
-    "noise": {"gamma": 0.1, "base": 0.975},
-    "internal": {"gamma": 0.1},
-    "repr": {"share": 0.3, "normal": 20, "pruned": 10, "cycles": 3, "skip_first": True},
-}
-ALONE = ("noise", "internal", "repr")
-"""Exchanges that work on each network by itself."""
-CYCLES = ("repr",)
-"""Exchanges that say by themselves in which epochs they do something."""
-
-PROTOCOLS: dict[str, dict] = {
-    "paper": {"layers": "dimension", "non_conv": "last", "include_max": True, "digits": None, "counters": "keep"},
-    "reference-code": {"layers": "name", "non_conv": "last", "include_max": False, "digits": 2, "counters": "blend"},
-}
-"""Where the papers' text and the published CIFAR script differ in an exchange; each is an option of `graft` too."""
-
-CHOICES = {
-    "criterion": ("entropy", "l1", "bn-gamma"),
-    "level": ("layer", "filter"),
-    "rule": ("arctan", "ratio"),
-    "protocol": tuple(PROTOCOLS),
-    "layers": ("dimension", "name"),
-    "non_conv": ("last", "own", "none"),
-    "counters": ("keep", "blend"),
-    "momentum": ("keep", "reset", "graft"),
-    "batch_norm": ("blend", "reestimate"),
-    "evaluate": ("before", "after"),
-}
+from dgd import keys, terms
+from dgd.cell import EXCHANGES, Method, exchange_problems
+from dgd.keys import key
 
 GRAFT = {"name": "graft"}
 BASELINE = Method()
@@ -113,13 +54,20 @@ NAMED = {"baseline": "grafting", "kd": "dgd", "independent": "grafting"}
 """Rows whose combination with grafting has a name of its own."""
 
 
+@dataclass(frozen=True)
+class Row(Method):
+    """What a config writes of a changed row: the keys that differ from those of its `base`."""
+
+    base: str | None = key(None, "The row that is changed.")
+
+
 def grafted(name: str) -> str:
-    """The name of a row's combination with grafting: the same terms, in a group of at least two networks that are grafted."""
+    """Return the name of a row's combination with grafting: the same terms, in a group of at least two that are grafted."""
     return NAMED.get(name, name + GRAFTED)
 
 
 def find(name: str) -> Method:
-    """The row of a name: one of `METHODS`, or `<row>+graft`.
+    """Return the row of a name: one of `METHODS`, or `<row>+graft`.
 
     Raises:
         ValueError: There is no such row.
@@ -128,11 +76,12 @@ def find(name: str) -> Method:
         return METHODS[name]
     plain = str(name).removesuffix(GRAFTED)
     if plain == name or plain not in METHODS:
-        raise ValueError(f"methods: unknown method {name!r}; known: {', '.join(METHODS)}, and each with {GRAFTED} after it")
+        near = keys.nearest(plain, METHODS)
+        raise ValueError(f"unknown method {keys.short(name)}{near}" + (f", and each with {GRAFTED} after it" * (": " in near)))
     if plain in NAMED:
-        raise ValueError(f"methods: {name!r} has a name of its own, {NAMED[plain]!r}")
+        raise ValueError(f"{name!r} has a name of its own, {NAMED[plain]!r}")
     if METHODS[plain].exchange:
-        raise ValueError(f"methods: {name!r}: {plain} has an exchange, and a method has one at most")
+        raise ValueError(f"{name!r}: {plain} has an exchange, and a method has one at most")
     return replace(METHODS[plain], exchange=GRAFT, networks=max(2, METHODS[plain].networks))
 
 
@@ -143,135 +92,111 @@ def _known(name: str) -> bool:
         return False
 
 
-def resolve(entry: str | Mapping) -> tuple[str, dict]:
-    """Turn an item of a config's `methods` into a name and the method's fields.
+def problems(entry: Any, where: str = "methods", protocol: str = "paper") -> list[str]:
+    """Say in a line each what is wrong with an item of a config's `methods`, and what would be right.
 
     Args:
-        entry: A name that `find` knows, or a one-key mapping `{name: {base: <name>, <field>: <value>, ...}}`.
-
-    Raises:
-        ValueError: Unknown method or field, or counts that make no sense.
+        entry: What YAML holds: a name that `find` knows, or `{name: {base: <name>, <key>: <value>, ...}}`.
+        where: The name of the place.
+        protocol: What `graft` follows where the row does not say.
     """
     if isinstance(entry, str):
-        name, changes = entry, {}
-        base = name
-    elif isinstance(entry, Mapping) and len(entry) == 1:
-        name, changes = next(iter(entry.items()))
-        changes = dict(changes or {})
-        base = changes.pop("base", name)
-    else:
-        raise ValueError(f"methods: {entry!r} is neither a name nor one `name: {{base: ..., ...}}` mapping")
-    row = find(base)
-    if not re.fullmatch(r"[\w.+-]+", str(name)):
-        raise ValueError(f"methods: {name!r} names folders; use letters, digits, and any of _ . + -")
-    if changes and _known(name):
-        raise ValueError(
-            f"methods: {name} is what published numbers and gains are held against; give the changed row a name of its own"
-        )
-    known = [f.name for f in fields(Method)]
-    for key in changes:
-        if key not in known:
-            raise ValueError(f"methods.{name}: unknown key {key!r}; known: base, {', '.join(known)}")
+        return _base_problems(entry, where)
+    if not isinstance(entry, Mapping) or len(entry) != 1:
+        return [f"{where} is {keys.short(entry)}; it must be a name, or one mapping of a name to {{base: ..., <key>: ...}}"]
+    name, changes = next(iter(entry.items()))
+    if not isinstance(name, str) or not re.match(keys.NAME, name):
+        return [f"{where}: {keys.short(name)} names folders; it must be {keys.NAMED}"]
+    where = f"{where.partition('[')[0]}.{name}"
+    changes = {} if changes is None else changes
+    lines = keys.problems(Row, changes, where)
+    if lines:
+        return lines
+    base = changes.get("base") or name
+    if lines := _base_problems(base, where if base == name else f"{where}.base"):
+        return lines
+    if set(changes) - {"base"} and _known(name):
+        return [f"{where}: {name} is what published numbers and gains are held against; give the changed row a name of its own"]
+    row, exchange = find(base), changes.get("exchange")
+    if exchange and "name" not in exchange and not row.exchange:
+        return [f"{where}.exchange has no name, and {base} has no exchange to take it from; known: {', '.join(EXCHANGES)}"]
+    if exchange is not None:
+        given = {**(row.exchange or {}), **exchange} if exchange and "name" not in exchange else exchange
+        lines += exchange_problems(given, f"{where}.exchange", protocol)
+    if "objective" in changes:
+        lines += terms.objective_problems(changes["objective"], f"{where}.objective")
+    return lines or _count_problems(_resolved(entry)[1], where)
+
+
+def _base_problems(name: str, where: str) -> list[str]:
+    try:
+        find(name)
+    except ValueError as error:
+        return [f"{where}: {error}"]
+    return []
+
+
+def _count_problems(method: Method, where: str) -> list[str]:
+    exchange = method.exchange
+    if exchange and method.networks < EXCHANGES[exchange["name"]].networks:
+        return [
+            f"{where}: {exchange['name']} needs at least 2 networks, networks is {method.networks}; set networks: 2 or more"
+        ]
+    return []
+
+
+def resolve(entry: str | Mapping) -> tuple[str, Method]:
+    """Return the name and the method of an item of a config's `methods`.
+
+    Args:
+        entry: A name that `find` knows, or a one-key mapping `{name: {base: <name>, <key>: <value>, ...}}`.
+
+    Raises:
+        ValueError: What `problems` says of it.
+    """
+    if lines := problems(entry):
+        raise ValueError("\n".join(lines))
+    return _resolved(entry)
+
+
+def _resolved(entry: str | Mapping) -> tuple[str, Method]:
+    if isinstance(entry, str):
+        return entry, find(entry)
+    name, changes = next(iter(entry.items()))
+    changes = dict(changes or {})
+    row = find(changes.pop("base", None) or name)
     exchange = changes.get("exchange")
-    if exchange is not None and (not isinstance(exchange, Mapping) or not exchange):
-        raise ValueError(f"methods.{name}: exchange is {exchange!r}; write {{name: ..., <option>: ...}}, or null for none")
     if exchange and "name" not in exchange:  # options for the exchange that the base has
-        if not row.exchange:
-            raise ValueError(f"methods.{name}: exchange has no name, and {base} has no exchange to take it from")
-        changes["exchange"] = {**row.exchange, **exchange}
-    method = replace(row, **changes)
-    if not method.objective:
-        raise ValueError(f"methods.{name}: objective is empty; it needs at least one term")
-    if method.networks < 1 or method.teachers < 0:
-        raise ValueError(f"methods.{name}: networks must be at least 1 and teachers at least 0")
-    if method.exchange and method.exchange["name"] not in ALONE and method.networks < 2:
-        raise ValueError(f"methods.{name}: {method.exchange['name']} needs at least 2 networks, networks is {method.networks}")
-    return name, asdict(method)
+        changes["exchange"] = {**(row.exchange or {}), **exchange}
+    return name, replace(row, **changes)
 
 
-def written_out(objective: Mapping) -> dict[str, dict]:
-    """The terms with their options, in which a bare number is `{'weight': number}`."""
+def name_of(entry: str | Mapping) -> str:
+    """Return the name of an item of a config's `methods`."""
+    return entry if isinstance(entry, str) else next(iter(entry))
+
+
+def given_options(objective: Mapping) -> dict[str, dict]:
+    """Return the terms with the options that are given, in which a bare number is `{'weight': number}`."""
     return {term: dict(value) if isinstance(value, Mapping) else {"weight": value} for term, value in objective.items()}
 
 
-def filled_exchange(exchange: Mapping | None, protocol: str = "paper") -> dict | None:
-    """An exchange with every option written out, those of the protocol included; None is none.
+def written_out(objective: Mapping) -> dict[str, dict]:
+    """Return the terms with their weights and every option, so that two objectives that are the same are equal.
 
     Args:
-        exchange: {'name': ..., option: ...}.
-        protocol: What `graft` follows where the exchange does not say.
+        objective: Term -> weight, or term -> {'weight': ..., option: ...}.
+
+    Returns:
+        Term -> {'weight': float, option: value, ...}.
 
     Raises:
-        ValueError: Unknown exchange or option, or a value that it cannot have.
+        KeyError: There is no such term.
     """
-    if not exchange:
-        return None
-    name = exchange["name"]
-    if name not in EXCHANGES:
-        raise ValueError(f"unknown exchange {name!r}; known: {', '.join(EXCHANGES)}")
-    options = {**EXCHANGES[name], **({} if name in ALONE else AROUND), **WHEN}
-    if name == "graft":
-        protocol = exchange.get("protocol", protocol)
-        options |= {"protocol": protocol, **PROTOCOLS.get(protocol, {})}
-        if exchange.get("level") == "filter":
-            options["layers"] = "dimension"  # the published filter-level script goes by the kind of module, not by name
-    for key, value in exchange.items():
-        if key == "name":
-            continue
-        if key not in options:
-            raise ValueError(f"exchange {name!r} has no option {key!r}; known: {', '.join(options)}")
-        _check_option(key, value)
-    filled = {"name": name, **options, **exchange}
-    if name in CYCLES:
-        for key, value in WHEN.items():
-            if filled[key] != value:
-                raise ValueError(f"exchange {name!r} has no option {key!r}; it keeps its own time: normal, pruned, cycles")
-        if not filled["share"] or filled["share"] == 1:
-            raise ValueError(f"exchange option share of {name!r} is {filled['share']}; it must be above 0 and below 1")
-    if filled["until"] is not None and filled["until"] < filled["from"]:
-        raise ValueError(
-            f"exchange option until is {filled['until']}, before from, {filled['from']}: it would never take place"
-        )
-    if name == "graft":
-        _check_together(filled)
-    return filled
-
-
-def _check_together(options: Mapping) -> None:
-    """Check options of `graft` that depend on each other."""
-    if options["non_conv"] == "own" and options["criterion"] == "bn-gamma":
-        raise ValueError("exchange option non_conv is 'own', and only filters have the criterion 'bn-gamma'; use another one")
-    if options["level"] == "filter" and options["protocol"] == "reference-code":
-        wanted = {"criterion": "bn-gamma", "rule": "ratio", "share": None}
-        for key, value in wanted.items():
-            if options[key] != value:
-                raise ValueError(
-                    f"exchange option {key} is {options[key]!r}; the published filter-level script (level: filter, protocol: "
-                    f"reference-code) knows only {'null' if value is None else value}"
-                )
-
-
-def _check_option(key: str, value) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if key == "non_conv":
-        good = 0 <= value <= 1 if number else value in CHOICES[key]
-        wanted = f"one of {', '.join(CHOICES[key])}, or a number from 0 to 1"
-    elif key in CHOICES:
-        good, wanted = value in CHOICES[key], f"one of {', '.join(CHOICES[key])}"
-    elif key in ("every", "from", "normal", "pruned", "cycles"):
-        good, wanted = whole and value >= 1, "a whole number of at least 1"
-    elif key in ("until", "digits"):
-        good, wanted = value is None or (whole and value >= 0), "a whole number or null"
-    elif key in ("include_max", "skip_first"):
-        good, wanted = isinstance(value, bool), "true or false"
-    elif key == "share":
-        good, wanted = value is None or (number and 0 <= value <= 1), "a number from 0 to 1, or null"
-    elif key == "base":
-        good, wanted = number and 0 < value <= 1, "a number above 0 and at most 1"
-    elif key == "a":
-        good, wanted = number and 0 <= value <= 1, "a number from 0 to 1, so that shares are too"
-    else:
-        good, wanted = number and math.isfinite(value), "a number"
-    if not good:
-        raise ValueError(f"exchange option {key} is {value!r}; it must be {wanted}")
+    found = {}
+    for term, given in given_options(objective).items():
+        options = terms.options(term)
+        full = {"weight": 1.0} | {option: default for option, (_, default) in options.items()} | given
+        numbers = {"weight", *(option for option, (kind, _) in options.items() if kind is float)}
+        found[term] = {option: float(value) if option in numbers else value for option, value in full.items()}
+    return found

@@ -168,6 +168,16 @@ class Regression(Task):
 
 TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Regression())}
 METRICS: dict[str, Metric] = {name: task.metric for name, task in TASKS.items()}
+TERMS: dict[str, str] = {name: task.term for name, task in TASKS.items()}
+"""The term of each task that compares answers with labels: a method's `ce` stands for it."""
+
+DATASETS = {"digits-rotation": "regression"}
+"""Tasks of data sets by kind; of all others the labels are classes."""
+
+
+def of_dataset(dataset: str) -> str:
+    """Return the task of a data set, such as `cifar10` or `imagefolder:<path>`."""
+    return DATASETS.get(dataset.partition(":")[0], "classification")
 
 
 def best(values: Sequence[float], metric: Metric) -> int:

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from dgd.config import ConfigError, cells
+from dgd.config import ConfigError, cells, load
 from dgd.tables import replace_file
-from pipeline.config import load
 
 HEADER = "# Names for `dvc repro 'cell@<name>'`. Written by `python -m pipeline.cells`; a test holds it to config/*.yaml.\n"
 
@@ -20,13 +19,13 @@ def names(paths) -> dict[str, dict]:
     """
     found = {}
     for path in paths:
-        config = load(path, folders=False)  # cells have their names before their images are there
-        for cell in cells(config):
-            *parts, seed = cell["path"].split("/")
+        benchmark = load(path, folders=False)  # cells have their names before their images are there
+        for cell in cells(benchmark):
+            *parts, seed = cell.path.split("/")
             name = "-".join([*parts, seed.removeprefix("seed")])
             if name in found:
                 raise ConfigError(f"{path}: cell {name} is in {found[name]['config']} too; rename the benchmark")
-            found[name] = {"config": Path(path).as_posix(), "folder": f"{config['results']}/{cell['path']}"}
+            found[name] = {"config": Path(path).as_posix(), "folder": f"{benchmark.results}/{cell.path}"}
     return found
 
 

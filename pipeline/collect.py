@@ -4,8 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from dgd import tables
-from dgd.config import cells
+from dgd import config, tables
 
 
 def main(argv=None):
@@ -14,7 +13,8 @@ def main(argv=None):
     parser.add_argument("--config", type=Path, required=True, help="a resolved config, a JSON file")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    frame = tables.collect(args.out.parent, cells(json.loads(args.config.read_text())))
+    benchmark = config.check(json.loads(args.config.read_text()), str(args.config), folders=False)
+    frame = tables.collect(args.out.parent, [cell.plain() for cell in config.cells(benchmark)])
     tables.replace_file(args.out, frame.to_csv(index=False).encode())
 
 

@@ -1,40 +1,40 @@
 """What the job of a cell takes, and how it is started."""
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import dgd
-from dgd.config import processes, torchrun
+from dgd.cell import Cell
+from dgd.config import torchrun
 
 
-def threads(cell: Mapping) -> int:
-    """Cores: the recipe's threads in each of the cell's processes."""
-    return cell["recipe"]["threads"] * processes(cell)
+def threads(cell: Cell) -> int:
+    """Return the cores of a job: the recipe's threads in each of the cell's processes."""
+    return cell.recipe.threads * cell.processes
 
 
-def gpus(cell: Mapping) -> int:
-    """GPUs: one a process if the cell will run on CUDA, found out without importing torch."""
-    device = cell["recipe"]["device"]
+def gpus(cell: Cell) -> int:
+    """Return the GPUs of a job: one for each process if the cell will run on CUDA, found out without importing torch."""
+    device = cell.recipe.device
     there = shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists()
-    return processes(cell) * int(device == "cuda" or (device == "auto" and there))
+    return cell.processes * int(device == "cuda" or (device == "auto" and there))
 
 
-def mem_mb(cell: Mapping) -> int:
-    """Megabytes: `dgd.memory.estimate`, or 4000 a process in a launcher that cannot build networks to ask them."""
+def mem_mb(cell: Cell) -> int:
+    """Return the megabytes of a job: `dgd.memory.estimate`, or 4000 for each process where networks cannot be built."""
     if dgd.NETWORKS:
         from dgd.memory import MIB, estimate
 
         try:
-            return estimate(cell, cuda=gpus(cell) > 0)["host"] * MIB // 10**6 + 1
+            return estimate(cell.plain(), cuda=gpus(cell) > 0)["host"] * MIB // 10**6 + 1
         except ValueError:  # a model that cannot take these images: its own cell says so, and the others go on
             pass
-    return 4000 * processes(cell)
+    return 4000 * cell.processes
 
 
-def launcher(cell: Mapping) -> str:
-    """The command that a cell's script is appended to: python, or torchrun if the cell has several processes."""
-    n = cell["recipe"]["threads"]
+def launcher(cell: Cell) -> str:
+    """Return the command that a cell's script is appended to: python, or torchrun if the cell has several processes."""
+    n = cell.recipe.threads
     python = f"OMP_NUM_THREADS={n} MKL_NUM_THREADS={n} python"
-    number = processes(cell)
+    number = cell.processes
     return python if number == 1 else " ".join([python, *torchrun(number)])

@@ -18,7 +18,7 @@ def main(argv=None):
     cell = yaml.safe_load((args.folder / "config.yaml").read_text())
     # The lock lives as long as this name. CUDA reads which devices it may see once, perhaps when torch is imported.
     _slot = slots.take() if cell["recipe"]["device"] != "cpu" else None
-    from dgd import pruning
+    from dgd.train import pruning
 
     curve = pruning.prune_cell(args.folder, args.data, args.shares)
     print(f"{args.folder}: {len(curve)} numbers of filters", flush=True)

@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 
 from dgd import claims
-from dgd.config import cells
+from dgd.config import cells, check
 from dgd.tables import replace_file
 
 PAGE = Path(__file__).parent / "report" / "page.html"
@@ -29,7 +29,7 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     folder, config = args.out.parent, json.loads(args.config.read_text())
-    rows = [_row(folder.parent, cell["path"]) for cell in cells(config)]
+    rows = [_row(folder.parent, cell.path) for cell in cells(check(config, str(args.config), folders=False))]
     listed = rows if len(rows) <= LISTED else [row for row in rows if row["status"] != "finished"]
     names = ["results", "methods", "filters", "density", *(["controls"] if config.get("controls") else [])]
     page = jinja2.Template(PAGE.read_text(), autoescape=True, trim_blocks=True, lstrip_blocks=True).render(

@@ -19,11 +19,11 @@ def main(argv=None):
     out = args.results / args.cell["path"]
     # The lock lives as long as this name. CUDA reads which devices it may see once, perhaps when torch is imported.
     _slot = slots.take() if args.cell["recipe"]["device"] != "cpu" else None
-    from dgd import training
+    from dgd import train
 
     try:
-        training.train_cell(args.cell, results=args.results, data=args.data, out=out)
-    except training.NoResult as error:
+        train.train_cell(args.cell, results=args.results, data=args.data, out=out)
+    except train.NoResult as error:
         # Recorded in metrics.json: the other cells go on, and the table shows the hole.
         print(error, file=sys.stderr)
     if os.environ.get("RANK", "0") == "0":

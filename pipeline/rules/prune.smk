@@ -32,7 +32,7 @@ rule prune:
         cell=one_of(CELLS),
     conda:
         "../../envs/train.yaml"
-    threads: lambda wildcards: CELLS[wildcards.cell]["recipe"]["threads"]
+    threads: lambda wildcards: CELLS[wildcards.cell].recipe.threads
     resources:
         gpu=lambda wildcards: min(1, gpus(CELLS[wildcards.cell])),
         mem_mb=lambda wildcards: mem_mb(CELLS[wildcards.cell]),

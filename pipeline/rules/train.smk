@@ -50,7 +50,7 @@ rule train:
         mem_mb=lambda wildcards: mem_mb(CELLS[wildcards.cell]),
     params:
         launcher=lambda wildcards: launcher(CELLS[wildcards.cell]),
-        cell=lambda wildcards: json.dumps(CELLS[wildcards.cell], sort_keys=True),
+        cell=lambda wildcards: json.dumps(CELLS[wildcards.cell].plain(), sort_keys=True),
         data=lambda wildcards, input: os.path.dirname(input.manifest),
         results=lambda wildcards, output: output.metrics.split(wildcards.cell)[0],
         src=provenance.code_hash() + fingerprint("pipeline/train.py"),

@@ -1,0 +1,247 @@
+"""What the keys of a benchmark mean to each other, and which names and folders exist: checks of a benchmark as a whole.
+
+Where torch is, names of data sets and networks and the values of terms' options are held to the registries too.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import or_
+from pathlib import Path
+
+import dgd
+from dgd import keys, methods, task
+from dgd.benchmark import Benchmark, objective_of, overridden, rows_of
+from dgd.cell import Recipe, RePr, exchange, slug
+
+READINGS = ("last", "best-on-test", "mean", "best", "ensemble")
+PAPERS = Path(__file__).parents[1] / "papers"
+MOST_CELLS = 1_000_000
+
+
+def problems(benchmark: Benchmark, wrong: Mapping, folders: bool = True) -> list[str]:
+    """Say in a line each what is wrong with a benchmark as a whole, and what would be right.
+
+    Args:
+        benchmark: Its keys have values that are right by themselves, but for those of `wrong`.
+        wrong: Keys with a mistake of their own, which no check looks at.
+        folders: Folders of images must be there. To name a benchmark's cells they need not.
+    """
+    checks = [(reads, check) for reads, check in _CHECKS if not wrong.keys() & set(reads)]
+    lines = [line for _, check in checks for line in check(benchmark)]
+    if folders and "datasets" not in wrong:
+        lines += _folder_problems(benchmark)
+    return lines
+
+
+def _size_problems(benchmark: Benchmark) -> list[str]:
+    number = len(benchmark.datasets) * len(benchmark.pairs) * len(benchmark.methods) * len(benchmark.seeds)
+    if number <= MOST_CELLS:
+        return []
+    return [f"seeds: datasets x pairs x methods x seeds are {number:,} cells; it must be at most {MOST_CELLS:,}"]
+
+
+def _paper_problems(benchmark: Benchmark) -> list[str]:
+    there = sorted(path.stem for path in PAPERS.glob("*.yaml"))  # none where the package stands alone
+    return [
+        f"papers: no file papers/{name}.yaml{keys.nearest(name, there)}"
+        for name in benchmark.papers
+        if there and name not in there
+    ]
+
+
+def _dataset_problems(benchmark: Benchmark) -> list[str]:
+    lines = []
+    slugs = [slug(name) for name in benchmark.datasets]
+    for twice in dict.fromkeys(name for i, name in enumerate(slugs) if name in slugs[:i]):
+        lines.append(f"datasets: two of them would share the folder {twice!r}; rename one, or make two benchmarks")
+    for name in benchmark.datasets:
+        kind, _, folder = name.partition(":")
+        if kind != "imagefolder":
+            lines += _unknown_dataset(name)
+            continue
+        if not Path(folder).name or len(slug(name)) > 100:
+            lines.append(f"datasets: {keys.short(name)} has no name for a folder of results; write imagefolder:<path>")
+        if not benchmark.data.image_size:
+            lines.append(f"data.image_size is needed for {keys.short(name)}: the side in pixels that its images are brought to")
+    return lines
+
+
+def _folder_problems(benchmark: Benchmark) -> list[str]:
+    folders = [name.partition(":")[2] for name in benchmark.datasets if name.startswith("imagefolder:")]
+    return [
+        f"datasets: {keys.short(folder)} is no folder; write imagefolder:<path of a folder with train/ and test/>"
+        for folder in folders
+        if not os.path.isdir(os.path.expanduser(folder))
+    ]
+
+
+def _unknown_dataset(name: str) -> list[str]:
+    if not dgd.NETWORKS:
+        return [] if ":" not in name and "/" not in name else [f"datasets: unknown data set {keys.short(name)}"]
+    from dgd import data
+
+    near = keys.nearest(name, [*data.NAMES, "imagefolder:<path>"])
+    return [] if data.is_known(name) else [f"datasets: unknown data set {keys.short(name)}{near}"]
+
+
+def _control_names(benchmark: Benchmark) -> list[str]:
+    rows, lines = benchmark.rows, []
+    if benchmark.controls and "baseline" not in rows:
+        return ["controls: gains are over the baseline, which is not in methods; add it"]
+    for method, readings in benchmark.controls.items():
+        place = f"controls: {keys.short(method)}"
+        if method not in rows or method == "baseline":
+            lines.append(f"{place} has no gain; write a name of methods other than baseline")
+        for reading in readings:
+            name, _, how = reading.partition("@")
+            if name not in rows or (how or "last") not in READINGS:
+                lines.append(
+                    f"controls: {keys.short(reading)} is no reading; write a name of methods, or <name>@<how> with one of "
+                    f"{', '.join(READINGS)}"
+                )
+            elif reading == method:
+                lines.append(f"controls: {method} is held against itself; name another method")
+            elif how in ("mean", "best", "ensemble") and rows[name].networks < 2:
+                lines.append(f"controls: {reading!r} reads a group, and {name} has one network; write {name!r}")
+    return lines
+
+
+def _pair_names(benchmark: Benchmark) -> list[str]:
+    rows = benchmark.rows
+    return [
+        f"pairs[{i}].methods: {name!r} of {pair.student} is no name of methods{keys.nearest(name, rows)}"
+        for i, pair in enumerate(benchmark.pairs)
+        for name in pair.methods or ()
+        if name not in rows
+    ]
+
+
+def _pair_teachers(benchmark: Benchmark) -> list[str]:
+    lines = []
+    for i, pair in enumerate(benchmark.pairs):
+        for name, row in rows_of(pair, benchmark.rows).items():
+            if row.teachers and not pair.teacher:
+                lines.append(
+                    f"pairs[{i}].teacher: method {name!r} needs a teacher and the pair of {pair.student} has none; "
+                    f"write `teacher: <model>` beside `student: {pair.student}`"
+                )
+    return lines
+
+
+def _teacher_seeds(benchmark: Benchmark) -> list[str]:
+    there = len(benchmark.teacher_seeds)
+    return [
+        f"teacher_seeds: method {name!r} needs {row.teachers} teachers and teacher_seeds has {there}; give it {row.teachers} "
+        "seeds"
+        for name, row in benchmark.rows.items()
+        if row.teachers > there and any(name in rows_of(pair, benchmark.rows) for pair in benchmark.pairs)
+    ]
+
+
+def _models(benchmark: Benchmark) -> list[str]:
+    if not dgd.NETWORKS:
+        return []
+    from dgd import models
+
+    places: dict[str, str] = {}
+    for i, pair in enumerate(benchmark.pairs):
+        for role, name in (("student", pair.student), ("teacher", pair.teacher)):
+            if name:
+                places.setdefault(name, f"pairs[{i}].{role}")
+    return [f"{place}: {models.suggest(name)}" for name, place in places.items() if not models.is_known(name)]
+
+
+def _two_baselines(benchmark: Benchmark) -> list[str]:
+    both = {pair.student for pair in benchmark.pairs} & {pair.teacher for pair in benchmark.pairs}
+    return [
+        f"teacher_recipe: {name} is a student and a teacher, and its baseline is one cell; leave teacher_recipe out, or make "
+        "two benchmarks"
+        for name in sorted(both)[:1]
+        if benchmark.teacher_recipe
+    ]
+
+
+def _momentum_problems(recipe: Recipe, where: str) -> list[str]:
+    if recipe.nesterov and not recipe.momentum:
+        return [f"{where}.nesterov is true and {where}.momentum 0; it needs momentum above 0"]
+    return []
+
+
+def _own_recipes(benchmark: Benchmark) -> list[str]:
+    lines = _momentum_problems(benchmark.recipe, "recipe")
+    for name, row in benchmark.rows.items():
+        recipe = overridden(benchmark.recipe, row.recipe)
+        lines += _momentum_problems(recipe, f"methods.{name}.recipe") if row.recipe else []
+        found = exchange(row.exchange, benchmark.protocol)
+        if isinstance(found, RePr) and recipe.epochs <= found.epochs:
+            lines.append(
+                f"methods.{name}: the cycles of 'repr' take {found.epochs} epochs, and recipe.epochs is {recipe.epochs}: the "
+                "reported network would lack filters, or never have lost any"
+            )
+    return lines
+
+
+def _teacher_recipes(benchmark: Benchmark) -> list[str]:
+    if not benchmark.teacher_recipe:
+        return []
+    return _momentum_problems(overridden(benchmark.recipe, benchmark.teacher_recipe), "teacher_recipe")
+
+
+def _tasks(benchmark: Benchmark) -> list[str]:
+    """Check that terms have a meaning for the task: the loss on labels of another task has its own options."""
+    kinds = {task.of_dataset(name) for name in benchmark.datasets} - {"classification"}
+    return [
+        f"methods.{name}.objective.ce: {kind} minimises {task.TERMS[kind]} instead of ce, which has no option {option!r}"
+        for kind in sorted(kinds)
+        for name, row in benchmark.rows.items()
+        for option in methods.given_options(row.objective).get("ce", {})
+        if option != "weight"
+    ]
+
+
+def _needs(benchmark: Benchmark) -> list[str]:
+    """Check values of terms' options, and what terms need, by making the terms where torch is."""
+    if not dgd.NETWORKS:
+        return []
+    from dgd import objectives
+
+    lines = []
+    kinds = dict.fromkeys(map(task.of_dataset, benchmark.datasets)) or ("classification",)
+    for name, row in benchmark.rows.items():
+        recipe = overridden(benchmark.recipe, row.recipe)
+        try:
+            made = [objectives.Objective(objective_of(row, benchmark.protocol, kind)) for kind in kinds]
+        except (ValueError, TypeError) as error:
+            lines.append(f"methods.{name}: {' '.join(str(error).split())}")
+            continue
+        needs = reduce(or_, (objective.requires for objective in made))
+        ranks = recipe.ranks_per_network
+        for needed, lacking, advice in (
+            (needs.teacher, not row.teachers, "a teacher; set teachers: 1"),
+            (needs.peers, row.networks < 2, "other networks in its group; set networks: 2 or more"),
+            (needs.peers, ranks > 0, "all networks in one process; set recipe.ranks_per_network: 0"),
+            (needs.indices, ranks > 1, "all images of its network in one process; set recipe.ranks_per_network to 0 or 1"),
+            (needs.input_gradient, recipe.compile, "a network that is not compiled; set recipe.compile: false"),
+        ):
+            if needed and lacking:
+                lines.append(f"methods.{name}: a term of {', '.join(row.objective)} needs {advice}")
+    return lines
+
+
+# Each check with the keys that it reads: it runs where these have no mistake of their own.
+_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Benchmark], list[str]]], ...] = (
+    (("datasets", "pairs", "methods", "seeds"), _size_problems),
+    (("papers",), _paper_problems),
+    (("datasets", "data"), _dataset_problems),
+    (("controls", "methods"), _control_names),
+    (("pairs", "methods"), _pair_names),
+    (("pairs", "methods"), _pair_teachers),
+    (("pairs", "methods", "teacher_seeds"), _teacher_seeds),
+    (("pairs",), _models),
+    (("pairs", "teacher_recipe"), _two_baselines),
+    (("methods", "recipe", "protocol"), _own_recipes),
+    (("recipe", "teacher_recipe"), _teacher_recipes),
+    (("datasets", "methods"), _tasks),
+    (("datasets", "methods", "recipe", "protocol"), _needs),
+)
