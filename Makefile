@@ -4,12 +4,12 @@ CORES ?= $(shell nproc)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup bench test test-all benchmark lint lock clean
+.PHONY: help setup cells bench test test-all speed lint lock clean
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: .venv/.ready  ## make .venv from requirements.lock and install dgd-bench into it
+setup: .venv/.ready cells.yaml  ## make .venv from requirements.lock, install dgd-bench into it and write cells.yaml
 
 # The stamps are written last: a set-up that was interrupted starts over, a finished one is never repeated.
 .venv/.locked: requirements.lock
@@ -22,6 +22,13 @@ setup: .venv/.ready  ## make .venv from requirements.lock and install dgd-bench 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# What DVC calls the cells. Registries are not asked, so it takes a second.
+cells.yaml: .venv/.ready $(wildcard config/*.yaml)
+	@DGD_NETWORKS=no python -m pipeline.cells
+
+cells: .venv/.ready  ## write cells.yaml, the names for `dvc repro 'cell@<name>'`
+	@DGD_NETWORKS=no python -m pipeline.cells
+
 bench: setup  ## train the default benchmark (config/quick.yaml) and print its table
 	snakemake --cores $(CORES) --quiet rules host
 	@python -m pipeline.show results/quick
@@ -32,14 +39,15 @@ test: setup   ## run the tests (the slow ones are left out)
 test-all: setup  ## run all tests, slow ones included
 	python -m pytest
 
-benchmark: setup  ## measure speed on this machine and write the figures into benchmarks/README.md
-	python -m benchmarks.measure
-	python -m benchmarks.report
+speed: setup  ## measure speed on this machine and write the figures into speed/README.md
+	python -m speed.measure
+	python -m speed.report
 
-lint: setup   ## ruff, snakefmt, snakemake --lint
+lint: setup   ## ruff, snakefmt, the contract on imports, snakemake --lint
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile pipeline/rules
+	lint-imports
 	snakemake --lint
 
 lock:         ## resolve pyproject.toml again into requirements.lock (needs uv)

@@ -5,9 +5,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from dgd import keys, methods, task
-from dgd.cell import LAST_SEED, PROTOCOL_NAMES, Data, Method, Recipe
+from dgd.cell import EXCHANGES, LAST_SEED, PROTOCOL_NAMES, Data, Method, Recipe
 from dgd.keys import key
 
 
@@ -28,26 +29,17 @@ def _control_problems(value: Mapping, where: str) -> list[str]:
     return [line for name, items in value.items() for line in keys.of_type(tuple[str, ...], items, f"{where}.{name}", readings)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """One YAML in config/: what is trained, how, and which published numbers stand beside the results."""
 
     benchmark: str = key(says="Name of the benchmark; its results lie in `<results>/<benchmark>/`.", names=True)
-    seeds: tuple[int, ...] = key(
-        says="One cell of every method is trained for each seed.", least=0, most=LAST_SEED, nonempty=True
-    )
-    datasets: tuple[str, ...] = key(
-        says="Data sets: `digits`, `cifar10`, `cifar100`, `fashion_mnist` or `imagefolder:<path>`.", nonempty=True
-    )
-    pairs: tuple[Pair, ...] = key(says="Students and their teachers.", nonempty=True)
-    methods: tuple[str | Mapping, ...] = key(
-        says="Names of the method table (`baseline`, `kd`, `grafting`, `dgd`, ...: `dgd-bench list` has all), each also with "
-        "`+graft` after it, or a one-key mapping that changes a row of it, such as `dgd-4s: {base: dgd, networks: 4}`.",
-        nonempty=True,
-    )
     results: str = key("results", "Folder that all results go to.")
     papers: tuple[str, ...] = key(
         ("dgd",), "Files in `papers/` (without `.yaml`) whose published numbers stand beside ours.", names=True
+    )
+    seeds: tuple[int, ...] = key(
+        says="One cell of every method is trained for each seed.", least=0, most=LAST_SEED, nonempty=True
     )
     teacher_seeds: tuple[int, ...] = key(
         (0,),
@@ -55,9 +47,18 @@ class Benchmark:
         least=0,
         most=LAST_SEED,
     )
+    datasets: tuple[str, ...] = key(
+        says="Data sets: `digits`, `cifar10`, `cifar100`, `fashion_mnist` or `imagefolder:<path>`.", nonempty=True
+    )
     data: Data = key(Data(), "Where the data sets are and how they are prepared.")
+    pairs: tuple[Pair, ...] = key(says="Students and their teachers.", nonempty=True)
     adapt_stem: bool = key(
         False, "Adapt a model's ImageNet stem to small images (3x3 convolution, stride 1, no pooling).", condition=True
+    )
+    methods: tuple[str | Mapping, ...] = key(
+        says="Names of the method table (`baseline`, `kd`, `grafting`, `dgd`, ...: `dgd-bench list` has all), each also with "
+        "`+graft` after it, or a one-key mapping that changes a row of it, such as `dgd-4s: {base: dgd, networks: 4}`.",
+        nonempty=True,
     )
     protocol: str = key(
         "paper",
@@ -90,7 +91,7 @@ class Benchmark:
         of=Recipe,
     )
 
-    @property
+    @cached_property
     def rows(self) -> dict[str, Method]:
         """The methods by name, in order."""
         return dict(map(methods.resolve, self.methods))
@@ -111,10 +112,35 @@ def overridden(recipe: Recipe, changes: Mapping) -> Recipe:
 
 
 def objective_of(row: Method, protocol: str, kind: str) -> dict[str, dict]:
-    """Return the terms with the options that are given, and those that the protocol and the task decide."""
-    given = methods.given_options(row.objective)
-    objective = {task.TERMS[kind] if term == "ce" else term: options for term, options in given.items()}
+    """Return the terms with the options that are given, and those that the protocol and the task decide.
+
+    Args:
+        row: The method.
+        protocol: Of the benchmark.
+        kind: The task, whose own term stands where the row has `ce`; options of `ce` mean nothing to it.
+    """
+    objective = methods.given_options(row.objective)
+    own = task.TERMS[kind]
+    if own != "ce":
+        weights = {"weight": objective.get("ce", {}).get("weight", 1.0)}
+        objective = {own if term == "ce" else term: weights if term == "ce" else given for term, given in objective.items()}
     if "kd" in objective:
         # With several teachers the paper averages probabilities, the released code adds the losses up.
         objective["kd"].setdefault("teachers", "mean" if protocol == "paper" else "sum")
     return objective
+
+
+def schema() -> dict:
+    """Return the JSON schema of a benchmark's YAML, for editors and other programs; `dgd.config.check` refuses more."""
+    found = keys.schema(Benchmark)
+    row = keys.schema(methods.Row)
+    exchanges = [{"description": keys.summary(kind), **keys.schema(kind)} for kind in EXCHANGES.values()]
+    for name, exchange in zip(EXCHANGES, exchanges):
+        exchange["properties"] = {"name": {"const": name}, **exchange["properties"]}
+    options = {"type": "object", "description": "Options of the exchange that the base has."}
+    unnamed = options | {"minProperties": 1, "not": {"required": ["name"]}}
+    named = [exchange | {"required": ["name"]} for exchange in exchanges]
+    row["properties"]["exchange"] |= {"type": ["object", "null"], "anyOf": [{"type": "null"}, unnamed, *named]}
+    changed = {"minProperties": 1, "maxProperties": 1, "additionalProperties": {**row, "type": ["object", "null"]}}
+    found["properties"]["methods"]["items"] |= changed
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A benchmark", **found}

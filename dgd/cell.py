@@ -409,12 +409,12 @@ class Method:
 
     objective: Mapping = key(
         {"ce": 1.0},
-        "What a step minimises: term -> weight, or term -> {weight: ..., <option>: ...} (docs/methods.md has the terms).",
+        "What a step minimises: `term: weight`, or `term: {weight: ..., <option>: ...}` (docs/methods.md has the terms).",
         nonempty=True,
     )
     exchange: Mapping | None = key(
         None,
-        "What the networks of a group do to their weights at an epoch's end: {name: ..., <option>: ...}.",
+        "What the networks of a group do to their weights at an epoch's end: `{name: ..., <option>: ...}`.",
     )
     networks: int = key(1, "Networks that learn together; the first one is reported.", least=1, most=1000)
     teachers: int = key(0, "Teachers, finished networks that the terms may look at.", least=0, most=1000)

@@ -37,7 +37,7 @@ def _described(name: str, row) -> list:
     """A row of `dgd.methods.METHODS` for people: what it minimises, and how it stands to its source."""
     from dgd import methods, objectives, surgery
 
-    spec = methods.written_out(row.objective)
+    spec = methods.given_options(row.objective)
     terms = []
     for term, options in spec.items():
         weight = f"{options['weight']:g} " if options.get("weight", 1.0) != 1 else ""
@@ -175,17 +175,22 @@ def _filters(args: argparse.Namespace) -> None:
 
 def _table(args: argparse.Namespace) -> None:
     """The tables of a results folder, finished or not."""
-    from dgd import tables
+    from dgd.read.cells import collect
+    from dgd.read.filter_sets import filters_table
+    from dgd.read.papers import read_papers
+    from dgd.read.results import results_table
+    from dgd.read.table import markdown
 
-    cells = tables.collect(args.folder)
-    papers = args.papers if args.papers is not None else sorted(map(str, Path("papers").glob("*.yaml")))
-    for frame in (tables.results_table(cells, papers), tables.filters_table(cells, papers)):
-        print(tables.markdown(frame), end="\n\n")
+    cells = collect(args.folder)
+    papers = read_papers(args.papers if args.papers is not None else sorted(map(str, Path("papers").glob("*.yaml"))))
+    for table in (results_table(cells, papers), filters_table(cells, papers)):
+        print(markdown(table), end="\n\n")
 
 
 def _claims(args: argparse.Namespace) -> int:
     """What the papers claim, with what is measured so far."""
-    from dgd import claims, tables
+    from dgd.read import claims
+    from dgd.read.cells import collect
 
     papers = sorted(Path(args.papers).glob("*.yaml"))
     if args.paper:
@@ -197,7 +202,7 @@ def _claims(args: argparse.Namespace) -> int:
     if missing := [folder for folder in args.folders if not Path(folder).is_dir()]:
         raise SystemExit(f"{missing[0]}: no such folder; give those of benchmarks, e.g. results/quick")
     folders = args.folders or sorted(path for path in Path("results").glob("*") if path.is_dir())
-    cells = [(tables.collect(folder), folder) for folder in folders]
+    cells = [(collect(folder), folder) for folder in folders]
     table = claims.evaluate(claims.read(papers), [(frame, folder) for frame, folder in cells if len(frame)])
     print(table.to_csv(index=False, float_format="%.8g").rstrip() if args.csv else claims.listing(table))
     return 0
@@ -205,11 +210,15 @@ def _claims(args: argparse.Namespace) -> int:
 
 def _controls(args: argparse.Namespace) -> None:
     """What is left of each gain when it is held against the controls of a config."""
-    from dgd import config, controls, tables
+    from dgd import config
+    from dgd.cell import Cell
+    from dgd.read.cells import collect
+    from dgd.read.controls import controls_table
+    from dgd.read.table import markdown
 
     benchmark = config.filled(config.load(args.config))
-    cells = tables.collect(args.folder, config.cells(benchmark))
-    print(controls.markdown(controls.controls_table(cells, benchmark["controls"], benchmark["report"])))
+    cells = collect(args.folder, [Cell.from_plain(cell) for cell in config.cells(benchmark)])
+    print(markdown(controls_table(cells, benchmark["controls"], benchmark["report"])))
 
 
 def main(argv: list[str] | None = None) -> int:

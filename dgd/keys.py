@@ -143,7 +143,8 @@ def spelled(name: Any) -> str:
 
 def short(value: Any) -> str:
     """Return a value as a message shows it: in one line, however large it is."""
-    return SHORT.repr(value)
+    text = SHORT.repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 SHORT = reprlib.Repr()
@@ -204,12 +205,14 @@ def of_type(hint: Any, value: Any, where: str, about: Key) -> list[str]:
     nested = next((kind for kind in kinds if is_dataclass(kind)), about.of)
     if isinstance(value, list | tuple):
         (inner,) = [get_args(kind)[0] for kind in _alternatives(hint) if get_origin(kind) is tuple]
-        lines = [line for i, item in enumerate(value) for line in of_type(inner, item, f"{where}[{i}]", _of_items(about))]
+        each = _of_items(about)
+        lines = [line for i, item in enumerate(value) for line in of_type(inner, item, f"{where}[{i}]", each)]
         lines = lines or [f"{where} has {short(item)} twice; name each once" for item in _twice(value, inner)[:1]]
     elif nested and isinstance(value, Mapping):
         lines = problems(nested, value, where)
     elif not _allowed(value, about):
-        lines = [f"{where} is {short(value)}; it must be {_wanted(about) or _usual(value)}"]
+        wanted = _wanted(about) if isinstance(value, str) or _is_usual(value) else ""
+        lines = [f"{where} is {short(value)}; it must be {wanted or _usual(value)}"]
     return lines or (about.check(value, where) if about.check else [])
 
 
@@ -231,7 +234,14 @@ def _twice(items: Iterable, inner: Any) -> list:
 
 
 def _usual(value: Any) -> str:
-    return "a text of at least one character, without control characters" if isinstance(value, str) else "a finite number"
+    """Say what every text and every number must be."""
+    if isinstance(value, str):
+        return "a text of at least one character, without control characters"
+    return "a finite number" if isinstance(value, float) else "a number that 64 bits hold"
+
+
+def _is_usual(value: float) -> bool:
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63
 
 
 def _allowed(value: Any, about: Key) -> bool:
@@ -241,7 +251,7 @@ def _allowed(value: Any, about: Key) -> bool:
         return not about.choices or value in about.choices
     if not isinstance(value, int | float):
         return True
-    if not math.isfinite(value) or abs(value) >= 2**63:
+    if not _is_usual(value):
         return False
     if about.choices and not any(bound is not None for bound in (about.least, about.most)):
         return value in about.choices
@@ -286,6 +296,11 @@ def _built(hint: Any, value: Any) -> Any:
         if kind is float and _is(float, value):
             return float(value)
     return value
+
+
+def summary(kind: type) -> str:
+    """Return the first paragraph of a kind's docstring, on one line."""
+    return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
 
 
 def schema(kind: type) -> dict:

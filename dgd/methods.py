@@ -58,7 +58,7 @@ NAMED = {"baseline": "grafting", "kd": "dgd", "independent": "grafting"}
 class Row(Method):
     """What a config writes of a changed row: the keys that differ from those of its `base`."""
 
-    base: str | None = key(None, "The row that is changed.")
+    base: str | None = key(None, "The row that is changed: a name of the method table, also with `+graft` after it.")
 
 
 def grafted(name: str) -> str:
@@ -188,10 +188,7 @@ def written_out(objective: Mapping) -> dict[str, dict]:
         objective: Term -> weight, or term -> {'weight': ..., option: ...}.
 
     Returns:
-        Term -> {'weight': float, option: value, ...}.
-
-    Raises:
-        KeyError: There is no such term.
+        Term -> {'weight': float, option: value, ...}. Of a term that is not known here only what is given.
     """
     found = {}
     for term, given in given_options(objective).items():

@@ -1,4 +1,4 @@
-"""What produced a number: code, config, data, teacher, machine, versions, command."""
+"""Record what produced a number: code, config, data, teacher, machine, versions, command."""
 
 import hashlib
 import os
@@ -10,37 +10,14 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
+from dgd import codehash
+
 PACKAGE = Path(__file__).parent
-# They read finished cells and take no part in training one: an edit there makes no cell stale.
-READERS = (
-    "claims.py",
-    "cli.py",
-    "comparison.py",
-    "controls.py",
-    "evidence.py",
-    "figures.py",
-    "pruning.py",
-    "statistics.py",
-    "tables.py",
-)
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn", "safetensors")
 
 
-def source_files() -> list[Path]:
-    """The files of the package that can change what a training computes, sorted."""
-    return sorted(path for path in PACKAGE.rglob("*.py") if str(path.relative_to(PACKAGE)) not in READERS)
-
-
-def code_hash() -> str:
-    """SHA-256 over names and contents of `source_files`."""
-    digest = hashlib.sha256()
-    for path in source_files():
-        digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's content."""
+    """Return the SHA-256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -54,7 +31,7 @@ def _run(*command: str) -> str | None:
 
 
 def git() -> dict | None:
-    """Commit, whether tracked files differ from it, and a SHA-256 of the difference; None without git or a repository."""
+    """Return commit, whether tracked files differ from it, and a SHA-256 of the difference; None outside a repository."""
     commit = _run("git", "rev-parse", "HEAD")
     if commit is None:
         return None
@@ -82,7 +59,7 @@ def _version(name: str) -> str | None:
 
 
 def _environment() -> str:
-    """SHA-256 over `name==version` of every installed distribution."""
+    """Return the SHA-256 over `name==version` of every installed distribution."""
     names = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()})
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
@@ -103,7 +80,7 @@ def _gpu() -> dict | None:
 
 
 def record(**facts) -> dict:
-    """A provenance record: the given facts beside all that can be read off the process.
+    """Return a provenance record: the given facts beside all that can be read off the process.
 
     The host's name is hashed: it tells two machines apart without naming them.
     """
@@ -112,7 +89,7 @@ def record(**facts) -> dict:
     return {
         **facts,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "code_sha256": code_hash(),
+        "code_sha256": codehash.digest(codehash.package_files()),
         "git": git(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

@@ -33,6 +33,22 @@ class Metric:
     higher: bool
     form: str
 
+    @property
+    def coarse(self) -> str:
+        """Format with one decimal fewer, for intervals."""
+        return f".{int(self.form[1:-1]) - 1}f"
+
+    @property
+    def sign(self) -> int:
+        """1 if higher is better, -1 if lower is: a value times this is the better the higher it is."""
+        return 1 if self.higher else -1
+
+    @property
+    def words(self) -> str:
+        """The label with its unit, as a sentence has it: `top-1 accuracy in percent`."""
+        units = {"": "", "%": " in percent"}
+        return self.label + units.get(self.unit, f" in {self.unit}")
+
 
 class Task(ABC):
     """A kind of labels. N networks, B examples, K classes.
@@ -178,6 +194,18 @@ DATASETS = {"digits-rotation": "regression"}
 def of_dataset(dataset: str) -> str:
     """Return the task of a data set, such as `cifar10` or `imagefolder:<path>`."""
     return DATASETS.get(dataset.partition(":")[0], "classification")
+
+
+def metric_named(name: str) -> Metric:
+    """Return the metric of a name.
+
+    Raises:
+        ValueError: There is no such metric.
+    """
+    for metric in METRICS.values():
+        if metric.name == name:
+            return metric
+    raise ValueError(f"unknown metric {name!r}; known: {', '.join(metric.name for metric in METRICS.values())}")
 
 
 def best(values: Sequence[float], metric: Metric) -> int:

@@ -1,18 +1,14 @@
-"""The options of the terms of an objective, read from their source: nothing here needs torch.
+"""The terms of an objective and their options, read from their source: nothing here needs torch.
 
-A term `kd` is the file `dgd/objectives/kd.py` that holds a class with a `source`; its options are that class's arguments. Terms
-that are registered from outside this package are known where torch is.
+A term `kd` is the file `dgd/objectives/kd.py`, which ends in `TERM = <its class>`; its options are that class's arguments.
 """
 
 import ast
-import inspect
-import typing
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import dgd
 from dgd import keys
 
 FOLDER = Path(__file__).parent / "objectives"
@@ -21,18 +17,15 @@ TYPES = {"float": float, "int": int, "bool": bool, "str": str}
 
 @cache
 def known() -> dict[str, dict[str, tuple[type, Any]]]:
-    """Return the terms of this package by name: option -> its type and its default."""
+    """Return the terms by name: option -> its type and its default."""
     found = {}
     for path in sorted(FOLDER.glob("*.py")):
-        classes = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
-        for node in filter(_is_term, classes):
-            found[path.stem] = _options(node)
+        body = ast.parse(path.read_text("utf-8")).body
+        names = [node.value.id for node in body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "TERM"]
+        for node in body:
+            if isinstance(node, ast.ClassDef) and node.name in names:
+                found[path.stem] = _options(node)
     return found
-
-
-def _is_term(node: ast.ClassDef) -> bool:
-    assigned = [target.id for line in node.body if isinstance(line, ast.Assign) for target in line.targets]
-    return "source" in assigned and node.name != "Term"
 
 
 def _options(node: ast.ClassDef) -> dict[str, tuple[type, Any]]:
@@ -44,28 +37,9 @@ def _options(node: ast.ClassDef) -> dict[str, tuple[type, Any]]:
     return {argument.arg: (TYPES[ast.unparse(argument.annotation)], ast.literal_eval(value)) for argument, value in pairs}
 
 
-def names() -> list[str]:
-    """Return the names of all terms that can be asked for here."""
-    if not dgd.NETWORKS:
-        return sorted(known())
-    from dgd.objectives import TERMS
-
-    return sorted({*known(), *TERMS})
-
-
 def options(term: str) -> dict[str, tuple[type, Any]]:
-    """Return the options of a term: name -> type and default.
-
-    Raises:
-        KeyError: There is no such term.
-    """
-    if term in known() or not dgd.NETWORKS:
-        return known()[term]
-    from dgd.objectives import TERMS
-
-    hints = typing.get_type_hints(TERMS[term].__init__)
-    parameters = inspect.signature(TERMS[term]).parameters.values()
-    return {p.name: (hints.get(p.name, Any), p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+    """Return the options of a term: name -> type and default; none of a term that is not known here."""
+    return known().get(term, {})
 
 
 def objective_problems(given: Any, where: str) -> list[str]:
@@ -73,8 +47,8 @@ def objective_problems(given: Any, where: str) -> list[str]:
     lines = []
     for term, value in given.items():
         place = f"{where}.{keys.spelled(term)}"
-        if not isinstance(term, str) or term not in names():
-            lines.append(f"{place}: unknown term {keys.short(term)}{keys.nearest(term, names())}")
+        if not isinstance(term, str) or term not in known():
+            lines.append(f"{place}: unknown term {keys.short(term)}{keys.nearest(term, known())}")
         elif isinstance(value, Mapping):
             wanted = {"weight": (float, 1.0), **options(term)}
             for option, item in value.items():

@@ -1,1 +1,1 @@
-"""The workflow side: rules, their scripts, the config schema. Only this package knows Snakemake; `dgd` never imports it."""
+"""The workflow side: rules and their scripts. Only this package knows Snakemake; `dgd` never imports it."""

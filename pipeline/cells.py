@@ -1,4 +1,4 @@
-"""Write cells.yaml, DVC's names of all cells: `python -m pipeline.cells`, or only those of some configs."""
+"""Write cells.yaml, DVC's names of all cells: `make cells`, or `python -m pipeline.cells` with some configs."""
 
 import argparse
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 import yaml
 
 from dgd.config import ConfigError, cells, load
-from dgd.tables import replace_file
+from dgd.files import write_text
 
-HEADER = "# Names for `dvc repro 'cell@<name>'`. Written by `python -m pipeline.cells`; a test holds it to config/*.yaml.\n"
+HEADER = "# Names for `dvc repro 'cell@<name>'`. Written by `make cells`, not committed.\n"
 
 
 def names(paths) -> dict[str, dict]:
-    """Name of a cell (benchmark-dataset-model-method-seed) -> its config file and folder.
+    """Return the names of all cells (benchmark-dataset-model-method-seed) -> its config file and folder.
 
     Raises:
         ConfigError: Two configs have a cell of one name.
@@ -30,7 +30,7 @@ def names(paths) -> dict[str, dict]:
 
 
 def render(paths) -> str:
-    """The text of cells.yaml."""
+    """Return the text of cells.yaml."""
     return HEADER + yaml.safe_dump({"cells": names(paths)}, sort_keys=True)
 
 
@@ -40,7 +40,7 @@ def main(argv=None):
     parser.add_argument("configs", nargs="*", type=Path, help="default: config/*.yaml")
     parser.add_argument("--out", type=Path, default=Path("cells.yaml"))
     args = parser.parse_args(argv)
-    replace_file(args.out, render(args.configs or sorted(Path("config").glob("*.yaml"))).encode())
+    write_text(args.out, render(args.configs or sorted(Path("config").glob("*.yaml"))))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from dgd import config, tables
+from dgd import config, files
+from dgd.read.cells import collect
 
 
 def main(argv=None):
@@ -14,8 +15,7 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     benchmark = config.check(json.loads(args.config.read_text()), str(args.config), folders=False)
-    frame = tables.collect(args.out.parent, [cell.plain() for cell in config.cells(benchmark)])
-    tables.replace_file(args.out, frame.to_csv(index=False).encode())
+    files.write_text(args.out, collect(args.out.parent, config.cells(benchmark)).to_csv(index=False))
 
 
 if __name__ == "__main__":

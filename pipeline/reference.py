@@ -1,72 +1,124 @@
-"""Write the tables of keys in config/README.md and of terms in docs/methods.md: `python -m pipeline.reference`."""
+"""Write the tables of keys in config/README.md and of terms in docs/methods.md: `python -m pipeline.reference`.
 
-import inspect
+`python -m pipeline.reference --schema` prints the JSON schema of a benchmark's YAML instead, for editors.
+"""
+
+import argparse
 import json
+from dataclasses import MISSING
 from pathlib import Path
 
 import yaml
 
-from dgd.methods import EXCHANGES
-from dgd.objectives import NEEDS, TERMS
-from dgd.surgery import SURGERY
-from dgd.tables import replace_file
-from pipeline.config import schema
+from dgd import keys, terms
+from dgd.benchmark import Benchmark, Pair, schema
+from dgd.cell import EXCHANGES, Data, Exchange, Recipe, Ring
+from dgd.exchange.repr import RePr
+from dgd.files import write_text
+from dgd.methods import Row
+from dgd.objectives import TERMS
 
 START, END = "<!-- keys: written by `python -m pipeline.reference` -->", "<!-- end of keys -->"
 TERMS_START, TERMS_END = "<!-- terms: written by `python -m pipeline.reference` -->", "<!-- end of terms -->"
+# Keys that hold keys of a kind, in a benchmark.
+INSIDE = {
+    "data": ("data.", Data),
+    "pairs": ("pairs[].", Pair),
+    "methods": ("methods[].<name>.", Row),
+    "recipe": ("recipe.", Recipe),
+}
 
 
 def render() -> str:
-    """The keys of a config as a Markdown table, between the two marks."""
+    """Return the keys of a config as a Markdown table, between the two marks."""
     rows = [START, "", "| key | default | what it is |", "|:--|:--|:--|"]
-    rules = schema()
-
-    def walk(rules: dict, prefix: str) -> None:
-        for key, rule in rules["properties"].items():
-            if "properties" in rule:
-                rows.append(f"| **`{prefix}{key}`** | | {rule['description']} |")
-                walk(rule, f"{prefix}{key}.")
-                continue
-            default = f"`{json.dumps(rule['default'])}`" if "default" in rule else "*needed*"
-            default = "by `protocol`" if prefix == "exchange." and default == "*needed*" and key != "name" else default
-            choices = f" One of {', '.join(f'`{choice}`' for choice in rule['enum'])}." if "enum" in rule else ""
-            rows.append(f"| `{prefix}{key}` | {default} | {rule['description']}{choices} |")
-
-    walk(rules, "")
-    exchange = rules["$defs"]["exchange"]
-    rows.append(f"| **`exchange`** | | In a row of `methods`. {exchange['description']} |")
-    walk(exchange, "exchange.")
+    for name, spec in keys.specs(Benchmark).items():
+        if name in INSIDE:
+            prefix, kind = INSIDE[name]
+            rows.append(f"| **`{name}`** | {_needed(spec)} | {_said(spec)} |")
+            inner = sorted(keys.specs(kind).values(), key=lambda spec: spec.name != "base")
+            rows += [_row(prefix, spec) for spec in inner]
+        else:
+            rows.append(_row("", spec))
+    kinds = " ".join(f"`{name}`: {keys.summary(kind)}" for name, kind in EXCHANGES.items())
+    rows.append(f"| **`exchange`** | | In a row of `methods`. {keys.summary(Exchange)} |")
+    rows.append(f"| `exchange.name` | *needed* | {kinds} |")
+    rows += [_row("exchange.", spec) for spec in keys.specs(Exchange).values()]
+    shared = {name for kind in (Exchange, Ring) for name in keys.specs(kind)}
+    rings = ", ".join(f"`{name}`" for name, kind in EXCHANGES.items() if issubclass(kind, Ring))
+    rows += [
+        _row("exchange.", spec, f"{rings}: ") for name, spec in keys.specs(Ring).items() if name not in keys.specs(Exchange)
+    ]
+    for exchange, kind in EXCHANGES.items():
+        own = [spec for name, spec in keys.specs(kind).items() if name not in shared]
+        rows += [_row("exchange.", spec, f"`{exchange}`: ") for spec in own]
     return "\n".join([*rows, "", END])
 
 
+def _row(prefix: str, spec: keys.Spec, whose: str = "") -> str:
+    return f"| `{prefix}{spec.name}` | {_default(prefix, spec)} | {whose}{_said(spec)} |"
+
+
+def _default(prefix: str, spec: keys.Spec) -> str:
+    if prefix == INSIDE["methods"][0]:
+        return "that of `base`" if spec.name != "base" else "`<name>`"
+    if spec.key.filled:
+        return spec.key.filled
+    return _needed(spec) or f"`{json.dumps(keys.plain(spec.default))}`"
+
+
+def _needed(spec: keys.Spec) -> str:
+    return "*needed*" if spec.default is MISSING else ""
+
+
+def _said(spec: keys.Spec) -> str:
+    """Return the sentence of a key and the values that it can have."""
+    bounds = {"at least": spec.key.least, "above": spec.key.above, "at most": spec.key.most, "below": spec.key.below}
+    limits = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
+    choices = f" One of {', '.join(f'`{choice}`' for choice in spec.key.choices)}." if spec.key.choices else ""
+    text = spec.key.says + choices + (f" ({limits[0].upper()}{limits[1:]}.)" if limits and not choices else "")
+    return text.replace("|", "\\|")
+
+
 def options(name: str) -> dict:
-    """Every option of a term, or of an exchange of `dgd.surgery`, with its default."""
-    if name in SURGERY:
-        return dict(EXCHANGES[name])
-    parameters = inspect.signature(TERMS[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+    """Return every option of a term, or of an exchange, with its default."""
+    if name in EXCHANGES:
+        own = [spec for key, spec in keys.specs(EXCHANGES[name]).items() if key not in keys.specs(Ring)]
+        return {spec.name: keys.plain(spec.default) for spec in own if not spec.key.filled or spec.name == "protocol"}
+    return {option: default for option, (_, default) in terms.options(name).items()}
 
 
 def render_terms() -> str:
-    """Terms and step-by-step exchanges as a Markdown table, between the two marks, with what their defaults make of them."""
-    rows = [TERMS_START, "", "| term | status | needs | options | source | what deviates |", "|:--|:--|:--|:--|:--|:--|"]
-    for name, part in {**{name: term() for name, term in TERMS.items()}, **SURGERY}.items():
-        needs = [need for need in NEEDS if need in getattr(part, "needs", ())]
+    """Return terms and step-by-step exchanges, as their defaults make them, as a Markdown table between the two marks."""
+    rows = [TERMS_START, "", "| term | status | requires | options | source | what deviates |", "|:--|:--|:--|:--|:--|:--|"]
+    for name, part in {**{name: term() for name, term in TERMS.items()}, "repr": RePr}.items():
         own = [f"`{yaml.safe_dump({key: default}).strip()}`" for key, default in options(name).items()]
         texts = [f"{text[0].upper()}{text[1:].removesuffix('.')}." for text in part.deviations]
-        cells = [f"`{name}`", part.status, ", ".join(needs), "<br>".join(own), part.source, "<br>".join(texts)]
+        cells = [
+            f"`{name}`",
+            part.status,
+            str(getattr(part, "requires", "")),
+            "<br>".join(own),
+            part.source,
+            "<br>".join(texts),
+        ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join([*rows, "", TERMS_END])
 
 
-def main():
-    """Replace both tables."""
+def main(argv=None):
+    """Replace both tables, or print the JSON schema of a benchmark."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema")
+    if parser.parse_args(argv).schema:
+        print(json.dumps(schema(), indent=2))
+        return
     for path, (start, text, end) in {
         "config/README.md": (START, render(), END),
         "docs/methods.md": (TERMS_START, render_terms(), TERMS_END),
     }.items():
         before, _, rest = Path(path).read_text().partition(start)
-        replace_file(path, (before + text + rest.partition(end)[2]).encode())
+        write_text(path, before + text + rest.partition(end)[2])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import yaml
 
 from dgd import claims
 from dgd.config import cells, check
-from dgd.tables import replace_file
+from dgd.files import write_text
 
 PAGE = Path(__file__).parent / "report" / "page.html"
 # What a browser still shows at once: of more cells only those without a result are listed, of a larger SVG the PNG is shown.
@@ -43,7 +43,7 @@ def main(argv=None):
         seconds=sum(row["seconds"] for row in rows),
         facts=_facts([row["provenance"] for row in rows]),
     )
-    replace_file(args.out, page.encode())
+    write_text(args.out, page)
 
 
 def to_html(markdown: str) -> jinja2.filters.Markup:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from dgd import claims, comparison, controls, evidence, tables
+from dgd.read import claims
+from dgd.read.cells import REPORTS
+from dgd.read.controls import controls_table
+from dgd.read.density import density_table
+from dgd.read.filter_sets import filters_table
+from dgd.read.methods import methods_table
+from dgd.read.papers import read_papers
+from dgd.read.results import results_table
+from dgd.read.table import write
 
 
 def main(argv=None):
@@ -14,20 +22,22 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--cells", type=Path, required=True)
     parser.add_argument("--papers", type=Path, nargs="*", default=[])
-    parser.add_argument("--report", choices=tables.REPORTS, default="first", help="which network of a group is the headline")
+    parser.add_argument("--report", choices=REPORTS, default="first", help="which network of a group is the headline")
     parser.add_argument("--controls", type=json.loads, default={}, help="method -> readings, as in the config, in JSON")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    cells = pd.read_csv(args.cells)
-    args.out.mkdir(parents=True, exist_ok=True)
-    tables.write(tables.results_table(cells, args.papers, args.report), args.out / "results")
-    comparison.write(comparison.methods_table(cells, args.report), args.out / "methods")
-    tables.write(tables.filters_table(cells, args.papers), args.out / "filters")
-    controls.write(controls.controls_table(cells, args.controls, args.report), args.out / "controls")
-    # The cells' own files lie beside cells.csv.
-    density = evidence.density_table(cells, args.cells.parent)
-    tables.write(density, args.out / "density", evidence.density_text(density), evidence.DENSITY_NOTES)
-    claims.write(claims.evaluate(claims.read(args.papers), [(cells, args.cells.parent)]), args.out / "claims")
+    cells, papers = pd.read_csv(args.cells), read_papers(args.papers)
+    folder = args.cells.parent  # the cells' own files lie beside cells.csv
+    tables = {
+        "results": results_table(cells, papers, args.report),
+        "methods": methods_table(cells, args.report),
+        "filters": filters_table(cells, papers),
+        "controls": controls_table(cells, args.controls, args.report),
+        "density": density_table(cells, folder),
+        "claims": claims.table(claims.evaluate(claims.read(args.papers), [(cells, folder)])),
+    }
+    for name, table in tables.items():
+        write(table, args.out / name)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,24 @@
-"""Benchmarks to cells; methods as rows; mistakes in one line; what belongs to training and what only reads."""
+"""Benchmarks to cells, by one validator: what it refuses and in which words, for Snakemake, dgd-bench and Python alike."""
 
+import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
-from dgd import config, grafting, methods, objectives, provenance, surgery
+from dgd import cli, config, keys, methods, objectives, terms
+from dgd import exchange as exchanges
+from dgd.cell import EXCHANGES, Cell, Data, Graft, Recipe, exchange
 from dgd.config import ConfigError
+from pipeline import reference
+from pipeline.config import resolve
 
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(ROOT.glob("config/*.yaml")) + sorted(ROOT.glob("config/test/*.yaml"))
 BENCHMARK = {
     "benchmark": "b",
     "seeds": [0, 1],
@@ -18,8 +28,24 @@ BENCHMARK = {
 }
 
 
-def paths(**keys):
-    return [cell["path"] for cell in config.cells({**BENCHMARK, **keys})]
+def cells(**changes) -> list[Cell]:
+    return config.cells(config.check({**BENCHMARK, **changes}, "b.yaml"))
+
+
+def paths(**changes) -> list[str]:
+    return [cell.path for cell in cells(**changes)]
+
+
+def lines(given, source: str = "b.yaml") -> list[str]:
+    """What the validator says, a line each; each names the source."""
+    with pytest.raises(ConfigError) as error:
+        config.check(given, source)
+    found = str(error.value).split("\n")
+    assert all(line.startswith(f"{source}: ") and line.isprintable() for line in found), found
+    return [line.removeprefix(f"{source}: ") for line in found]
+
+
+# ------------------------------------------------------------------------------------------------ methods and cells
 
 
 def test_dgd_is_kd_and_graft():
@@ -33,10 +59,32 @@ def test_dgd_is_kd_and_graft():
 
 
 def test_every_row_names_terms_and_exchanges_that_exist():
-    for method in methods.METHODS.values():
+    for name, method in methods.METHODS.items():
         assert method.objective.keys() <= objectives.TERMS.keys()
-        assert not method.exchange or method.exchange["name"] in {**grafting.RING, **grafting.WITHIN, **surgery.SURGERY}
-    assert methods.EXCHANGES.keys() == {**grafting.RING, **grafting.WITHIN, **surgery.SURGERY}.keys()
+        assert not method.exchange or exchanges.find(method.exchange["name"])
+        assert not keys.problems(methods.Method, keys.plain(method)), name
+    for name, kind in EXCHANGES.items():
+        assert any(hasattr(exchanges.find(name), what) for what in ("shares", "within", "surgery")), kind
+
+
+def test_terms_have_the_options_of_their_classes():
+    """What is read from the source without torch is what the classes take."""
+    import inspect
+
+    assert terms.known().keys() == objectives.TERMS.keys()
+    for name, term in objectives.TERMS.items():
+        parameters = inspect.signature(term).parameters.values()
+        wanted = {p.name: (p.annotation, p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+        assert terms.options(name) == wanted, name
+
+
+def test_an_objective_is_written_out_with_every_default():
+    assert methods.written_out({"ce": 1, "kd": {"tau": 4}}) == {
+        "ce": {"weight": 1.0, "smoothing": 0.0},
+        "kd": {"weight": 1.0, "tau": 4.0, "teachers": "mean"},
+    }
+    assert methods.written_out({"kd": 1.0}) == methods.written_out({"kd": {"weight": 1, "tau": 2}})
+    assert methods.written_out({"elsewhere": {"weight": 2, "x": 1}}) == {"elsewhere": {"weight": 2.0, "x": 1}}
 
 
 def test_cells_are_the_cross_product_and_the_teachers():
@@ -67,25 +115,25 @@ def test_a_student_of_two_teachers_has_a_folder_for_each():
 
 
 def test_a_teacher_may_have_a_recipe_of_its_own():
-    teacher, student, *_ = config.cells({**BENCHMARK, "teacher_recipe": {"epochs": 400}})
-    assert (teacher["student"], teacher["recipe"]["epochs"]) == ("cifar_resnet20", 400)
-    assert student["recipe"]["epochs"] == 200
+    teacher, student, *_ = cells(teacher_recipe={"epochs": 400})
+    assert (teacher.student, teacher.recipe.epochs) == ("cifar_resnet20", 400)
+    assert student.recipe.epochs == 200
     pairs = [*BENCHMARK["pairs"], {"student": "cifar_resnet20", "teacher": "cifar_resnet32"}]
-    with pytest.raises(ConfigError, match="cifar_resnet20 is a student and a teacher, and its baseline is one cell"):
-        config.check({**BENCHMARK, "pairs": pairs, "teacher_recipe": {"epochs": 400}}, "b.yaml")
+    (line,) = lines({**BENCHMARK, "pairs": pairs, "teacher_recipe": {"epochs": 400}})
+    assert "cifar_resnet20 is a student and a teacher, and its baseline is one cell" in line
 
 
 def test_protocol_reaches_the_cell():
     for protocol, teachers in (("paper", "mean"), ("reference-code", "sum")):
-        cell = config.cells({**BENCHMARK, "protocol": protocol})[-1]
-        assert cell["exchange"] == methods.filled_exchange({"name": "graft"}, protocol)
-        assert cell["exchange"]["layers"] == {"paper": "dimension", "reference-code": "name"}[protocol]
-        assert cell["objective"]["kd"] == {"weight": 1.0, "teachers": teachers}
+        cell = cells(protocol=protocol)[-1]
+        assert cell.exchange == exchange({"name": "graft"}, protocol)
+        assert cell.exchange.layers == {"paper": "dimension", "reference-code": "name"}[protocol]
+        assert cell.objective["kd"] == {"weight": 1.0, "teachers": teachers}
 
 
 def test_options_of_an_exchange_need_no_name():
-    cell = config.cells({**BENCHMARK, "methods": [{"grafting-a0": {"base": "grafting", "exchange": {"a": 0.0}}}]})[-1]
-    assert cell["exchange"] == {**methods.filled_exchange({"name": "graft"}), "a": 0.0}
+    cell = cells(methods=[{"grafting-a0": {"base": "grafting", "exchange": {"a": 0.0}}}])[-1]
+    assert cell.exchange == Graft(a=0.0)
 
 
 def test_a_pair_may_name_its_methods():
@@ -96,111 +144,437 @@ def test_a_pair_may_name_its_methods():
 
 def test_a_method_may_change_its_recipe_and_options():
     rows = [{"kd-t4": {"base": "kd", "objective": {"ce": 0.1, "kd": {"weight": 0.9, "tau": 4}}, "recipe": {"lr": 0.05}}}]
-    cell = config.cells({**BENCHMARK, "methods": rows})[-1]
-    assert cell["method"] == "kd-t4"
-    assert cell["objective"] == {"ce": {"weight": 0.1}, "kd": {"weight": 0.9, "tau": 4, "teachers": "mean"}}
-    assert cell["recipe"]["lr"] == 0.05
+    cell = cells(methods=rows)[-1]
+    assert cell.method == "kd-t4"
+    assert cell.objective == {"ce": {"weight": 0.1}, "kd": {"weight": 0.9, "tau": 4, "teachers": "mean"}}
+    assert cell.recipe.lr == 0.05
 
 
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"seeds": []}, "b.yaml: seeds is missing or empty"),
-        ({"methods": ["kdd"]}, "methods: unknown method 'kdd'; known: baseline"),
-        ({"methods": ["kd", "kd"]}, "'kd' is there twice"),
-        ({"methods": [{"x": {"base": "kd", "nets": 2}}]}, "methods.x: unknown key 'nets'"),
-        ({"methods": [{"x": {"base": "grafting", "networks": 1}}]}, "graft needs at least 2 networks, networks is 1"),
-        ({"methods": [{"x": {"base": "kd", "teachers": 2}}]}, "needs 2 teachers and teacher_seeds has 1"),
-        ({"methods": [{"x": {"base": "kd", "objective": {"dk": 1}}}]}, "unknown term 'dk'; known: at, ce"),
-        ({"methods": [{"x": {"base": "dgd", "exchange": {"name": "grift"}}}]}, "unknown exchange 'grift'; known: graft"),
-        ({"methods": [{"x": {"base": "dgd", "exchange": {"cc": 4}}}]}, "exchange 'graft' has no option 'cc'; known: a, c"),
-        ({"methods": [{"x": {"base": "kd", "exchange": {"a": 0}}}]}, "exchange has no name, and kd has no exchange"),
-        ({"methods": [{"x": {"base": "kd", "objective": {}}}]}, "methods.x: objective is empty"),
-        ({"methods": [{"x": {"base": "kd", "objective": {"kd": {"taau": 4}}}}]}, "term 'kd': "),
-        ({"methods": [{"x": {"base": "kd", "objective": {"ce": "1e-1"}}}]}, "the weight of 'ce' is '1e-1'"),
-        ({"methods": [{"x": {"base": "baseline", "objective": {"kd": 1}}}]}, "a term of kd needs a teacher; set teachers: 1"),
-        ({"methods": [{"x": {"base": "dml", "networks": 1}}]}, "a term of ce, mutual needs other networks in its group"),
-        ({"methods": ["dml"], "recipe": {"ranks_per_network": 1}}, "needs all networks in one process; set recipe.ranks_per"),
-        ({"methods": ["hkd"], "recipe": {"ranks_per_network": 2}}, "needs all images of its network in one process"),
-        ({"methods": ["self-explanation"], "recipe": {"compile": True}}, "needs a network that is not compiled"),
-        ({"methods": ["kd+graft"]}, "methods: 'kd+graft' has a name of its own, 'dgd'"),
-        ({"methods": ["repr+graft"]}, "repr has an exchange, and a method has one at most"),
-        ({"methods": ["repr"], "recipe": {"epochs": 90}}, "the cycles of 'repr' take 90 epochs, and recipe.epochs is 90"),
-        ({"methods": [{"x": {"base": "repr", "exchange": {"every": 2}}}]}, "exchange 'repr' has no option 'every'"),
-        ({"methods": [{"x": {"base": "repr", "exchange": {"share": None}}}]}, "share of 'repr' is None; it must be above 0"),
-        ({"recipe": {"milestones": [3, 2]}}, "recipe.milestones is [3, 2]; it must be rising"),
-        ({"recipe": {"nesterov": True, "momentum": 0.0}}, "recipe.nesterov is true and recipe.momentum 0"),
-        ({"methods": [{"a/b": {"base": "kd"}}]}, "'a/b' names folders"),
-        ({"methods": [{"baseline": {"recipe": {"lr": 1.0}}}]}, "baseline is what published numbers and gains are held against"),
-        ({"datasets": ["imagefolder:/nowhere/at/all"]}, "'/nowhere/at/all' is no folder"),
-        ({"datasets": ["imagefolder:."]}, "data.image_size is needed for imagefolder:."),
-        ({"datasets": ["digits", "digits"]}, "two of them would share the folder 'digits'"),
-        ({"pairs": [{"student": "cifar_resnet8", "methods": ["kdd"]}]}, "pairs: 'kdd' of cifar_resnet8 is no name of methods"),
-        ({"controls": {"dgd": ["baseline@worst"]}}, "controls: 'baseline@worst' is no reading; write a name of methods"),
-        ({"controls": {"dml": ["baseline"]}}, "controls: 'dml' has no gain; write a name of methods other than baseline"),
-        ({"controls": {"dgd@mean": ["baseline"]}}, "controls: 'dgd@mean' has no gain"),
-        ({"controls": {"dgd": ["dgd"]}}, "controls: dgd is held against itself"),
-        ({"controls": {"dgd": ["kd@ensemble"]}}, "controls: 'kd@ensemble' reads a group, and kd has one network"),
-        (
-            {"controls": {"dgd": ["kd"]}, "methods": ["kd", "dgd"]},
-            "controls: gains are over the baseline, which is not in methods",
-        ),
-        ({"methods": [{"dgd": {"networks": 4}}]}, "dgd is what published numbers and gains are held against"),
-        ({"methods": [{"x": {"base": "dgd", "exchange": {}}}]}, "methods.x: exchange is {}; write {name: ..., <option>: ...}"),
-        ({"methods": [{"x": {"base": "dgd", "exchange": "swap"}}]}, "methods.x: exchange is 'swap'; write"),
-        ({"report": "second"}, "report is 'second'; it must be one of first, mean, best"),
-        ({"recipe": {"weight_average": "mean"}}, "recipe.weight_average is 'mean'; it must be one of none, ema, swa"),
-        ({"recipe": {"average_decay": 1.0}}, "recipe.average_decay is 1.0; it must be from 0 to below 1"),
-        ({"recipe": {"filters_every": 0}}, "recipe.filters_every is 0; it must be 1 or more"),
-        ({"sedes": 3}, "sedes: unknown key; known: benchmark"),
-        ({"recipe": {"lr": "5e-2"}}, "recipe.lr is '5e-2'; it must be of type float; YAML takes 5e-4 for a text"),
-        ({"recipe": {"epochs": True}}, "recipe.epochs is True; it must be of type int"),
-        ({"pairs": [{"student": "cifar_resnet8"}]}, "method 'kd' needs a teacher and the pair of cifar_resnet8 has none"),
-        ({"pairs": [{"student": "cifar_resnet9", "teacher": "cifar_resnet20"}]}, "cifar_resnet9"),
-        ({"datasets": ["digit"]}, "unknown data set 'digit'; known: digits"),
-        ({"protocol": "code"}, "protocol is 'code'; it must be one of paper, reference-code"),
-        ({"recipe": {"epoch": 3}}, "recipe.epoch: unknown key"),
-        ({"recipe": {"precision": "fp16"}}, "recipe.precision is 'fp16'; it must be one of fp32, tf32, bf16"),
-    ],
+def test_the_loss_on_the_labels_is_that_of_the_task(monkeypatch):
+    """Of a regression, `ce` stands for the squared error; that of other data sets stays."""
+    monkeypatch.setitem(config.task.DATASETS, "digits", "regression")
+    monkeypatch.setitem(config.task.TERMS, "regression", "at")
+    benchmark = config.check({**BENCHMARK, "datasets": ["digits", "cifar10"], "methods": [{"x": {"base": "kd"}}]})
+    found = {cell.slug: cell for cell in config.cells(benchmark) if cell.method == "x"}
+    assert found["digits"].task == "regression"
+    assert found["digits"].objective == {"at": {"weight": 1.0}, "kd": {"weight": 1.0, "teachers": "mean"}}
+    assert (found["cifar10"].task, *found["cifar10"].objective) == ("classification", "ce", "kd")
+    smooth = {"x": {"base": "kd", "objective": {"ce": {"smoothing": 0.1}, "kd": 1.0}}}
+    (line,) = lines({**BENCHMARK, "methods": [smooth]})
+    assert line.endswith("regression minimises at instead of ce, which has no option 'smoothing'")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_give_cells_that_their_own_yaml_gives_again(path):
+    found = config.cells(config.load(path, folders=False))
+    assert found
+    assert len({cell.path for cell in found}) == len(found)
+    for cell in found[:: max(1, len(found) // 20)]:
+        assert Cell.from_plain(yaml.safe_load(yaml.safe_dump(cell.plain()))) == cell
+
+
+COMMITTED = sorted(
+    path.name for path in (ROOT / "results").iterdir() if path.is_dir() and (ROOT / "config" / f"{path.name}.yaml").is_file()
 )
-def test_mistakes_are_named_in_one_line(keys, message):
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_committed_cells_are_those_of_their_configs(name):
+    found = {path.parent: yaml.safe_load(path.read_text()) for path in (ROOT / "results" / name).glob("*/*/*/*/config.yaml")}
+    wanted = {ROOT / "results" / cell.path: cell for cell in config.cells(config.load(ROOT / f"config/{name}.yaml"))}
+    assert found
+    for folder, given in found.items():
+        assert Cell.from_plain(given) == wanted[folder], folder
+
+
+def test_a_checked_benchmark_is_read_back_from_its_plain_form():
+    benchmark = config.check({**BENCHMARK, "recipe": {"lr": 1}, "pruning": [0, 0.5]})
+    again = config.check(benchmark.plain())
+    assert again == benchmark
+    assert again.plain() == benchmark.plain()
+    assert (benchmark.recipe, benchmark.data, benchmark.results) == (Recipe(lr=1.0), Data(), "results")
+
+
+def test_checking_changes_nothing_of_what_is_given():
+    given = {**BENCHMARK, "controls": {"dgd": ["kd"]}}
+    before = yaml.safe_dump(given)
+    config.check(given).plain()["data"]["dir"] = "elsewhere"
+    assert yaml.safe_dump(given) == before
+    assert config.check(given).data.dir == "data"
+
+
+# ------------------------------------------------------------------------------------------------ mistakes in a config
+
+NAMED = "it must be a name of at most 100 letters"
+ROW = {"base": "kd"}
+MISTAKES = [
+    # A key alone.
+    ({"seeds": []}, "seeds is empty; it needs at least one item"),
+    ({"methods": []}, "methods is empty"),
+    ({"datasets": []}, "datasets is empty"),
+    ({"pairs": []}, "pairs is empty"),
+    ({"pairs": [{"student": "cifar_resnet8", "methods": []}]}, "pairs[0].methods is empty"),
+    ({"controls": {"dgd": []}}, "controls.dgd is empty"),
+    ({"controls": {"dgd": "kd"}}, "controls.dgd is 'kd'; it must be a list"),
+    ({"seeds": "abc"}, "seeds is 'abc'; it must be a list"),
+    ({"seeds": [0, 0]}, "seeds has 0 twice; name each once"),
+    ({"seeds": [0, "1"]}, "seeds[1] is '1'; it must be a whole number at least 0 and at most 4294967295"),
+    ({"seeds": [True]}, "seeds[0] is True; it must be a whole number"),
+    ({"seeds": [-1]}, "seeds[0] is -1; it must be at least 0"),
+    ({"seeds": [2**32]}, "seeds[0] is 4294967296; it must be at least 0 and at most 4294967295"),
+    ({"pairs": BENCHMARK["pairs"] * 2}, "pairs has {'student': 'cifar_resnet8', 'teacher': 'cifar_resnet20'} twice"),
+    ({"pairs": [{"teacher": "cifar_resnet20"}]}, "pairs[0].student is missing"),
+    ({"pairs": [{"student": "cifar_resnet8", "techer": "x"}]}, "pairs[0].techer: unknown key; did you mean teacher?"),
+    ({"datasets": "digits"}, "datasets is 'digits'; it must be a list"),
+    ({"benchmark": "my bench"}, f"benchmark is 'my bench'; {NAMED}"),
+    ({"benchmark": "."}, f"benchmark is '.'; {NAMED}"),
+    ({"benchmark": ".."}, f"benchmark is '..'; {NAMED}"),
+    ({"benchmark": "/tmp/b"}, f"benchmark is '/tmp/b'; {NAMED}"),
+    ({"benchmark": "a/b"}, f"benchmark is 'a/b'; {NAMED}"),
+    ({"benchmark": "-b"}, f"benchmark is '-b'; {NAMED}"),
+    ({"benchmark": "b\n"}, f"benchmark is 'b\\n'; {NAMED}"),
+    ({"benchmark": "b" * 101}, NAMED),
+    ({"benchmark": 7}, "benchmark is 7; it must be a text"),
+    ({"benchmark": ""}, f"benchmark is ''; {NAMED}"),
+    ({"results": "a\0b"}, "results is 'a\\x00b'; it must be a text of at least one character, without control characters"),
+    ({"results": ""}, "results is ''; it must be a text of at least one character"),
+    ({"data": {"dir": "a\nb"}}, "data.dir is 'a\\nb'; it must be a text of at least one character"),
+    ({"papers": ["../dgd"]}, f"papers[0] is '../dgd'; {NAMED}"),
+    ({"papers": ["dgdd"]}, "papers: no file papers/dgdd.yaml; did you mean dgd?"),
+    ({"protocol": "papers"}, "protocol is 'papers'; it must be one of paper, reference-code"),
+    ({"report": "second"}, "report is 'second'; it must be one of first, mean, best"),
+    ({"pruning": [1.5]}, "pruning[0] is 1.5; it must be at least 0 and at most 1"),
+    ({"sedes": 3}, "sedes: unknown key; did you mean seeds?"),
+    ({"zzz": 3}, "zzz: unknown key; known: benchmark, results, papers"),
+    ({7: 3}, "7: unknown key; known: benchmark"),
+    ({"data": {"zzz": 3}}, "data.zzz: unknown key; known: dir, train_images"),
+    ({"data": {"train_images": 0}}, "data.train_images is 0; it must be at least 1"),
+    ({"data": None}, "data is None; it must be a mapping of keys"),
+    # The recipe.
+    ({"recipe": {"epoch": 3}}, "recipe.epoch: unknown key; did you mean epochs?"),
+    ({"recipe": {"epochs": 0}}, "recipe.epochs is 0; it must be at least 1"),
+    ({"recipe": {"step_epochs": 0}}, "recipe.step_epochs is 0; it must be at least 1"),
+    ({"recipe": {"epochs": True}}, "recipe.epochs is True; it must be a whole number at least 1"),
+    ({"recipe": {"epochs": 10**30}}, "recipe.epochs is 1000000000000000000000000000000; it must be a number that 64 bits hold"),
+    ({"recipe": {"lr": "5e-4"}}, "recipe.lr is '5e-4'; it must be a number above 0 (YAML takes 5e-4 for a text, write 0.0005)"),
+    ({"recipe": {"lr": float("nan")}}, "recipe.lr is nan; it must be a finite number"),
+    ({"recipe": {"lr": float("inf")}}, "recipe.lr is inf; it must be a finite number"),
+    ({"recipe": {"milestones": [3, 2]}}, "recipe.milestones is [3, 2]; epochs must rise"),
+    ({"recipe": {"milestones": [3, 3]}}, "recipe.milestones has 3 twice"),
+    ({"recipe": {"nesterov": True, "momentum": 0.0}}, "recipe.nesterov is true and recipe.momentum 0"),
+    ({"teacher_recipe": {"nesterov": True, "momentum": 0}}, "teacher_recipe.nesterov is true and teacher_recipe.momentum 0"),
+    ({"teacher_recipe": {"epochs": "many"}}, "teacher_recipe.epochs is 'many'; it must be a whole number"),
+    ({"teacher_recipe": {"epoch": 1}}, "teacher_recipe.epoch: unknown key; did you mean epochs?"),
+    ({"recipe": {"weight_average": "mean"}}, "recipe.weight_average is 'mean'; it must be one of none, ema, swa"),
+    ({"recipe": {"average_decay": 1.0}}, "recipe.average_decay is 1.0; it must be at least 0 and below 1"),
+    ({"recipe": {"filters_every": 0}}, "recipe.filters_every is 0; it must be at least 1"),
+    ({"recipe": {"precision": "fp16"}}, "recipe.precision is 'fp16'; it must be one of bf16, fp32, tf32"),
+    # Methods.
+    ({"methods": ["kdd"]}, "methods[0]: unknown method 'kdd'; did you mean kd?"),
+    ({"methods": ["zzzz"]}, "methods[0]: unknown method 'zzzz'; known: baseline"),
+    ({"methods": ["kdd+graft"]}, "methods[0]: unknown method 'kdd+graft'; did you mean kd?"),
+    ({"methods": ["kd", "kd"]}, "methods has 'kd' twice"),
+    ({"methods": [{"x": ROW}, {"x": ROW}]}, "methods: 'x' is there twice; give one of them another name"),
+    ({"methods": [3]}, "methods[0] is 3; it must be a text or a mapping of keys"),
+    ({"methods": [{"a": {}, "b": {}}]}, "methods[0] is {'a': {}, 'b': {}}; it must be a name, or one mapping"),
+    ({"methods": [{"a": ["kd"]}]}, "methods.a is ['kd']; it must be a mapping of keys"),
+    ({"methods": [{"x": {"bse": "kd"}}]}, "methods.x.bse: unknown key; did you mean base?"),
+    ({"methods": [{"x": {"base": "kd", "nets": 2}}]}, "methods.x.nets: unknown key"),
+    ({"methods": [{"x": {"base": "kdd"}}]}, "methods.x.base: unknown method 'kdd'; did you mean kd?"),
+    ({"methods": [{"x": {"networks": 2}}]}, "methods.x: unknown method 'x'; known: baseline"),
+    *(
+        ({"methods": [{name: ROW}]}, "names folders; it must be a name of")
+        for name in (".", "..", "/a", "a/b", "-x", "x" * 101, 3)
+    ),
+    ({"methods": [{"baseline": {"recipe": {"lr": 1.0}}}]}, "baseline is what published numbers and gains are held against"),
+    ({"methods": [{"dgd": {"networks": 4}}]}, "dgd is what published numbers and gains are held against"),
+    ({"methods": ["kd+graft"]}, "methods[0]: 'kd+graft' has a name of its own, 'dgd'"),
+    ({"methods": ["repr+graft"]}, "repr has an exchange, and a method has one at most"),
+    ({"methods": [{"x": {"base": "grafting", "networks": 1}}]}, "graft needs at least 2 networks, networks is 1"),
+    (
+        {"methods": [{"x": {"base": "grafting", "networks": 0}}]},
+        "methods.x.networks is 0; it must be at least 1 and at most 1000",
+    ),
+    ({"methods": [{"x": {"base": "kd", "recipe": {"lr": 0}}}]}, "methods.x.recipe.lr is 0; it must be above 0"),
+    ({"methods": [{"x": {"base": "kd", "recipe": {"lrr": 1}}}]}, "methods.x.recipe.lrr: unknown key; did you mean lr?"),
+    (
+        {"methods": [{"x": {"base": "kd", "recipe": {"nesterov": True, "momentum": 0}}}]},
+        "methods.x.recipe.nesterov is true and methods.x.recipe.momentum 0",
+    ),
+    # Objectives.
+    ({"methods": [{"x": {"base": "kd", "objective": {}}}]}, "methods.x.objective is empty"),
+    ({"methods": [{"x": {"base": "kd", "objective": {"dk": 1}}}]}, "methods.x.objective.dk: unknown term 'dk'; did you mean"),
+    (
+        {"methods": [{"x": {"base": "kd", "objective": {"kd": {"taau": 4}}}}]},
+        "methods.x.objective.kd.taau: unknown option; did you mean tau?",
+    ),
+    (
+        {"methods": [{"x": {"base": "kd", "objective": {"kd": {"tau": "hot"}}}}]},
+        "objective.kd.tau is 'hot'; it must be a number",
+    ),
+    ({"methods": [{"x": {"base": "kd", "objective": {"kd": {"tau": 0}}}}]}, "methods.x: kd: tau is 0; it must be above 0"),
+    ({"methods": [{"x": {"base": "kd", "objective": {"crd": {"dim": 1.5}}}}]}, "crd.dim is 1.5; it must be a whole number"),
+    (
+        {"methods": [{"x": {"base": "kd", "objective": {"ce": "1e-1"}}}]},
+        "methods.x.objective.ce is '1e-1'; it must be a number",
+    ),
+    (
+        {"methods": [{"x": {"base": "kd", "objective": {"ce": float("nan")}}}]},
+        "objective.ce is nan; it must be a finite number",
+    ),
+    (
+        {"methods": [{"x": {"base": "kd", "objective": {"ce": {"weight": None}}}}]},
+        "objective.ce.weight is None; it must be a number",
+    ),
+    ({"methods": [{"x": {"base": "kd", "objective": {"ce": True}}}]}, "objective.ce is True; it must be a number"),
+    ({"methods": [{"x": {"base": "baseline", "objective": {"kd": 1}}}]}, "a term of kd needs a teacher; set teachers: 1"),
+    ({"methods": [{"x": {"base": "dml", "networks": 1}}]}, "a term of ce, mutual needs other networks in its group"),
+    ({"methods": ["dml"], "recipe": {"ranks_per_network": 1}}, "needs all networks in one process; set recipe.ranks_per"),
+    ({"methods": ["hkd"], "recipe": {"ranks_per_network": 2}}, "needs all images of its network in one process"),
+    ({"methods": ["self-explanation"], "recipe": {"compile": True}}, "needs a network that is not compiled"),
+    # Exchanges.
+    ({"methods": [{"x": {"base": "dgd", "exchange": {}}}]}, "methods.x.exchange is {}; write {name: ..., <option>: ...}"),
+    (
+        {"methods": [{"x": {"base": "dgd", "exchange": "swap"}}]},
+        "methods.x.exchange is 'swap'; it must be a mapping of keys or null",
+    ),
+    (
+        {"methods": [{"x": {"base": "dgd", "exchange": {"name": "grift"}}}]},
+        "methods.x.exchange.name is 'grift'; it is no exchange; did you mean graft?",
+    ),
+    ({"methods": [{"x": {"base": "dgd", "exchange": {"cc": 4}}}]}, "methods.x.exchange.cc: unknown key; did you mean"),
+    ({"methods": [{"x": {"base": "dgd", "exchange": {"c": float("inf")}}}]}, "exchange.c is inf; it must be a finite number"),
+    ({"methods": [{"x": {"base": "kd", "exchange": {"a": 0}}}]}, "methods.x.exchange has no name, and kd has no exchange"),
+    (
+        {"methods": [{"x": {"base": "repr", "exchange": {"every": 2}}}]},
+        "exchange.every: repr keeps its own time: share, normal",
+    ),
+    (
+        {"methods": [{"x": {"base": "repr", "exchange": {"share": None}}}]},
+        "exchange.share is None; it must be a number above 0",
+    ),
+    (
+        {"methods": [{"x": {"base": "repr", "exchange": {"share": 1.0}}}]},
+        "exchange.share is 1.0; it must be above 0 and below 1",
+    ),
+    ({"methods": ["repr"], "recipe": {"epochs": 90}}, "the cycles of 'repr' take 90 epochs, and recipe.epochs is 90"),
+    (
+        {"methods": [{"x": {"base": "grafting", "exchange": {"level": "filter"}}}], "protocol": "reference-code"},
+        "methods.x.exchange.criterion is 'entropy'; the published filter-level script",
+    ),
+    (
+        {"methods": [{"x": {"base": "grafting", "exchange": {"from": 3, "until": 2}}}]},
+        "methods.x.exchange.until is 2, before from, 3: it would never take place",
+    ),
+    # Data sets, pairs, controls.
+    ({"datasets": ["digit"]}, "datasets: unknown data set 'digit'; did you mean digits?"),
+    ({"datasets": ["digits", "digits"]}, "datasets has 'digits' twice"),
+    ({"datasets": ["imagefolder:/nowhere/at/all"], "data": {"image_size": 8}}, "'/nowhere/at/all' is no folder"),
+    ({"datasets": ["imagefolder:config"]}, "data.image_size is needed for 'imagefolder:config'"),
+    ({"datasets": ["imagefolder:/"], "data": {"image_size": 8}}, "'imagefolder:/' has no name for a folder of results"),
+    (
+        {"datasets": ["imagefolder:config/test", "imagefolder:papers/../tests/../config/test"], "data": {"image_size": 8}},
+        "datasets: two of them would share the folder 'imagefolder-test'; rename one",
+    ),
+    (
+        {"pairs": [{"student": "cifar_resnet9"}], "methods": ["baseline"]},
+        "pairs[0].student: unknown model 'cifar_resnet9': did you",
+    ),
+    ({"pairs": [{"student": "../cifar_resnet8"}], "methods": ["baseline"]}, f"pairs[0].student is '../cifar_resnet8'; {NAMED}"),
+    (
+        {"pairs": [{"student": "cifar_resnet8"}], "methods": ["kd"]},
+        "method 'kd' needs a teacher and the pair of cifar_resnet8 has",
+    ),
+    (
+        {"methods": [{"x": {"base": "kd", "teachers": 2}}]},
+        "method 'x' needs 2 teachers and teacher_seeds has 1; give it 2 seeds",
+    ),
+    (
+        {"pairs": [{"student": "cifar_resnet8", "methods": ["kdd"]}]},
+        "pairs[0].methods: 'kdd' of cifar_resnet8 is no name of methods; did you mean kd?",
+    ),
+    ({"controls": {"dgd": ["baseline@worst"]}}, "controls: 'baseline@worst' is no reading; write a name of methods"),
+    ({"controls": {"dml": ["baseline"]}}, "controls: 'dml' has no gain; write a name of methods other than baseline"),
+    ({"controls": {"dgd@mean": ["baseline"]}}, "controls: 'dgd@mean' has no gain"),
+    ({"controls": {"dgd": ["dgd"]}}, "controls: dgd is held against itself"),
+    ({"controls": {"dgd": ["kd@ensemble"]}}, "controls: 'kd@ensemble' reads a group, and kd has one network"),
+    (
+        {"controls": {"dgd": ["kd"]}, "methods": ["kd", "dgd"]},
+        "controls: gains are over the baseline, which is not in methods",
+    ),
+    ({"seeds": list(range(250_001))}, "datasets x pairs x methods x seeds are 1,000,004 cells; it must be at most 1,000,000"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), MISTAKES, ids=[message[:60] for _, message in MISTAKES])
+def test_a_mistake_is_one_line_that_names_the_key(changes, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = lines({**BENCHMARK, **changes})
+    assert len(found) == 1, found
+    assert message in found[0]
+
+
+def test_an_absolute_folder_of_results_is_fine(tmp_path):
+    assert config.check({**BENCHMARK, "results": str(tmp_path)}).results == str(tmp_path)
+
+
+def test_every_mistake_is_told_at_once():
+    given = {
+        "benchmark": "my bench",
+        "sedes": [0],
+        "methods": ["kdd", {"x": {"base": "kd", "recipe": {"lr": 0}}}],
+        "datasets": ["digit"],
+        "pairs": [{"student": "cifar_resnet9"}],
+        "recipe": {"lr": 0, "epochs": 0},
+        "controls": {"dgd": "kd"},
+    }
+    found = lines(given)
+    assert [re.split(r":? ", line)[0] for line in found] == [
+        "sedes",
+        "benchmark",
+        "seeds",
+        "controls.dgd",
+        "recipe.epochs",
+        "recipe.lr",
+        "methods[0]",
+        "methods.x.recipe.lr",
+        "datasets",
+        "pairs[0].student",
+    ]
+
+
+@pytest.mark.parametrize("given", [None, [1, 2], "text", 3])
+def test_what_is_no_mapping_is_said_to_be_none(given):
+    (line,) = lines(given)
+    assert re.fullmatch(r"a benchmark is .*; it must be a mapping of keys, see config/README.md", line)
+
+
+# ------------------------------------------------------------------------------------------------- mistakes in a file
+
+FILES = {
+    "no mapping": (b"[1, 2]", "a benchmark is [1, 2]; it must be a mapping of keys"),
+    "empty": (b"", "a benchmark is None; it must be a mapping of keys"),
+    "two keys of one name": (
+        b"seeds: [0]\nbenchmark: b\nseeds: [1]\n",
+        "line 3, column 1: the key 'seeds' is there twice; keep one",
+    ),
+    "two keys of one name inside": (b"recipe: {lr: 1, lr: 2}", "line 1, column 17: the key 'lr' is there twice"),
+    "not a number": (b"recipe: {lr: .nan}", "line 1, column 14: .nan is no finite number; write a number"),
+    "infinity": (b"recipe:\n  lr: -.inf\n", "line 2, column 7: -.inf is no finite number"),
+    "a number for a key": (b"7: 1\n", 'line 1, column 1: the key 7 is no text; write "7"'),
+    "yes for a key": (b"recipe: {on: 1}", 'line 1, column 10: the key on is no text; write "on"'),
+    "a list for a key": (b"? [a]\n: 1\n", "line 1, column 3: the key a list or a mapping is no text"),
+    "latin-1": ("benchmark: caf\u00e9".encode("latin-1"), "not UTF-8 (byte 14); save it as UTF-8"),
+    "binary": (b"\x00\x01\x02", "not YAML: "),
+    "utf-16": ("benchmark: b".encode("utf-16"), "not UTF-8 (byte 0); save it as UTF-8"),
+    "no YAML": (b"a: [1, 2", "not YAML: "),
+    "no date": (b"benchmark: 2020-13-45", "line 1, column 12: '2020-13-45' cannot be read as timestamp"),
+    "another tag": (b"benchmark: !!python/object:os.system {}", "could not determine a constructor"),
+    "a wrong tag": (b"benchmark: !!int ''", "line 1, column 12: '' cannot be read as int"),
+    "nested without end": (b"[" * 500, "not YAML: nested too deeply"),
+    "a number of many digits": (b"seeds: [" + b"9" * 5000 + b"]", "cannot be read as int"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), FILES.values(), ids=FILES)
+def test_a_file_that_nobody_could_have_meant_is_refused_in_one_line(tmp_path, content, message):
+    path = tmp_path / "b.yaml"
+    path.write_bytes(content)
     with pytest.raises(ConfigError) as error:
-        config.check({**BENCHMARK, **keys}, "b.yaml")
+        config.load(path)
+    assert str(error.value).startswith(f"{path}: ")
     assert message in str(error.value)
-    assert str(error.value).startswith("b.yaml: ")
-    assert "\n" not in str(error.value)
+    assert str(error.value).isprintable()
+    assert said_by_snakemake(path) == said_by_the_command(path) == str(error.value)
 
 
-def test_nothing_that_trains_imports_what_only_reads():
-    """The readers are left out of the code hash; that is only right while training cannot depend on them."""
+def test_what_cannot_be_read_is_named(tmp_path):
+    for path, message in ((tmp_path / "none.yaml", "no such file"), (tmp_path, "a folder; give a YAML file")):
+        with pytest.raises(ConfigError) as error:
+            config.load(path)
+        assert str(error.value) == f"{path}: {message}"
+    with pytest.raises(ConfigError, match="cannot be read: "):
+        config.load(tmp_path / ("x" * 300))
+    if os.geteuid():
+        (tmp_path / "closed.yaml").touch(0o000)
+        with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
+            config.load(tmp_path / "closed.yaml")
+
+
+def test_aliases_and_merges_are_read(tmp_path):
+    path = tmp_path / "b.yaml"
+    merged = "recipe: &r {epochs: 3, lr: 0.5}\nteacher_recipe: {<<: *r, lr: 0.25}\n"
+    path.write_text(yaml.safe_dump(BENCHMARK) + merged)
+    found = config.load(path)
+    assert (found.recipe.lr, found.teacher_recipe) == (0.5, {"epochs": 3, "lr": 0.25})
+
+
+def test_aliases_that_grow_without_end_are_refused_in_one_line(tmp_path):
+    path = tmp_path / "b.yaml"
+    laughs = "".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefghi", "bcdefghij"))
+    for text in ("a: &a [x]\n" + laughs, "recipe: &r {lr: *r}\n", "methods: &m [*m]\n", "pairs: &p [{student: *p}]\n"):
+        path.write_text(yaml.safe_dump({"benchmark": "b"}) + text)
+        with pytest.raises(ConfigError) as error:
+            config.load(path)
+        assert all(line.startswith(f"{path}: ") and len(line) < 500 for line in str(error.value).split("\n"))
+
+
+# ------------------------------------------------------------------------------------------------------- one validator
+
+
+def said_by_snakemake(path: Path) -> str:
+    """What the Snakefile says about a config; "" if nothing is wrong with it."""
+    try:
+        resolve([path])
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def said_by_the_command(path: Path) -> str:
+    """What `dgd-bench list` says about a config; "" if it lists its cells."""
+    import contextlib
+    import io
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(["list", str(path)])
+    assert bool(out.getvalue()) == (code == 0)
+    return err.getvalue().removeprefix("dgd-bench: ").rstrip("\n")
+
+
+def test_command_line_of_snakemake_replaces_keys_of_files(tmp_path):
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(BENCHMARK | {"recipe": {"epochs": 7, "lr": 0.5}}))
+    (tmp_path / "c.yaml").write_text("recipe: {lr: 0.25}\n")
+    found = resolve([tmp_path / "b.yaml", tmp_path / "c.yaml"], {"recipe": {"batch_size": "9"}, "seeds": ["3"]})
+    assert (found.recipe.epochs, found.recipe.lr, found.recipe.batch_size, found.seeds) == (7, 0.25, 9, (3,))
+    with pytest.raises(ConfigError, match=r"^b\.yaml: no such file$"):
+        resolve(["b.yaml"], {})
+    with pytest.raises(ConfigError, match=r"^--config: '\[1': line 1, column 3: not YAML"):
+        resolve([tmp_path / "b.yaml"], {"seeds": "[1"})
+
+
+def test_a_launcher_without_networks_says_the_same_but_for_registries():
+    """Snakemake's own environment has no torch: terms and their options are known there too."""
     code = (
-        "import sys, dgd.training;"
-        f"bad = [m for m in sys.modules if m.startswith('dgd.') and m.split('.')[1] + '.py' in {provenance.READERS!r}];"
-        "sys.exit(' '.join(bad) or 0)"
+        "import sys, yaml\nfrom dgd import config\n"
+        "try: config.check(yaml.safe_load(sys.stdin.read()), 'b.yaml')\n"
+        "except config.ConfigError as error: print(error)\n"
+        "assert 'torch' not in sys.modules and 'timm' not in sys.modules\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    rows = [{"x": {"base": "kd", "objective": {"kd": {"taau": 1}, "dk": 1}}}, {"y": {"base": "grafting", "exchange": {"a": 2}}}]
+    given = {**BENCHMARK, "methods": rows, "seeds": "abc", "recipe": {"epochs": 0}}
+    text, env = yaml.safe_dump(given, sort_keys=False), os.environ | {"DGD_NETWORKS": "no"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, input=text, env=env, text=True, capture_output=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines() == [f"b.yaml: {line}" for line in lines(given)]
 
 
-def test_the_library_never_imports_the_pipeline():
-    for path in provenance.PACKAGE.rglob("*.py"):
-        assert "import pipeline" not in path.read_text()
-        assert "from pipeline" not in path.read_text()
+# ------------------------------------------------------------------------------------------------------- the reference
 
 
-def test_the_code_hash_sees_every_training_file(tmp_path, monkeypatch):
-    import shutil
-
-    copy = tmp_path / "dgd"
-    shutil.copytree(provenance.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(provenance, "PACKAGE", copy)
-    before = provenance.code_hash()
-    for name, changes in (
-        ("grafting.py", True),
-        ("objectives/kd.py", True),
-        ("tables.py", False),
-        ("cli.py", False),
-        ("claims.py", False),
-    ):
-        (copy / name).write_text((copy / name).read_text() + "\n# edited\n")
-        assert (provenance.code_hash() != before) is changes, name
-        before = provenance.code_hash()
+def test_the_reference_is_that_of_the_kinds():
+    text = (ROOT / "config" / "README.md").read_text()
+    assert reference.render() in text, "run `python -m pipeline.reference`"
+    for path in sorted(ROOT.glob("config/*.yaml")):
+        assert f"`{path.name}`" in text, f"config/README.md does not name {path.name}"

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dgd.methods import EXCHANGES, GRAFTED, METHODS
+from dgd import terms
+from dgd.methods import GRAFTED, METHODS
 from dgd.objectives import NEEDS, STATUSES, TERMS
 from pipeline import reference
 
@@ -24,8 +25,8 @@ def test_a_changed_default_or_deviation_shows_in_the_table(monkeypatch):
     before = reference.render_terms()
     monkeypatch.setattr(TERMS["sp"], "deviations", ("one more",))
     assert "One more." in reference.render_terms()
-    monkeypatch.setitem(EXCHANGES["repr"], "share", 0.25)
-    assert "`share: 0.25`" in reference.render_terms()
+    monkeypatch.setitem(terms.known()["rkd"], "distance", (float, 0.25))
+    assert "`distance: 0.25`" in reference.render_terms()
     assert before in TEXT
 
 
@@ -51,7 +52,7 @@ def test_every_status_is_explained():
 # Of `graft`, what it does; when it does it, and what goes with it, is in config/README.md.
 @pytest.mark.parametrize("name", [*(name for name in TERMS if reference.options(name)), "repr", "graft"])
 def test_every_option_is_explained_with_its_default(name):
-    options = EXCHANGES[name] if name in EXCHANGES else reference.options(name)
+    options = reference.options(name)
     (said,) = re.findall(rf"Options of `{name}`: (.*?)(?=Options of|$)", "\n".join(PARAGRAPHS), re.M)
     assert set(re.findall(r"`(\w+)` \(", said)) == set(options)
     for key, default in options.items():

@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch import nn
 
-from dgd import cli, data, evidence, filters, models, pruning, tables, training
+from dgd import cli, data, evidence, filters, identity, models, pruning, tables, training
 from dgd.config import cells
 from dgd.evidence import Traces, density_table, density_text, effective, read_pruning, read_traces, sets_over_epochs
 from dgd.models.folding import followers
@@ -400,7 +400,7 @@ def test_committed_curves_make_nothing_train(tmp_path):
     config = yaml.safe_load((ROOT / "config/test/tiny.yaml").read_text()) | {"pruning": [0.5]}
     (tmp_path / "pruned.yaml").write_text(yaml.safe_dump(config))
     results = tmp_path / "results"
-    files = [results / cell["path"] / name for cell in cells(config) for name in training.OUTPUTS if "safetensors" not in name]
+    files = [results / cell["path"] / name for cell in cells(config) for name in identity.OUTPUTS if "safetensors" not in name]
     curves = [results / cell["path"] / "pruning.csv" for cell in cells(config)]
     tiny = results / "tiny"
     names = ("results", "methods", "filters", "density", "claims", "controls")

@@ -149,7 +149,7 @@ def test_a_wide_block_by_hand():
 
 def test_wide_resnets_start_as_in_the_reference_code():
     torch.manual_seed(0)
-    model = models.CifarWideResNet(10, 4)
+    model = CifarWideResNet(10, 4)
     scales = torch.cat([module.weight for module in model.modules() if isinstance(module, nn.BatchNorm2d)])
     assert 0 <= scales.min() < 0.05
     assert 0.95 < scales.max() <= 1
@@ -291,9 +291,9 @@ def test_bad_requests_are_refused():
     with pytest.raises(NotImplementedError, match="checkpointing"):
         model.set_grad_checkpointing()
     with pytest.raises(ValueError, match="6n \\+ 2"):
-        models.CifarResNet(21)
+        CifarResNet(21)
     with pytest.raises(ValueError, match="6n \\+ 4"):
-        models.CifarWideResNet(12, 1)
+        CifarWideResNet(12, 1)
 
 
 def test_registered_once_with_timm():

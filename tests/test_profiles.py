@@ -8,9 +8,8 @@ import pytest
 import yaml
 from snakemake.cli import get_argument_parser
 
-from dgd.config import cells
+from dgd.config import cells, check, read
 from dgd.memory import MIB, estimate
-from pipeline.config import load
 from pipeline.jobs import gpus, mem_mb
 
 ROOT = Path(__file__).parents[1]
@@ -61,10 +60,10 @@ def test_every_cell_has_a_gpu_and_its_estimate_on_a_cluster(name):
     """The machine that submits may have no GPU: the profile says that cells run on CUDA, and the rules then count."""
     (change,) = PROFILES[name]["config"]
     key, _, value = change.partition("=")
-    config = load(ROOT / "config/test/tiny.yaml")
-    cell = cells(config | {key: config[key] | yaml.safe_load(value)})[-1]
+    given = read(ROOT / "config/test/tiny.yaml")
+    cell = cells(check({**given, key: {**given[key], **yaml.safe_load(value)}}))[-1]
     assert gpus(cell) == 1
-    assert mem_mb(cell) == estimate(cell, cuda=True)["host"] * MIB // 10**6 + 1
+    assert mem_mb(cell) == estimate(cell.plain(), cuda=True)["host"] * MIB // 10**6 + 1
     for resources in PROFILES[name]["set-resources"].values():
         assert not {"gpu", "mem_mb"} & set(resources)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from dgd import checkpoint, config, data, training
+from dgd import checkpoint, config, data, identity, training
 from dgd.methods import METHODS
 
 
@@ -65,7 +65,7 @@ def trained(digits, tmp_path_factory):
 def test_every_method_leaves_its_files(trained):
     for (_, method), cell in cells().items():
         folder = trained / cell["path"]
-        assert sorted(p.name for p in folder.iterdir()) == sorted(training.OUTPUTS)
+        assert sorted(p.name for p in folder.iterdir()) == sorted(identity.OUTPUTS)
         metrics = json.loads((folder / "metrics.json").read_text())
         n = METHODS[method].networks
         assert metrics["status"] == "finished"
@@ -223,7 +223,7 @@ def test_divergence_is_an_outcome_and_reaches_the_students(digits, tmp_path):
         metrics = json.loads((folder / "metrics.json").read_text())
         assert metrics["status"] == status
         assert "networks" not in metrics
-        assert sorted(p.name for p in folder.iterdir()) == sorted(training.OUTPUTS)
+        assert sorted(p.name for p in folder.iterdir()) == sorted(identity.OUTPUTS)
 
 
 def test_weights_keep_their_order(tmp_path):

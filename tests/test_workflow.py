@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,15 +15,16 @@ import pytest
 import yaml
 
 from dgd import provenance
+from dgd.cell import Cell
 from dgd.config import cells as cells_of
-from pipeline.cells import render
-from pipeline.config import load, one_of
+from dgd.config import check, load, read
+from pipeline.config import one_of
 from pipeline.jobs import gpus, launcher, mem_mb, threads
 from pipeline.report import to_html
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-PARTS = ("Snakefile", "pipeline", "dgd", "config", "papers", "profiles", "envs", "dvc.yaml", "cells.yaml", ".dvcignore")
+PARTS = ("Snakefile", "pipeline", "dgd", "config", "papers", "profiles", "envs", "dvc.yaml", ".dvcignore")
 TINY = ("--configfile", "config/test/tiny.yaml")
 TEACHER = "tiny/digits/cifar_resnet20/baseline/seed0"
 BASELINE = "tiny/digits/cifar_resnet8/baseline/seed0"
@@ -74,9 +76,9 @@ def test_the_snakefile_is_short():
     assert len((ROOT / "Snakefile").read_text().splitlines()) < 60
 
 
-def cell(**recipe) -> dict:
-    config = load(ROOT / "config/test/tiny.yaml")
-    return cells_of(config | {"recipe": config["recipe"] | recipe})[-1]
+def cell(**recipe) -> Cell:
+    given = read(ROOT / "config/test/tiny.yaml")
+    return cells_of(check({**given, "recipe": {**given["recipe"], **recipe}}))[-1]
 
 
 @pytest.mark.parametrize(("device", "tool", "expected"), [("auto", True, 1), ("cpu", True, 0), ("cuda", False, 1)])
@@ -98,7 +100,7 @@ def test_a_job_asks_for_what_its_processes_take():
 
 
 def test_a_model_that_cannot_take_the_images_is_planned_like_the_others():
-    assert mem_mb({**cell(), "student": "vgg11_bn"}) == 4000
+    assert mem_mb(replace(cell(), student="vgg11_bn")) == 4000
 
 
 def test_a_cell_over_two_processes_gives_the_bytes_of_one(repo):
@@ -164,9 +166,9 @@ def test_one_command_goes_from_the_data_to_the_report(repo):
     assert "<table>" in page
     assert not re.search(r"(src|href)=.(?!data:|#)", page), "the report refers to something outside itself"
     for cell in cells_of(load(repo / "wild.yaml")):
-        status = json.loads((repo / "results" / cell["path"] / "metrics.json").read_text())["status"]
-        assert status == ("diverged" if cell["method"] == "wild" else "finished")
-        assert cell["path"] in page
+        status = json.loads((repo / "results" / cell.path / "metrics.json").read_text())["status"]
+        assert status == ("diverged" if cell.method == "wild" else "finished")
+        assert cell.path in page
     assert "diverged" in (folder / "cells.csv").read_text()
     shown = run(repo, "python", "-m", "pipeline.show", "results/tiny")
     assert "0 of 1" in shown
@@ -174,9 +176,17 @@ def test_one_command_goes_from_the_data_to_the_report(repo):
     assert "Nothing to be done" in run(repo, "snakemake", "-n", "--configfile", "wild.yaml")
 
 
-def test_dvc_names_every_cell_of_every_config(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert Path("cells.yaml").read_text() == render(sorted(Path("config").glob("*.yaml"))), "run `python -m pipeline.cells`"
+def test_dvc_names_every_cell_of_every_config(repo):
+    """`make cells` writes what `dvc.yaml` takes its names from, and DVC finds the README's cell by it."""
+    run(repo, "python", "-m", "pipeline.cells")
+    found = yaml.safe_load((repo / "cells.yaml").read_text())["cells"]
+    configs = sorted(ROOT.glob("config/*.yaml"))
+    assert sorted(cell["folder"] for cell in found.values()) == sorted(
+        f"results/{cell.path}" for path in configs for cell in cells_of(load(path, folders=False))
+    )
+    assert {cell["config"] for cell in found.values()} == {f"config/{path.name}" for path in configs}
+    shown = run(repo, "dvc", "stage", "list", "--name-only", "cell@quick-digits-cifar_resnet8-dgd-0")
+    assert shown.split() == ["cell@quick-digits-cifar_resnet8-dgd-0"]
 
 
 def test_dvc_depends_on_the_files_of_the_code_hash(repo):

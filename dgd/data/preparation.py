@@ -44,8 +44,11 @@ def moments(images: np.ndarray) -> tuple[list[float], list[float]]:
 def _split(name: str, labels: np.ndarray, train_images: int | None, validation_images: int, seed: int) -> dict:
     """Carve validation and then training images out of the training part: two ascending, disjoint index arrays.
 
-    The validation images depend on their number and the seed only, not on `train_images`.
+    The validation images depend on their number and the seed only, not on `train_images`. Labels that are numbers have no
+    classes to keep in proportion.
     """
+    if labels.dtype.kind == "f":
+        labels = np.zeros(len(labels), np.int64)
     most = len(labels) - 1
     if not 0 <= validation_images <= most:
         raise ValueError(f"{name}: validation_images is {validation_images}, and can be 0 to {most}")

@@ -18,20 +18,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import rotate
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 from torchvision.datasets.utils import download_url
 from torchvision.transforms import functional as F
 
 DIGITS_SPLIT_SEED = 0
+ROTATION_SEED = 0
 FOLDER_LAYOUT = "<path>/train/<class>/*.png|jpg|... and <path>/test/<class>/* (or <path>/val/<class>/*)"
 
 
 class Part(NamedTuple):
     """One official part (training or test) of a data set.
 
-    `labels` is int64 (n,). Either `images`, uint8 (n, C, H, W), or `files`, n paths relative to the data set's
-    folder, is given.
+    `labels` are classes, int64 (n,), or numbers, float32 (n,). Either `images`, uint8 (n, C, H, W), or `files`, n paths
+    relative to the data set's folder, is given.
     """
 
     labels: np.ndarray
@@ -114,6 +116,18 @@ def _fetch(path: Path, urls: list[str], md5: str) -> None:
             except (OSError, RuntimeError) as error:
                 problems.append(f"{url}: {error}")
     raise FileNotFoundError(f"{path} is not there and could not be downloaded; put it there yourself. {problems}")
+
+
+def _digits_rotation(data_dir: Path) -> Raw:
+    """Return the digits, each turned by an angle of its own that is its label: uniform in +-60 degrees, given in radians."""
+    plain, draw = _digits(data_dir), np.random.RandomState(ROTATION_SEED)
+
+    def turned(part: Part) -> Part:
+        angles = draw.uniform(-60, 60, len(part.labels))
+        images = [rotate(image[0], angle, reshape=False, order=1) for image, angle in zip(part.images, angles)]
+        return Part(np.radians(angles).astype(np.float32), np.stack(images)[:, None])
+
+    return plain._replace(train=turned(plain.train), test=turned(plain.test), classes=[])
 
 
 def _digits(data_dir: Path) -> Raw:
@@ -258,6 +272,7 @@ def resized(path: Path, image_size: int) -> np.ndarray:
 
 SOURCES: dict[str, Source] = {
     "digits": Source(_digits, pad=1, flip=False, shape=(10, 1, 8, 1198, 599)),
+    "digits-rotation": Source(_digits_rotation, pad=1, flip=False, shape=(1, 1, 8, 1198, 599)),
     "cifar10": Source(lambda data_dir: _cifar(data_dir, CIFAR10), pad=4, flip=True, shape=(10, 3, 32, 50_000, 10_000)),
     "cifar100": Source(lambda data_dir: _cifar(data_dir, CIFAR100), pad=4, flip=True, shape=(100, 3, 32, 50_000, 10_000)),
     "fashion_mnist": Source(_fashion_mnist, pad=4, flip=True, shape=(10, 1, 28, 60_000, 10_000)),

@@ -1,10 +1,13 @@
 """Models by name: the CIFAR networks of the papers, registered with timm, and every other model of timm.
 
-Importing this package registers `cifar_resnet8/20/32/44/56/110`, `cifar_resnet8/20/32/56/110_leaky`, `cifar_mobilenetv2`,
-`cifar_vgg16_bn`, `cifar_wrn28_10` and `cifar_wrn10_1`. Weights are never downloaded.
+Importing this package registers the networks of its files that use timm's `@register_model`: `cifar_resnet8/20/32/44/56/110`,
+`cifar_resnet8/20/32/56/110_leaky`, `cifar_mobilenetv2`, `cifar_vgg16_bn`, `cifar_wrn28_10` and `cifar_wrn10_1`. A new file is
+found by itself. Weights are never downloaded.
 """
 
 import difflib
+from importlib import import_module
+from pathlib import Path
 
 import timm
 import torch
@@ -13,24 +16,23 @@ from timm.models import get_pretrained_cfg
 from timm.models.vgg import VGG
 from torch import nn
 
-from dgd.models.cifar_mobilenetv2 import CifarMobileNetV2
-from dgd.models.cifar_resnet import CifarNet, CifarResNet
-from dgd.models.cifar_vgg import CifarVGG
-from dgd.models.cifar_wrn import CifarWideResNet
+__all__ = ["create", "is_known", "suggest"]
 
-__all__ = ["CifarMobileNetV2", "CifarNet", "CifarResNet", "CifarVGG", "CifarWideResNet", "create", "is_known", "suggest"]
+for _path in sorted(Path(__file__).parent.glob("*.py")):
+    if "\n@register_model\n" in _path.read_text(encoding="utf-8"):
+        import_module(f"{__name__}.{_path.stem}")
 
 # Where timm's models keep what shrinks the image between the stem's convolution and the first stage.
 STEM_POOLS = ("maxpool", "stem.pad", "stem.pool", "features.pool0")
 
 
 def is_known(name: str) -> bool:
-    """Whether `create` knows the name: a model registered with timm, without a tag of pretrained weights."""
+    """Return whether `create` knows the name: a model registered with timm, without a tag of pretrained weights."""
     return name in timm.list_models()
 
 
 def suggest(name: str) -> str:
-    """One line that says why a name is not known and what would be right."""
+    """Return one line that says why a name is not known and what would be right."""
     plain = str(name).split(".")[0]
     if plain != name and is_known(plain):
         return f"unknown model {name!r}: a tag names pretrained weights, which are never loaded; write {plain!r}"

@@ -11,7 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dgd import data as datasets
-from dgd import provenance
+from dgd import identity, provenance
 from dgd.cell import Cell
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.train import averages, checkpoint, memory, ranks
@@ -26,9 +26,7 @@ from dgd.train.schedule import exchange_due
 from dgd.train.step import train_epoch
 
 
-def train_cell(
-    cell: Cell | Mapping, *, results: str | Path, data: str | Path, out: str | Path | None = None, facts: Mapping | None = None
-) -> dict | None:
+def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, out: str | Path | None = None) -> dict | None:
     """Train one cell and write its folder; under `torchrun` all its processes call this together, see `dgd.train.ranks`.
 
     A cell that was stopped goes on from its last epoch and ends in the same bytes as one that was not.
@@ -38,7 +36,6 @@ def train_cell(
         results: Root of the results; teachers are looked up below it.
         data: Folder of the prepared data set.
         out: The cell's folder; `results / cell.path` by default.
-        facts: What provenance.json is to say besides.
 
     Returns:
         What metrics.json holds; None in the processes of a `torchrun` that do not lead.
@@ -57,11 +54,11 @@ def train_cell(
     dataset = datasets.load(data)
     folders = [Path(results) / path for path in cell.teachers]
     made_from = {
+        "identity": identity.record(cell, results=results, data=data),
         "dataset_sha256": provenance.file_hash(Path(data) / "manifest.json"),
         "teachers": {path: _hash(folder / "model.safetensors") for path, folder in zip(cell.teachers, folders)},
     }
-    stamp = json.dumps([cell.plain(), made_from, provenance.code_hash()], sort_keys=True)
-    made_from |= facts or {}
+    stamp = json.dumps([cell.plain(), made_from], sort_keys=True)
     processes = ranks.join(cell.networks, cell.processes, device)
     try:
         teachers = [load_network(folder, dataset, cell) for folder in folders]

@@ -1,8 +1,7 @@
-"""Files that are either whole or not there, and that are read without running anything that is in them."""
+"""Weights and resume points: written whole or not at all, and read without running anything that is in them."""
 
 import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,31 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file atomically: a reader, or a run after a crash, sees the old file or the whole new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed process leaves, the next one overwrites
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: str | Path, content: str) -> None:
-    """`write_bytes` of UTF-8 text."""
-    write_bytes(path, content.encode())
-
-
-def write_json(path: str | Path, content: Mapping) -> None:
-    """`write_text` of JSON with two-space indents; NaN is refused because JSON has none."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+from dgd.files import write_bytes
 
 
 def save_weights(path: str | Path, tensors: Mapping[str, Tensor]) -> None:

@@ -20,12 +20,11 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from dgd import data, filters
+from dgd import data, files, filters
 from dgd.cell import Cell
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.models.folding import followers
 from dgd.task import TASKS, Metric, Task
-from dgd.train import checkpoint
 from dgd.train.cell import load_network
 from dgd.train.device import Arithmetic, arithmetic, pick_device, set_up
 from dgd.train.evaluate import evaluate
@@ -191,5 +190,5 @@ def prune_cell(folder: str | Path, prepared: str | Path, shares: Sequence[float]
                 f"{recorded:.2f} {task.metric.unit}: these are not the weights, or not the data, that were measured; train the "
                 "cell again"
             )
-    checkpoint.write_text(folder / "pruning.csv", curve.to_csv(index=False))
+    files.write_text(folder / "pruning.csv", curve.to_csv(index=False))
     return curve

@@ -12,21 +12,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from dgd import filters, provenance
+from dgd import files, filters, provenance
 from dgd.cell import Cell
 from dgd.task import METRICS, TASKS, best
 from dgd.train import checkpoint
 from dgd.train.outcomes import NoResult
 
-OUTPUTS = (
-    "metrics.json",
-    "history.csv",
-    "config.yaml",
-    "provenance.json",
-    "predictions.npz",
-    "filters.npz",
-    "model.safetensors",
-)
 RESUME = "resume.pt"
 REPORTED = (
     *("epochs", "batch_size", "lr", "schedule", "step_epochs", "milestones", "gamma"),
@@ -204,11 +195,11 @@ def _write(
     for name, content in (("predictions", predictions), ("filters", arrays)):
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **content)
-        checkpoint.write_bytes(out / f"{name}.npz", buffer.getvalue())
+        files.write_bytes(out / f"{name}.npz", buffer.getvalue())
     checkpoint.save_weights(out / "model.safetensors", weights)
-    checkpoint.write_text(out / "history.csv", history.to_csv(index=False))
-    checkpoint.write_text(out / "config.yaml", yaml.safe_dump(cell.plain(), sort_keys=False))
-    checkpoint.write_json(out / "provenance.json", provenance.record(cell=cell.path, seed=cell.seed, **facts))
-    checkpoint.write_json(out / "metrics.json", metrics)
+    files.write_text(out / "history.csv", history.to_csv(index=False))
+    files.write_text(out / "config.yaml", yaml.safe_dump(cell.plain(), sort_keys=False))
+    files.write_json(out / "provenance.json", provenance.record(cell=cell.path, seed=cell.seed, **facts))
+    files.write_json(out / "metrics.json", metrics)
     (out / RESUME).unlink(missing_ok=True)
     return json.loads(json.dumps(metrics))

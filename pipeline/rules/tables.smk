@@ -40,7 +40,7 @@ rule collect:
         mem_mb=1000,
     params:
         config=RESOLVED,
-        src=fingerprint("dgd/tables.py", "pipeline/collect.py"),
+        src=fingerprint("dgd/read", "dgd/cell.py", "dgd/task.py", "pipeline/collect.py"),
     message:
         "collecting {BENCHMARK}"
     shell:
@@ -150,13 +150,10 @@ rule tabulate:
         report=CONFIG.get("report", "first"),
         controls=json.dumps(CONFIG["controls"]),
         src=fingerprint(
-            "dgd/tables.py",
-            "dgd/statistics.py",
-            "dgd/claims.py",
-            "dgd/comparison.py",
+            "dgd/read",
+            "dgd/cell.py",
+            "dgd/task.py",
             "dgd/methods.py",
-            "dgd/controls.py",
-            "dgd/evidence.py",
             "pipeline/tabulate.py",
         ),
     message:
@@ -195,7 +192,7 @@ rule plot:
     params:
         folder=lambda wildcards, input: os.path.dirname(str(input.cells)),
         src=fingerprint(
-            "dgd/figures.py", "dgd/evidence.py", "dgd/tables.py", "pipeline/plot.py"
+            "dgd/read", "dgd/task.py", "pipeline/plot.py"
         ),
     message:
         "plotting {BENCHMARK}"
@@ -230,7 +227,7 @@ rule report:
     params:
         config=RESOLVED,
         src=fingerprint(
-            "dgd/claims.py", "pipeline/report.py", "pipeline/report/page.html"
+            "dgd/read", "pipeline/report.py", "pipeline/report/page.html"
         ),
     message:
         "writing {output}"

@@ -1,0 +1,113 @@
+"""Frozen benchmarks: results that are read and never trained again, because older code made them and they are committed.
+
+A benchmark is frozen by a marker, frozen.yaml, in the folder of its results. It says when, and which code made the cells.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from dgd import identity
+from dgd.cell import Cell
+
+MARKER = "frozen.yaml"
+
+
+def is_frozen(folder: str | Path) -> bool:
+    """Return whether the results in this folder are those of a frozen benchmark."""
+    return (Path(folder) / MARKER).is_file()
+
+
+def made_by(folder: str | Path) -> list[dict]:
+    """Return which code made the cells of a frozen benchmark: `commit`, `dirty`, `code_sha256` and the number of `cells`.
+
+    An empty list where the benchmark is not frozen.
+    """
+    path = Path(folder) / MARKER
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["made_by"] if path.is_file() else []
+
+
+def freeze(folder: str | Path) -> list[dict]:
+    """Freeze a benchmark's results; return which code made its cells.
+
+    Args:
+        folder: Such as results/quick.
+
+    Raises:
+        ValueError: There is no cell in it.
+    """
+    counts: Counter = Counter()
+    for path in sorted(Path(folder).glob("*/*/*/seed*/provenance.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        git = record.get("git") or {}
+        counts[git.get("commit"), bool(git.get("dirty")), record["code_sha256"]] += 1
+    if not counts:
+        raise ValueError(f"{folder}: no cell of a benchmark in it; give the folder of a benchmark's results")
+    rows = [
+        {"commit": commit, "dirty": dirty, "code_sha256": code, "cells": n} for (commit, dirty, code), n in counts.most_common()
+    ]
+    content = {"frozen": datetime.now(UTC).date().isoformat(), "made_by": rows}
+    (Path(folder) / MARKER).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return rows
+
+
+def thaw(folder: str | Path) -> None:
+    """Take the marker away: the benchmark's cells are trained again where they are stale.
+
+    Raises:
+        ValueError: The benchmark is not frozen.
+    """
+    if not is_frozen(folder):
+        raise ValueError(f"{folder}: not frozen, there is no {MARKER} in it")
+    (Path(folder) / MARKER).unlink()
+
+
+def differences(folder: str | Path, cells: Iterable[Cell], data: dict[str, str | Path]) -> str:
+    """Say in one line in what the cells of a config differ from those of a frozen benchmark; "" where they do not.
+
+    Args:
+        folder: The benchmark's results.
+        cells: The cells that are asked for.
+        data: Folder name of a data set -> its prepared folder, compared where that is there.
+    """
+    folder, found = Path(folder), {}
+    for cell in cells:
+        for line in _differences(folder.parent / cell.path, cell, Path(data[cell.slug]) / "manifest.json"):
+            found.setdefault(line, []).append(cell.path)
+    lines = [f"{line} ({paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''})" for line, paths in found.items()]
+    if not lines:
+        return ""
+    return (
+        f"{folder} is frozen, and what is asked for differs: {'; '.join(lines)}. Give the benchmark another name, or thaw it "
+        f"with `dgd-bench freeze --thaw {folder}`"
+    )
+
+
+def refuse(folder: str | Path, cells: Iterable[Cell], data: dict[str, str | Path]) -> None:
+    """Raise ValueError with what differs where a benchmark is frozen and its cells are not those that are asked for."""
+    if is_frozen(folder) and (line := differences(folder, cells, data)):
+        raise ValueError(line)
+
+
+def _differences(folder: Path, cell: Cell, manifest: Path) -> list[str]:
+    frozen = identity.cell_of(folder)
+    if frozen is None:
+        return ["a cell is asked for that is not there"]
+    lines = identity.field_differences(identity.fields(frozen), identity.fields(cell))
+    if len(frozen.teachers) != len(cell.teachers):
+        lines.append(f"teachers was {len(frozen.teachers)} and is {len(cell.teachers)}")
+    record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    if manifest.is_file() and not _same_data(record, manifest):
+        lines.append("the data set differs")
+    return lines
+
+
+def _same_data(record: dict, manifest: Path) -> bool:
+    if "identity" in record:
+        return record["identity"]["data"] == identity.data_hash(manifest)
+    # Cells of older code recorded a hash of the manifest's bytes.
+    return record["dataset_sha256"] == identity.file_hash(manifest)

@@ -1,0 +1,433 @@
+"""What decides a cell's result, and whether a result is still the one that is asked for.
+
+A cell's identity is its typed fields, the code that it uses and its teachers' identities; the prepared data's hash stands
+beside it. The cell's provenance.json records it. `status` compares the two for everyone who asks: Snakemake, `dgd-bench`, DVC
+(through Snakemake), the tables and the report. Nothing here needs torch.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dgd import codehash, keys, methods
+from dgd.cell import EXCHANGES, Cell, Data, Recipe, slug
+from dgd.codehash import code as code
+
+OUTPUTS = (
+    "metrics.json",
+    "history.csv",
+    "config.yaml",
+    "provenance.json",
+    "predictions.npz",
+    "filters.npz",
+    "model.safetensors",
+)
+"""What a cell leaves in its folder."""
+WEIGHTS = "model.safetensors"
+ENTRY = "dgd.train.cell"
+"""The module that trains a cell."""
+APART = (
+    # They hold or check typed fields, which are compared by their values.
+    *("dgd", "dgd.cell", "dgd.keys", "dgd.methods", "dgd.terms"),
+    # They record, and change no result.
+    *("dgd.codehash", "dgd.identity", "dgd.provenance", "dgd.train.memory", "dgd.train.outcomes"),
+    # What they make is compared by its content.
+    *("dgd.data", "dgd.data.preparation", "dgd.data.sources"),
+)
+"""Modules that a training imports and that are no part of the code of its identity."""
+READER = "dgd.data.sources"
+"""What reads a folder's images while a network trains: part of the code of cells of folders only."""
+PLACE = ("format", "name", "arguments", "seed", "files")
+"""Keys of a data set's manifest that say where it comes from, not what it holds."""
+MISSING = "is not set"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides a cell's result, besides the prepared data.
+
+    Attributes:
+        fields: `recipe.lr`, `objective.kd.weight`, ... -> value.
+        code: File -> hash of its syntax.
+        teachers: The identities of its teachers, in their order.
+    """
+
+    fields: Mapping[str, Any]
+    code: Mapping[str, str]
+    teachers: tuple["Identity", ...] = ()
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of all of it."""
+        parts = [dict(self.fields), dict(self.code), [teacher.hash for teacher in self.teachers]]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A cell's result is the one that is asked for."""
+
+    reasons = ()
+    fresh = True
+
+    def __str__(self) -> str:
+        return "fresh"
+
+
+@dataclass(frozen=True)
+class Stale:
+    """A cell's result is missing, or is not the one that is asked for; `reasons` are sentences that say why."""
+
+    reasons: tuple[str, ...]
+    fresh = False
+
+    def __str__(self) -> str:
+        return f"stale: {'; '.join(self.reasons)}"
+
+
+# ------------------------------------------------------------------------------------------- what a cell is made from
+
+
+class Identities:
+    """The identities of the cells of a benchmark, teachers included; what cells share is computed once.
+
+    The code is read when a cell is first asked for: make a new object after an edit.
+
+    Args:
+        cells: The cells, among them the teachers.
+    """
+
+    def __init__(self, cells: Iterable[Cell] = ()):
+        self.cells = {cell.path: cell for cell in cells}
+        self._found: dict[str, Identity] = {}
+        self._code: dict[tuple[str, ...], dict[str, str]] = {}
+
+    def of(self, cell: Cell) -> Identity:
+        """Return the identity of a cell.
+
+        Raises:
+            ValueError: One of its teachers is not among the cells, or a term has no file.
+        """
+        if cell.path not in self._found:
+            if unknown := [path for path in cell.teachers if path not in self.cells]:
+                raise ValueError(f"{cell.path}: its teacher {unknown[0]} is no cell that is known here")
+            teachers = tuple(self.of(self.cells[path]) for path in cell.teachers)
+            self._found[cell.path] = Identity(fields(cell), self._files(_roots(cell)), teachers)
+        return self._found[cell.path]
+
+    def _files(self, roots: tuple[str, ...]) -> dict[str, str]:
+        if roots not in self._code:
+            apart = set(APART) - set(roots)
+            self._code[roots] = codehash.files(*roots, apart=apart)
+        return self._code[roots]
+
+
+def of_cell(cell: Cell, cells: Iterable[Cell] = ()) -> Identity:
+    """Return the identity of one cell; `cells` has its teachers. For many cells use `Identities`."""
+    return Identities(cells).of(cell)
+
+
+def fields(cell: Cell) -> dict[str, Any]:
+    """Return the typed fields that decide a cell's result, as `recipe.lr` -> value; labels and places are none of them."""
+    found: dict[str, Any] = {}
+    for name, value in _deciding(cell).items():
+        if isinstance(value, Recipe | Data):
+            found |= {f"{name}.{option}": item for option, item in _deciding(value).items()}
+        else:
+            found[name] = value
+    exchange = cell.exchange
+    found["dataset"] = cell.slug  # a folder of images may move; what is in it is compared by the data's hash
+    found["exchange"] = exchange.name if exchange else None
+    found |= {f"exchange.{name}": value for name, value in (_deciding(exchange) if exchange else {}).items()}
+    del found["objective"]
+    for term, options in methods.written_out(cell.objective).items():
+        found |= {f"objective.{term}.{option}": value for option, value in ({"weight": 1} | dict(options)).items()}
+    if cell.recipe.ranks_per_network == 1:
+        found["recipe.ranks_per_network"] = 0  # a process for each network gives the bytes of one for all
+    return {name: _number(keys.plain(value)) for name, value in found.items()}
+
+
+def data_hash(manifest: str | Path) -> str | None:
+    """Return a hash of what a prepared data set holds, by its manifest.json; None where that is not there."""
+    content = _read(Path(manifest))
+    if content is None:
+        return None
+    held = {key: value for key, value in content.items() if key not in PLACE}
+    if content.get("loader") != "stream":
+        held.pop("sources_sha256", None)  # the archive that the images came in; they have a hash of their own
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+
+
+def record(cell: Cell, *, results: str | Path, data: str | Path) -> dict:
+    """Return what provenance.json holds of a cell's identity; call it before the training.
+
+    Args:
+        cell: The cell that is about to be trained.
+        results: Root of the results, with the teachers' folders in it.
+        data: Folder of the prepared data set.
+    """
+    folders = [Path(results) / path for path in cell.teachers]
+    identity = at(cell, results)
+    taught = [
+        {"identity": teacher.hash if _recorded(folder) else None, "weights_sha256": file_hash(folder / WEIGHTS)}
+        for teacher, folder in zip(identity.teachers, folders, strict=True)
+    ]
+    return {
+        "hash": identity.hash,
+        "fields": dict(identity.fields),
+        "code": dict(identity.code),
+        "data": data_hash(Path(data) / "manifest.json"),
+        "teachers": dict(zip(cell.teachers, taught, strict=True)),
+    }
+
+
+def at(cell: Cell, results: str | Path) -> Identity:
+    """Return the identity that a cell has when it learns from the teachers as they lie in their folders."""
+    own = Identities()._files(_roots(cell))
+    return Identity(fields(cell), own, tuple(_of_folder(Path(results) / path, Path(results)) for path in cell.teachers))
+
+
+def _of_folder(folder: Path, results: Path) -> Identity:
+    """Return the identity that a folder's cell was recorded with; an empty one where none was."""
+    recorded = _recorded(folder)
+    if not recorded:
+        return Identity({}, {})
+    return Identity(
+        recorded["fields"], recorded["code"], tuple(_of_folder(results / path, results) for path in recorded["teachers"])
+    )
+
+
+def _deciding(kind: Any) -> dict[str, Any]:
+    return {name: getattr(kind, spec.attribute) for name, spec in keys.specs(type(kind)).items() if spec.key.decides}
+
+
+def _number(value: Any) -> Any:
+    """Return 1 for 1.0, which JSON and YAML do not tell apart for certain."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _roots(cell: Cell) -> tuple[str, ...]:
+    """Return the modules that a cell uses and that `ENTRY` does not import by itself."""
+    roots = [ENTRY, *(f"dgd.objectives.{term}" for term in cell.objective)]
+    if cell.exchange and codehash.module_file(f"dgd.exchange.{cell.exchange.name}"):
+        roots.append(f"dgd.exchange.{cell.exchange.name}")
+    networks = [cell.student, *([cell.teacher] if cell.teacher else [])]
+    roots += [file for name in networks if (file := codehash.registered("dgd.models", name))]
+    if slug(cell.dataset) != cell.dataset:
+        roots.append(READER)
+    return tuple(dict.fromkeys(roots))
+
+
+# ----------------------------------------------------------------------------------------- is a result still asked for?
+
+
+def status(
+    cell: Cell,
+    folder: str | Path,
+    *,
+    identity: Identity,
+    data: str | None = None,
+    files: Sequence[str] = OUTPUTS,
+) -> Fresh | Stale:
+    """Say whether a folder holds the result of a cell, by the folder's own files.
+
+    Args:
+        cell: What is asked for.
+        folder: The cell's folder; teachers are looked up below the same root of the results.
+        identity: The identity of the cell today.
+        data: `data_hash` of the prepared data set; None where it is not there, and is then not compared.
+        files: What must be in the folder. Committed results come without weights.
+    """
+    folder = Path(folder)
+    if not (folder / "metrics.json").is_file():
+        return Stale(("metrics.json is missing",))
+    recorded = _recorded(folder)
+    if not recorded:
+        return Stale((*_since(folder, identity), "made before identities were recorded"))
+    reasons = [f"{name} is missing" for name in files if not (folder / name).is_file()]
+    reasons += differences(recorded, identity)
+    if data and recorded["data"] != data:
+        reasons.append("the data set differs")
+    root = folder.parents[cell.path.count("/")] if len(folder.parts) > cell.path.count("/") else folder
+    reasons += _taught_otherwise(cell, recorded, identity, root)
+    return Stale(tuple(reasons)) if reasons else Fresh()
+
+
+def differences(recorded: Mapping, identity: Identity) -> list[str]:
+    """Say in sentences in which fields and files of code a recorded identity differs from one of today."""
+    lines = field_differences(recorded["fields"], identity.fields)
+    was, now = recorded["code"], identity.code
+    lines += [f"the code of {name} differs" for name in now if name in was and was[name] != now[name]]
+    lines += [f"the code of {name} was not used" for name in now if name not in was]
+    return lines + [f"the code of {name} is not used any more" for name in was if name not in now]
+
+
+def field_differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say in a sentence each which fields differ; a field that an older record lacks had its default."""
+    lines = []
+    for name in [*now, *(name for name in was if name not in now)]:
+        before, after = was.get(name, _default(name, now)), now.get(name, MISSING)
+        if before != after:
+            before, after = (value if value == MISSING else _said(value) for value in (before, after))
+            lines.append(f"{name} {before if before == MISSING else f'was {before}'} and {_is(after)}")
+    return lines
+
+
+def _is(after: str) -> str:
+    return "now it is not set" if after == MISSING else f"is {after}"
+
+
+def _said(value: Any) -> str:
+    return json.dumps(value).strip('"')
+
+
+def _default(name: str, now: Mapping[str, Any]) -> Any:
+    """Return the value of a key that a record of an older version lacks."""
+    place, _, option = name.rpartition(".")
+    kind = {"": Cell, "recipe": Recipe, "data": Data, "exchange": EXCHANGES.get(now.get("exchange") or "")}.get(place)
+    spec = keys.specs(kind).get(option) if kind else None
+    return MISSING if spec is None or spec.default is keys.MISSING else _number(keys.plain(spec.default))
+
+
+def _taught_otherwise(cell: Cell, recorded: Mapping, identity: Identity, root: Path) -> list[str]:
+    """Say which teachers are not those that the cell learned from."""
+    lines, then = [], list(recorded["teachers"].values())
+    if len(then) != len(identity.teachers):
+        return [f"it had {len(then)} teachers and has {len(identity.teachers)}"]
+    for path, was, teacher in zip(cell.teachers, then, identity.teachers, strict=True):
+        there = _recorded(root / path)
+        if was["identity"] != teacher.hash:
+            changed = differences(there, teacher) if there else ["it is not there"]
+            if changed or there["hash"] != was["identity"]:
+                lines.append(f"the teacher {path} is another one" + (f": {changed[0]}" if changed else ""))
+                continue
+        weights = file_hash(root / path / WEIGHTS)
+        if weights and weights != was["weights_sha256"]:
+            lines.append(f"the teacher {path} was trained again")
+    return lines
+
+
+def _since(folder: Path, identity: Identity) -> list[str]:
+    """Say in which fields a cell without a recorded identity differs, by its config.yaml."""
+    cell = cell_of(folder)
+    return field_differences(fields(cell), identity.fields) if cell else []
+
+
+def cell_of(folder: str | Path) -> Cell | None:
+    """Return the cell of a folder's config.yaml; None where there is no such file, or it holds something else.
+
+    Raises:
+        ValueError: Something in it cannot be.
+    """
+    path = Path(folder) / "config.yaml"
+    content = (
+        yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if path.is_file() else None
+    )
+    if not isinstance(content, dict) or "path" not in content:
+        return None
+    try:
+        return Cell.from_plain(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
+
+
+# --------------------------------------------------------------------------------------------- the same cell elsewhere
+
+
+def find(results: str | Path, identity: Identity, data: str | None) -> Path | None:
+    """Return the folder of a finished cell of the same identity and data under a root of results; None where none is.
+
+    All its files must be there, weights included.
+    """
+    if data is None:
+        return None
+    for path in sorted(Path(results).glob(f"*/{identity.fields['dataset']}/*/*/seed{identity.fields['seed']}/provenance.json")):
+        folder, recorded = path.parent, _recorded(path.parent)
+        if not recorded or recorded["data"] != data or differences(recorded, identity):
+            continue
+        taught = [teacher["identity"] for teacher in recorded["teachers"].values()]
+        if taught != [teacher.hash for teacher in identity.teachers] or not all((folder / name).is_file() for name in OUTPUTS):
+            continue
+        if (_read(folder / "metrics.json") or {}).get("status") == "finished":
+            return folder
+    return None
+
+
+def adopt(source: str | Path, folder: str | Path, cell: Cell) -> dict:
+    """Copy a finished cell of the same identity to the folder of another cell, under the other's labels.
+
+    Args:
+        source: The folder that `find` gave.
+        folder: The cell's folder.
+        cell: The cell; config.yaml and metrics.json get its labels, and provenance.json the place that it came from.
+
+    Returns:
+        What metrics.json holds.
+    """
+    source, folder = Path(source), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics, provenance = (
+        json.loads((source / "metrics.json").read_text()),
+        json.loads((source / "provenance.json").read_text()),
+    )
+    for name in OUTPUTS:
+        if not name.endswith((".json", ".yaml")):
+            shutil.copyfile(source / name, folder / name)
+    labels = {"benchmark": cell.benchmark, "dataset": cell.dataset, "model": cell.model, "method": cell.method}
+    metrics["cell"] |= labels
+    taught = provenance["identity"]["teachers"].values()
+    provenance["identity"]["teachers"] = dict(zip(cell.teachers, taught, strict=True))
+    if "teachers" in provenance:
+        provenance["teachers"] = dict(zip(cell.teachers, provenance["teachers"].values(), strict=True))
+    origin = provenance.get("origin", provenance.get("cell"))
+    provenance |= {"cell": cell.path, "origin": origin}
+    (folder / "config.yaml").write_text(yaml.safe_dump(cell.plain(), sort_keys=False), encoding="utf-8")
+    for name, content in (("provenance.json", provenance), ("metrics.json", metrics)):  # metrics.json last: the rest is there
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return metrics
+
+
+# ----------------------------------------------------------------------------------------------------------- files
+
+
+def _recorded(folder: Path) -> dict | None:
+    """Return the identity that a folder's provenance.json records."""
+    return (_read(folder / "provenance.json") or {}).get("identity")
+
+
+def _read(path: Path) -> dict | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return _parsed(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=512)
+def _parsed(path: Path, mtime: int, size: int) -> dict | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # a file that was cut off is as good as none
+        return None
+
+
+def file_hash(path: Path) -> str | None:
+    """Return the SHA-256 of a file's content, read once while it does not change; None where there is no file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return _hashed(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _hashed(path: Path, mtime: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,229 @@
+"""Collect finished cells into one tidy frame, cells.csv, and reduce groups of networks to what is reported of them.
+
+The headline is the last epoch of the reported network, which is the first of its group (network 0) unless `report` says
+otherwise; the best epoch on the test split stands beside it and never replaces it.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dgd import keys
+from dgd.cell import Cell, Data, Recipe
+from dgd.read.files import LABELS, read_cells, read_config, read_filters
+from dgd.read.thresholds import FILTERS, THRESHOLDS, column, filter_sets, spelled
+from dgd.task import METRICS, Metric, metric_named
+
+CONDITIONS = {
+    name: (kind, spec.attribute)
+    for kind in (Cell, Data, Recipe)
+    for name, spec in keys.specs(kind).items()
+    if spec.key.condition and name not in (*LABELS, "networks")
+}
+"""Every condition of a published number that a row has besides its labels: column -> where it is defined."""
+
+VALUES = ("last", "validation_last", "best_on_test", "epoch_best_on_test", "validation_selected", "epoch_validation_selected")
+"""The columns of one network's results, in the unit of the row's `metric`; epochs count from 0."""
+
+COLUMNS = (
+    *LABELS,
+    *("network", "status", "networks", "teachers"),
+    *CONDITIONS,
+    *("protocol", "metric"),
+    *VALUES,
+    *("ensemble", "parameters", "conv_filters"),
+    *FILTERS,
+    *("mean_l1", "entropy_sum", "seconds", "images_per_second", "peak_memory_mib", "method_status", "deviations", "folder"),
+)
+"""The columns of cells.csv, in order. `objective` and `exchange` are JSON, `milestones` is text such as 150/180/210."""
+
+METHODS = ("baseline", "kd", "grafting", "dgd")
+"""The order of the paper's four methods in tables and figures; others follow as they come."""
+
+REPORTS = ("first", "mean", "best")
+"""Which network of a group the tables can report; see `reported`."""
+
+
+def collect(folder: str | Path, expected: Sequence[Cell] | None = None) -> pd.DataFrame:
+    """Collect the cells of a benchmark, one row a cell and network; this is cells.csv.
+
+    Reads metrics.json, config.yaml and filters.npz, nothing else. The valid and invalid filters of a network are counted by
+    the baseline cell of the same dataset, student and seed (its network 0); see `dgd.read.thresholds.filter_sets`. Without
+    such a baseline, or for an empty set, the columns are NaN.
+
+    Args:
+        folder: `results/<benchmark>`.
+        expected: Cells that the benchmark consists of. The frame then holds exactly these, in this order: a cell without a
+            result has the status "missing", and a result that is not expected (of an older config) is left out. None takes
+            whatever is there.
+
+    Returns:
+        Frame with `COLUMNS`. A cell that did not finish has one row, network 0, with its status and no numbers.
+
+    Raises:
+        ValueError: A file is damaged, a finished cell lacks a number, or a network has other layers than its baseline.
+    """
+    folder = Path(folder)
+    found = {path.relative_to(folder).as_posix(): (path, metrics) for path, metrics in read_cells(folder)}
+    wanted = {name: None for name in found} if expected is None else {_folder(cell): cell for cell in expected}
+
+    def norms(name: str) -> dict[int, dict[str, np.ndarray]]:
+        path, metrics = found.get(name, (None, {}))
+        there = name in wanted and metrics.get("status") == "finished" and (path / "filters.npz").exists()
+        return read_filters(path / "filters.npz") if there else {}
+
+    baselines = cache(lambda name: norms(name).get(0))  # read once each; the norms of all cells would fill the memory
+    rows = []
+    for name, asked in wanted.items():
+        path, metrics = found.get(name, (None, {"status": "missing"}))
+        cell = read_config(path / "config.yaml") if path else asked
+        baseline = baselines(f"{cell.slug}/{cell.student}/baseline/seed{cell.seed}")
+        networks = norms(name)
+        for network, row in enumerate(_rows(path, metrics, cell)):
+            row["folder"] = name if path else ""
+            own = networks.get(network)
+            if own is not None and baseline is not None:
+                try:
+                    row |= _filter_columns(own, baseline)
+                except ValueError as error:
+                    raise ValueError(f"{path / 'filters.npz'}: {error}") from error
+            rows.append(row)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def conditions(cell: Cell) -> dict:
+    """Return the columns of cells.csv that say what a cell is made of, as far as published numbers depend on it."""
+    parts = {Cell: cell, Data: cell.data, Recipe: cell.recipe}
+    found = {name: getattr(parts[kind], attribute) for name, (kind, attribute) in CONDITIONS.items()}
+    found["objective"] = json.dumps(keys.plain(cell.objective), sort_keys=True)
+    exchanged = cell.exchange and {"name": cell.exchange.name, **keys.plain(cell.exchange)}
+    found["exchange"] = json.dumps(exchanged, sort_keys=True) if exchanged else None
+    found["milestones"] = "/".join(map(str, cell.recipe.milestones)) or None
+    return found
+
+
+def _folder(cell: Cell) -> str:
+    """Return a cell's folder below that of its benchmark."""
+    return cell.path.partition("/")[2]
+
+
+def _rows(path: Path | None, metrics: Mapping, cell: Cell) -> list[dict]:
+    """Return the rows of one cell, a network each, without the baseline-dependent filter columns."""
+    metric = METRICS[cell.task]
+    row = {name: getattr(cell, name) for name in LABELS} | {"dataset": cell.slug}
+    row |= {"teacher": cell.teacher if cell.teachers else None, "status": metrics["status"], "network": 0}
+    row |= {"networks": cell.networks, "teachers": len(cell.teachers)} | conditions(cell)
+    row |= {"protocol": cell.protocol, "metric": metric.name}
+    if metrics["status"] != "finished":
+        return [row]
+    try:
+        timings = metrics["timings"]
+        row |= {name: timings.get(name) for name in ("seconds", "images_per_second", "peak_memory_mib")}
+        row |= {name: metrics[name] for name in ("parameters", "conv_filters")}
+        row["ensemble"] = (metrics.get("ensemble") or {}).get(metric.name)
+        about = metrics.get("method") or {}
+        row["method_status"] = about.get("status")
+        row["deviations"] = "; ".join(text.rstrip(".") for text in about.get("deviations", ())) or None
+        rows = [row | {"network": number} | _network(result, metric) for number, result in enumerate(metrics["networks"])]
+    except KeyError as error:
+        raise ValueError(f"{path / 'metrics.json'}: finished, but without {error}") from error
+    if not rows or not all(isinstance(r["last"], int | float) and math.isfinite(r["last"]) for r in rows):
+        raise ValueError(f"{path / 'metrics.json'}: finished, but last.{metric.name} is not a number for every network")
+    return rows
+
+
+def _network(result: Mapping, metric: Metric) -> dict:
+    """Return the columns of one network of a finished cell."""
+    last, best, selected = result["last"], result["best_on_test"], result["validation_selected"] or {}
+    values = (last[metric.name], last.get(f"validation_{metric.name}"), best[metric.name], best["epoch"])
+    row = dict(zip(VALUES, (*values, selected.get(metric.name), selected.get("epoch")), strict=True))
+    filters = result["filters"]
+    row |= {name: filters[name] for name in ("mean_l1", "entropy_sum")}
+    return row | {column("invalid_ratio", t): filters["invalid_ratio"].get(spelled(t)) for t in THRESHOLDS}
+
+
+def _filter_columns(own: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return the baseline-dependent filter columns of one network."""
+    if list(own) != list(baseline):
+        other = sorted(set(own) ^ set(baseline)) or ["in another order"]
+        raise ValueError(f"the conv layers are not those of the baseline cell ({', '.join(other[:3])})")
+    own_l1, baseline_l1 = np.concatenate([*own.values()]), np.concatenate([*baseline.values()])
+    return {
+        column(name, threshold): value
+        for threshold in THRESHOLDS
+        for name, value in filter_sets(own_l1, baseline_l1, threshold).items()
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- reducing
+
+
+def grouped(part: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
+    """Group the rows of one data set by (student, teacher, method) as a reader expects them.
+
+    Pairs come as they stand; in a pair first the teacher's baseline, then the student's methods in the order of `METHODS`.
+
+    Args:
+        part: Rows of `collect`, of one data set; `teacher` is "" without one.
+    """
+    groups = {key: group for key, group in part.groupby(["student", "teacher", "method"], sort=False)}
+    methods = [*METHODS, *(name for name in part["method"].unique() if name not in METHODS)]
+    pupils = list(dict.fromkeys(student for student, _, method in groups if method != "baseline"))
+    order = []
+    for student in [*pupils, *part["student"].unique()]:
+        own = [key for key in groups if key[0] == student]
+        order += [(teacher, "", "baseline") for _, teacher, _ in own if teacher]
+        order += sorted(own, key=lambda key: methods.index(key[2]))
+    return [(key, groups[key]) for key in dict.fromkeys(order) if key in groups]
+
+
+def metric_of(cells: pd.DataFrame) -> Metric:
+    """Return the metric of cells that have one task."""
+    (name,) = cells["metric"].unique()
+    return metric_named(name)
+
+
+def reported(cells: pd.DataFrame, report: str = "first") -> tuple[pd.DataFrame, str]:
+    """Reduce the groups of networks to what is reported of them.
+
+    Args:
+        cells: Rows of `collect`, of one method or several.
+        report: "first": network 0, as the papers do. "mean": the results' mean over the group. "best": the best network on
+            the validation split at the last epoch if all have such a result, else on the test split, which is a choice by the
+            test; the first of equals.
+
+    Returns:
+        One row for each finished cell, in the order given, and how it was chosen: "first" (also where no group has more than
+        one network), "mean", "best by validation" or "best by test".
+
+    Raises:
+        ValueError: Another `report`.
+    """
+    if report not in REPORTS:
+        raise ValueError(f"report must be one of {', '.join(REPORTS)}, not {report!r}")
+    finished = cells[cells["status"] == "finished"].reset_index(drop=True)
+    first = finished[finished["network"] == 0]
+    if report == "first" or not (finished["network"] > 0).any():
+        return first, "first"
+    cell = [finished[name] for name in ("dataset", "model", "method", "seed")]
+    if report == "mean":
+        means = finished[["last", "best_on_test", "validation_selected"]].astype(float).groupby(cell).transform("mean")
+        return first.assign(**means.loc[first.index]), "mean"
+    validated = finished["validation_last"].notna().all()
+    sign = finished["metric"].map(lambda name: metric_named(name).sign)
+    ranking = sign * finished["validation_last" if validated else "last"].astype(float)
+    best = finished.loc[ranking.groupby(cell, sort=False).idxmax()]
+    return best, "best by validation" if validated else "best by test"
+
+
+def outcomes(cells: pd.DataFrame) -> str:
+    """Say how many seeds of a method finished, and how the others ended: "2 of 3: 1 diverged"."""
+    statuses = cells.loc[cells["network"] == 0, "status"]
+    others = statuses[statuses != "finished"].value_counts(sort=False)
+    text = f"{(statuses == 'finished').sum()} of {len(statuses)}"
+    return text + (": " + ", ".join(f"{count} {status}" for status, count in others.items()) if len(others) else "")

@@ -1,0 +1,152 @@
+"""Compare a cell with what a published number was measured under: one typed `Departure` a condition that differs."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import pandas as pd
+
+PUBLISHED = "as published"
+"""What a cell without any departure reads."""
+
+STEPS = ("step_epochs", "milestones", "gamma")
+"""Conditions that a schedule without steps does not have."""
+STEPLESS = ("dlr", "cosine")
+
+ABSENT = {"train_images": None, "milestones": ()}
+"""What an empty field of cells.csv stands for, where it is a value of its own; any other empty field is not recorded."""
+
+
+@dataclass(frozen=True)
+class Departure:
+    """One condition in which a cell differs from a published number.
+
+    Attributes:
+        key: The condition: a key of the recipe or of the data, `network`, `copied_from` or `counts`.
+        ours: The cell's value; None where it has none or did not record it.
+        theirs: The published one, or the tuple of those that stand for it.
+        whose: Whose cell it is: "" the row's own, "baseline" or "teacher".
+    """
+
+    key: str
+    ours: Any
+    theirs: Any
+    whose: str = ""
+
+
+def departures(row: Mapping, published: Mapping[str, tuple], whose: str = "") -> tuple[Departure, ...]:
+    """Return in which conditions a cell departs from a published number; none if it is as published.
+
+    Args:
+        row: A row of cells.csv.
+        published: Condition -> the values that it may have, as in `dgd.read.papers.Conditions`. A condition that is not there
+            is not compared.
+        whose: Whose cell `row` is; see `Departure`.
+    """
+    wanted = dict(published)
+    if set(wanted.get("schedule", ())) & set(STEPLESS):
+        wanted = {key: allowed for key, allowed in wanted.items() if key not in STEPS}
+    ours = {key: _ours(row, key) for key in (*wanted, *STEPS, "epochs")}
+    if "milestones" in wanted or ("step_epochs" in wanted and ours["milestones"]):
+        # When the rate drops is compared, in whichever of the two ways a side says it.
+        allowed = wanted.pop("milestones", None) or _drops(wanted)
+        wanted.pop("step_epochs", None)
+        wanted |= {"milestones": allowed} if allowed else {}
+        ours["milestones"] = _milestones(ours)
+    found = [Departure(key, ours[key], _theirs(allowed), whose) for key, allowed in wanted.items() if ours[key] not in allowed]
+    return tuple(found)
+
+
+def together(found: Iterable[Departure]) -> tuple[Departure, ...]:
+    """Return departures once each; a baseline or teacher that departs as the row's own cells do is not named again."""
+    found = dict.fromkeys(found)
+    own = {(one.key, one.ours, one.theirs) for one in found if not one.whose}
+    return tuple(one for one in found if not one.whose or (one.key, one.ours, one.theirs) not in own)
+
+
+def render(found: Iterable[Departure]) -> str:
+    """Return departures in words, `PUBLISHED` where there is none."""
+    parts = [(f"{one.whose}: " if one.whose else "") + _words(one) for one in found]
+    return ", ".join(dict.fromkeys(parts)) or PUBLISHED
+
+
+def _ours(row: Mapping, key: str) -> Any:
+    """Return the value that a row of cells.csv has for a condition; None where it has none."""
+    value = row.get("student" if key == "network" else key)
+    if value is None or (not isinstance(value, tuple | list) and pd.isna(value)):
+        return ABSENT.get(key)
+    return milestones(value) if key == "milestones" else value
+
+
+def milestones(value: Any) -> tuple[int, ...]:
+    """Return the epochs of a list, or of cells.csv's text, of which pandas makes a number where all cells name one epoch."""
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    return () if value == "" or pd.isna(value) else tuple(int(float(epoch)) for epoch in str(value).split("/"))
+
+
+def _milestones(ours: Mapping) -> tuple[int, ...] | None:
+    """Return the epochs after which a cell's rate dropped; None where it does not say."""
+    if ours["milestones"]:
+        return ours["milestones"]
+    step, epochs = ours["step_epochs"], ours["epochs"]
+    return tuple(range(int(step), int(epochs), int(step))) if step and epochs else None
+
+
+def _drops(wanted: Mapping[str, tuple]) -> tuple:
+    """Return the epochs after which the published rate dropped, for each length and step that it may have."""
+    lengths, steps = (wanted.get(key, ()) for key in ("epochs", "step_epochs"))
+    return tuple(tuple(range(step, epochs, step)) for epochs in lengths for step in steps)
+
+
+def _theirs(allowed: tuple) -> Any:
+    return allowed[0] if len(allowed) == 1 else allowed
+
+
+def _words(one: Departure) -> str:
+    """Return one departure in words, without whose it is."""
+    if one.key in WORDS:
+        return WORDS[one.key](one.ours, one.theirs)
+    name = NAMES.get(one.key, one.key.replace("_", " "))
+    if one.ours is None:
+        return f"{name} not recorded"
+    return f"{name} {one.ours:g}" if isinstance(one.ours, Real) else f"{name} {one.ours}"
+
+
+def _epochs(ours: float | None, theirs: Any) -> str:
+    if ours is None:
+        return "epochs not recorded"
+    shorter = not isinstance(theirs, tuple) and ours < theirs
+    return f"{ours:.0f}" + (f" of {theirs}" if shorter else "") + " epochs"
+
+
+def _nesterov(ours: bool | None, theirs: Any) -> str:
+    if ours is None:
+        return "Nesterov momentum not recorded"
+    return f"{'with' if ours else 'without'} Nesterov momentum"
+
+
+def _steps(ours: tuple | None, theirs: Any) -> str:
+    return "milestones not recorded" if ours is None else "milestones " + ("/".join(map(str, ours)) or "none")
+
+
+def _training(ours: float | None, theirs: Any) -> str:
+    return "all training images" if ours is None else f"{ours:,.0f} training images"
+
+
+def _validation(ours: float | None, theirs: Any) -> str:
+    return "validation images not recorded" if ours is None else f"{ours:,.0f} images held out for validation"
+
+
+NAMES = {"batch_size": "batch"}
+WORDS = {
+    "epochs": _epochs,
+    "nesterov": _nesterov,
+    "milestones": _steps,
+    "train_images": _training,
+    "validation_images": _validation,
+    "network": lambda ours, theirs: f"network {ours}, published with {theirs}",
+    "copied_from": lambda ours, theirs: f"the published number is that of {theirs}",
+    "counts": lambda ours, theirs: f"the published number counts {theirs} filters only",
+}

@@ -1,0 +1,201 @@
+"""Read published numbers from papers/*.yaml and check them, with what each was measured under as typed fields."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_origin
+
+import pandas as pd
+import yaml
+
+from dgd import keys, methods
+from dgd.cell import Data, Method, Recipe
+
+ROW = {
+    "id": str,
+    "table": str,
+    "dataset": str,
+    "model": str,
+    "teacher": str,
+    "method": str,
+    "networks": int,
+    "teachers": int,
+    "metric": str,
+    "threshold": float,
+    "epoch": int,
+    "value": float,
+    "sd": float,
+    "n": int,
+    "copied_from": str,
+    "counts": str,
+    "who": str,
+    "source": str,
+    "note": str,
+}
+"""Fields of a published number and their types."""
+
+OPTIONAL = ("teacher", "threshold", "epoch", "sd", "n", "copied_from", "counts", "who", "note")
+
+READINGS = ("ensemble",)
+"""What a row may have as its method besides a name of the paper's `methods`: a reading of a whole group."""
+
+NEEDED = ("paper", "headline", "methods", "conditions", "results")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a published number was measured under, as `dgd.read.departures` compares it: key -> the values that it may have.
+
+    Attributes:
+        own: Of the row's cells.
+        baseline: Of the baseline that they are held against.
+        teacher: Of their teacher.
+    """
+
+    own: Mapping[str, tuple] = field(default_factory=dict)
+    baseline: Mapping[str, tuple] = field(default_factory=dict)
+    teacher: Mapping[str, tuple] = field(default_factory=dict)
+
+
+TYPED = ("composition", "overrides", "conditions", "model_here", "teacher_here")
+"""What `read_papers` adds to a row: its `Method` (None for a reading), the keys of the recipe that this method overrides, its
+`Conditions`, and the names that its network and its teacher will have here (the row's own where ours are theirs)."""
+
+
+def load(path: str | Path) -> dict:
+    """Return what a paper's file holds, unchecked."""
+    # The C parser, where PyYAML has it: these files are long.
+    return yaml.load(Path(path).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def read_papers(papers: Iterable[str | Path | dict], section: str = "results") -> pd.DataFrame:
+    """Read published numbers, most authoritative first.
+
+    Args:
+        papers: Paths of `papers/*.yaml`, or what was loaded from them; an earlier file wins over a later one.
+        section: "results", or "reruns" for what others published about the paper.
+
+    Returns:
+        One row a number with `paper`, the fields of `ROW` and those of `TYPED`, sorted by file, then by the file's `headline`
+        list of tables. Absent fields are None or NaN.
+
+    Raises:
+        ValueError: A file lacks a key, a method or a condition cannot be, a row has an unknown or missing field or one of the
+            wrong type, its method or its counts are not those of `methods`, or an id is there twice.
+    """
+    rows, seen = [], {}
+    for paper in papers:
+        document = paper if isinstance(paper, dict) else load(paper)
+        path = document.get("paper", "a paper") if document is paper else paper
+        for key in NEEDED:
+            if key not in (document or {}):
+                raise ValueError(f"{path}: no key {key!r}; see papers/dgd.yaml for the form")
+        order = {table: place for place, table in enumerate(document["headline"])}
+        about = _About(
+            paper_methods(document, path),
+            {name: _conditions(given, f"{path}: conditions.{name}") for name, given in document["conditions"].items()},
+            document.get("networks") or {},
+        )
+        found = [_row(path, row) | {"paper": document["paper"]} for row in document.get(section) or []]
+        found = [row | _typed(row, about, f"{path}: row {row['id']!r}", section == "results") for row in found]
+        for row in found:
+            if row["id"] in seen:
+                raise ValueError(f"{path}: id {row['id']!r} is already used in {seen[row['id']]}")
+            seen[row["id"]] = path
+        rows += sorted(found, key=lambda row: order.get(row["table"], len(order)))
+    return pd.DataFrame(rows, columns=["paper", *ROW, *TYPED])
+
+
+def paper_methods(document: Mapping, path: str | Path) -> dict[str, Method]:
+    """Return the methods that a paper's file names: label -> method.
+
+    Raises:
+        ValueError: An entry cannot be; the message names the file.
+    """
+    found = {}
+    for entry in document["methods"] or []:
+        try:
+            name, row = methods.resolve(entry)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        found[name] = Method(**row)
+    return found
+
+
+@dataclass(frozen=True)
+class _About:
+    methods: Mapping[str, Method]
+    conditions: Mapping[str, Mapping[str, tuple]]
+    networks: Mapping[str, str]
+
+
+def _row(path: str | Path, row: dict) -> dict:
+    """Check one published number and return it with all fields of `ROW`."""
+    name = f"{path}: row {row.get('id', row)!r}"
+    unknown, missing = set(row) - set(ROW), set(ROW) - set(OPTIONAL) - set(row)
+    if unknown or missing:
+        raise ValueError(f"{name}: unknown fields {sorted(unknown)}, missing fields {sorted(missing)}")
+    for key, kind in ROW.items():
+        value = row.get(key)
+        nullable = key in OPTIONAL or key == "dataset"
+        fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+        if not fits and not (value is None and nullable):
+            raise ValueError(f"{name}: {key} must be {kind.__name__}, got {value!r}")
+    return {key: row.get(key) for key in ROW}
+
+
+def _typed(row: dict, about: _About, name: str, check: bool) -> dict:
+    """Return the fields of `TYPED` of a row; what others re-ran need not be a method of the paper."""
+    method = about.methods.get(row["method"])
+    if method is None and row["method"] not in READINGS and check:
+        raise ValueError(f"{name}: method {row['method']!r} is not in methods{keys.nearest(row['method'], about.methods)}")
+    if method and check and (method.networks, method.teachers) != (row["networks"], row["teachers"]):
+        raise ValueError(
+            f"{name}: networks {row['networks']} and teachers {row['teachers']}; its method has {method.networks} and "
+            f"{method.teachers}"
+        )
+    model, teacher = (about.networks.get(row[key], row[key]) for key in ("model", "teacher"))
+    shared = about.conditions.get(row["dataset"], {})
+    overrides = _conditions(method.recipe, name) if method else {}
+    own = {key: (row[key],) for key in ("copied_from", "counts") if row[key] is not None}
+    network = {"network": (model,)} if shared else {}
+    conditions = Conditions(
+        {**shared, **overrides, **network, **own} if shared else own,
+        {**shared, **network},
+        {**shared, "network": (teacher,)} if shared and teacher else {},
+    )
+    values = method, overrides, conditions, model, teacher
+    return dict(zip(TYPED, values, strict=True))
+
+
+def _conditions(given: Mapping, where: str) -> dict[str, tuple]:
+    """Check conditions of a recipe and of data, and return them as key -> the values that it may have."""
+    known = {name: (kind, spec) for kind in (Recipe, Data) for name, spec in keys.specs(kind).items() if spec.key.condition}
+    found: dict[str, tuple] = {}
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"{where}: {name}: unknown key{keys.nearest(name, known)}")
+        kind, spec = known[name]
+        values = value if isinstance(value, list) and not _one(spec, value) else [value]
+        for item in values:
+            if lines := keys.problems(kind, {name: item}, where):
+                raise ValueError(lines[0])
+        found[name] = tuple(getattr(keys.build(kind, {name: item}), spec.attribute) for item in values)
+    return found
+
+
+def _one(spec: keys.Spec, value: list) -> bool:
+    """Return whether a list is one value of a key, such as the epochs of `milestones`, and not several to choose from."""
+    return get_origin(spec.hint) is tuple and not any(isinstance(item, list) for item in value)
+
+
+def value_text(row: Mapping[str, Any]) -> str:
+    """Return a published value as "mean ± sd (n=5)", as far as given."""
+    text = f"{row['value']:.2f}"
+    text += f" ± {row['sd']:.2f}" if pd.notna(row["sd"]) else ""
+    return text + (f" (n={int(row['n'])})" if pd.notna(row["n"]) else "")
+
+
+def source_text(row: Mapping[str, Any]) -> str:
+    """Return where a published value stands."""
+    return f"{row['paper']}, {row['table']}"

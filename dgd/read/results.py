@@ -1,0 +1,315 @@
+"""Make the results table: our results beside the published ones, with gains over the baseline and verdicts."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from dgd.read.cells import grouped, metric_of, outcomes, reported
+from dgd.read.departures import PUBLISHED, Departure, departures, render, together
+from dgd.read.matching import Published, is_baseline
+from dgd.read.papers import Conditions, read_papers, source_text, value_text
+from dgd.read.statistics import (
+    Difference,
+    Pooled,
+    detectable_between,
+    difference,
+    holm,
+    mean_interval,
+    prediction_interval,
+    stratified_bootstrap,
+    verdict,
+)
+from dgd.read.table import PAIR, Table, gain, interval, number, p_value, pair
+from dgd.read.thresholds import mean
+from dgd.task import Metric, metric_named
+
+COLUMNS = (
+    *("dataset", "student", "teacher", "method", "role", "networks", "teachers", "epochs", "protocol", "metric", "report"),
+    *("paper", "paper_mean", "paper_sd", "paper_n", "paper_source", "paper_others"),
+    *("mean", "sd", "n", "low", "high", "predict_low", "predict_high", "paper_within"),
+    *("gain", "gain_low", "gain_high", "gain_p", "gain_p_holm", "minimum_detectable_effect"),
+    *("paper_gain", "paper_baseline", "verdict", "pooled_gain", "pooled_low", "pooled_high", "pooled_settings"),
+    *("best_on_test", "validation_selected", "mean_of_networks", "status", "scale"),
+)
+
+TEXT = (
+    *("dataset", "student", "teacher", "method", "role", "protocol", "metric", "report", "paper", "paper_source"),
+    *("paper_others", "paper_within", "paper_baseline", "verdict", "status", "scale"),
+)
+"""The columns that hold text; all others hold numbers."""
+
+
+def results_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable, report: str = "first") -> Table:
+    """Set our results beside the published ones, with gains and verdicts.
+
+    One row a dataset, student, teacher and method, the teachers' own baselines included (`role`). The mean, its 95 %
+    t-interval, `gain` and `verdict` are those of the reported network at the last epoch (the column `report` says which it
+    is); `mean_of_networks` averages the whole group. `gain` is over the baseline of the same dataset and student, positive
+    where the method is better, with Welch's interval; `gain_p_holm` is corrected over the rows of the table, the verdicts are
+    not. `minimum_detectable_effect` is the true gain that the two sides' seeds would have shown in 80 % of cases, by their
+    pooled standard deviation. `pooled_gain` and its interval are the method's gain averaged over the table's settings (dataset
+    and student, all its teachers together, as these share a baseline) that have two seeds on both sides; NaN with fewer than
+    two of them. `paper_gain` is over the baseline of the same published table, or the paper's first one where that table has
+    none (`paper_baseline` says which). Only a row that is as published has it, and can be reproduced; `scale` says in which
+    conditions it departs. `paper_within` says, of such a row, if the published value lies in the 95 % prediction interval of
+    one further run of ours.
+
+    Args:
+        cells: From `dgd.read.cells.collect`, or its CSV.
+        papers: From `read_papers`, or what that takes. A cell's first value is the `paper` column, the others `paper_others`.
+        report: Which network of a group is the headline: "first", "mean" or "best"; see `dgd.read.cells.reported`.
+
+    Raises:
+        ValueError: Finished seeds of one row were trained for different numbers of epochs or by different protocols, or
+            `report` is none of the three.
+    """
+    rows = []
+    published = Published(papers if isinstance(papers, pd.DataFrame) else read_papers(papers))
+    cells = cells.assign(teacher=cells["teacher"].fillna(""))
+    teachers = set(cells["teacher"]) - {""}
+    students = set(cells.loc[cells["method"] != "baseline", "student"])
+    for dataset in cells["dataset"].unique():
+        part = cells[cells["dataset"] == dataset]
+        alone = dict(list(part[part["method"] == "baseline"].groupby("student")))
+        for (student, teacher, method), group in grouped(part):
+            base, taught = (alone.get(name, part.iloc[:0]) for name in (student, teacher))
+            roles = [name for name, among in (("teacher", teachers), ("student", students)) if student in among]
+            role = " and ".join(roles) if method == "baseline" and roles else "student"
+            row = {"dataset": dataset, "student": student, "teacher": teacher, "method": method, "role": role}
+            rows.append(row | _ours(group, base, report) | _theirs(group, base, taught, published))
+    pooled = _pooled(cells, report)
+    for row in rows:
+        if row["method"] in pooled.get(row["metric"], {}):
+            found = pooled[row["metric"]][row["method"]]
+            row |= {f"pooled_{name}": value for name, value in found._asdict().items()}
+    frame = _judged(_with_types(pd.DataFrame(rows, columns=list(COLUMNS))))
+    return Table(frame, pd.DataFrame([_text(row) for row in frame.itertuples()]), tuple(_footnotes(frame)))
+
+
+def _judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """Fill in what is judged: verdicts, p-values over the whole table, and what a further run could be."""
+    inside = (frame["predict_low"] <= frame["paper_mean"]) & (frame["paper_mean"] <= frame["predict_high"])
+    frame["paper_within"] = inside.map({True: "yes", False: "no"})
+    frame.loc[frame[["predict_low", "paper_mean"]].isna().any(axis=1) | (frame["scale"] != PUBLISHED), "paper_within"] = ""
+    frame["gain_p_holm"] = holm(frame["gain_p"])
+    frame["verdict"] = [
+        "" if row.method == "baseline" else verdict((row.gain_low, row.gain_high), _or_none(row.paper_gain))
+        for row in frame.itertuples()
+    ]
+    return frame
+
+
+def _or_none(value: float) -> float | None:
+    return None if pd.isna(value) else float(value)
+
+
+def _with_types(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with "" for missing text and NaN for missing numbers."""
+    columns = {name: frame[name].astype(object).fillna("") if name in TEXT else frame[name].astype(float) for name in frame}
+    return pd.DataFrame(columns, columns=frame.columns)
+
+
+def gain_over(values: Iterable[float], base: Iterable[float], metric: Metric) -> Difference:
+    """Return the gain of one sample over another, positive where it is better, with Welch's interval."""
+    return difference(values, base) if metric.higher else difference(base, values)
+
+
+def _pooled(cells: pd.DataFrame, report: str) -> dict[str, dict[str, Pooled]]:
+    """Return the gain of each method over all its settings of one metric, where there are two or more: metric -> method."""
+    settings: dict[str, dict[str, list]] = {}
+    for _, part in cells.groupby(["dataset", "student"], sort=False):
+        metric = metric_of(part)
+        groups = part.groupby("method", sort=False)
+        values = {method: reported(group, report)[0]["last"].astype(float) for method, group in groups}
+        base = values.pop("baseline", ())
+        for method, ours in values.items():
+            if min(len(ours), len(base)) > 1:
+                both = (ours, base) if metric.higher else (base, ours)
+                settings.setdefault(metric.name, {}).setdefault(method, []).append(both)
+    return {
+        metric: {method: stratified_bootstrap(both) for method, both in found.items() if len(both) > 1}
+        for metric, found in settings.items()
+    }
+
+
+def _ours(group: pd.DataFrame, base: pd.DataFrame, report: str) -> dict[str, Any]:
+    """Return our side of a row."""
+    (first, how), (base, _) = reported(group, report), reported(base, report)
+    name = " ".join(group.iloc[0][["dataset", "model", "method"]])
+    metric = metric_of(group)
+    row: dict[str, Any] = {"report": how, "metric": metric.name}
+    for column in ("networks", "teachers", "epochs", "protocol"):
+        values = list(dict.fromkeys((first if len(first) else group)[column].dropna()))
+        if len(values) > 1:
+            raise ValueError(f"{name}: seeds differ in {column} ({values}); delete the results of the older config")
+        row[column] = values[0] if values else None
+    last = first["last"].astype(float)
+    row |= mean_interval(last)._asdict()
+    row["predict_low"], row["predict_high"] = prediction_interval(last)
+    if group.iloc[0]["method"] != "baseline":
+        others = base["last"].astype(float)
+        found = gain_over(last, others, metric)
+        row |= {"gain": found.difference, "gain_low": found.low, "gain_high": found.high, "gain_p": found.p}
+        row["minimum_detectable_effect"] = detectable_between(last, others)
+    row["best_on_test"] = mean(first["best_on_test"])
+    row["validation_selected"] = mean(first["validation_selected"])
+    row["mean_of_networks"] = mean(group.loc[group["status"] == "finished", "last"])
+    row["status"] = outcomes(group)
+    return row
+
+
+def _theirs(group: pd.DataFrame, base: pd.DataFrame, taught: pd.DataFrame, published: Published) -> dict[str, Any]:
+    """Return the paper's side of a row, and in which conditions ours departs from it."""
+    metric = metric_of(group)
+    found, variants = published.of(group.iloc[0].to_dict(), metric.name)
+    others = [f"{value_text(row)} ({source_text(row)})" for row in found[1:]]
+    others += [f"{row['method']} {value_text(row)} ({source_text(row)})" for row in variants]
+    row: dict[str, Any] = {"paper": "", "paper_others": "; ".join(others)}
+    if not found:
+        return row
+    best = found[0]
+    departed = _departures(group, base, taught, best["conditions"])
+    row |= {"paper": value_text(best), "paper_source": source_text(best), "scale": render(departed)}
+    row |= {"paper_mean": best["value"], "paper_sd": best["sd"], "paper_n": best["n"]}
+    other = published.baseline(best)
+    if other and not is_baseline(best):
+        row["paper_baseline"] = f"{value_text(other)} ({source_text(other)})"
+        if not departed:
+            row["paper_gain"] = metric.sign * (best["value"] - other["value"])
+    return row
+
+
+def _departures(group: pd.DataFrame, base: pd.DataFrame, taught: pd.DataFrame, conditions: Conditions) -> tuple[Departure, ...]:
+    """Return how the finished cells of a row, of its baseline and of its teacher depart from a published number."""
+
+    def found(cells: pd.DataFrame, wanted: Mapping[str, tuple], whose: str) -> list[Departure]:
+        first = cells[(cells["status"] == "finished") & (cells["network"] == 0)]
+        return [one for cell in first.to_dict("records") for one in departures(cell, wanted, whose)]
+
+    return together(
+        [
+            *found(group, conditions.own, ""),
+            *found(base, conditions.baseline, "baseline"),
+            *found(taught, conditions.teacher, "teacher"),
+        ]
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- text
+
+
+def _text(row: Any) -> dict[str, str]:
+    """Return the readable form of one row."""
+    metric = metric_named(row.metric)
+    ours = "" if not row.n else number(row.mean, metric.form)
+    ours += f" ± {row.sd:{metric.form}}" if row.n > 1 else ""
+    ours += f" (n={int(row.n)}){interval(row.low, row.high, metric.coarse)}" if row.n else ""
+    return {
+        "data set": row.dataset,
+        PAIR: pair(row.student, row.teacher, row.role),
+        "method": row.method,
+        "paper": row.paper,
+        "ours, last epoch": ours,
+        "gain": gain(row.gain, row.gain_low, row.gain_high, metric.form),
+        "minimum detectable effect": number(row.minimum_detectable_effect, metric.form),
+        "paper gain": number(row.paper_gain, f"+{metric.form}"),
+        "p (Holm)": p_value(row.gain_p_holm),
+        "verdict": row.verdict,
+        "validation-selected": number(row.validation_selected, metric.form),
+        "best on test": number(row.best_on_test, metric.form),
+        "seeds": row.status,
+    }
+
+
+def whose_words(frame: pd.DataFrame, label: str) -> str:
+    """Say whose results a table reports.
+
+    Args:
+        frame: A table with the column `report`.
+        label: The metric's.
+    """
+    words = {
+        "mean": "the mean over the networks of the group",
+        "best by validation": f"of the network of the group with the best validation {label} at the last epoch",
+        "best by test": f"of the network of the group with the best test {label} at the last epoch (a choice made on the test "
+        "split itself)",
+    }
+    found = [how for how in words if (frame["report"] == how).any()]
+    if len(found) < 2:
+        return words[found[0]] if found else "of the first network of the group"
+    return " or, where there is no validation split, ".join(words[how] for how in found)
+
+
+def metrics_in(frame: pd.DataFrame) -> list[Metric]:
+    """Return the metrics of a table's rows, in order."""
+    return [metric_named(name) for name in frame["metric"].unique()]
+
+
+def _names(rows: pd.DataFrame) -> str:
+    return ", ".join(dict.fromkeys(f"{pair(row.student, row.teacher)} {row.method}" for row in rows.itertuples()))
+
+
+def _footnotes(frame: pd.DataFrame) -> Iterable[str]:
+    """Yield the footnotes of the table."""
+    for metric in metrics_in(frame):
+        part = frame[frame["metric"] == metric.name]
+        best = "maximum" if metric.higher else "minimum"
+        words = f"{metric.label[:1].upper()}{metric.label[1:]} on the test split{metric.words.removeprefix(metric.label)}"
+        yield (
+            f"{words}, {whose_words(part, metric.label)}, at the last epoch: mean ± "
+            "standard deviation over n seeds, and the 95 % t-interval of the mean. Best on test "
+            f"(the {best} over epochs, chosen on the test split itself) stands beside it for comparison with code that reports "
+            "it, never instead."
+        )
+    yield (
+        "Gain: over the baseline of the same student, positive where the method is better, with Welch's 95 % interval; p: "
+        "Welch's test, Holm-corrected over the rows of this table. Minimum detectable effect: the smallest true gain that so "
+        "many seeds with such a spread (the two sides' pooled) would have shown in 80 % of cases, by a t-test at 5 %; Welch's "
+        "shows it in 70 % at three seeds a side. Paper gain: over the baseline of the same published table, where there is one."
+    )
+    yield (
+        "Verdict, with [lo, hi] the interval of the gain and g the published gain: reproduced if lo > 0 and hi ≥ g; "
+        "direction only if lo > 0 and hi < g, or if lo > 0 and no gain was published for this cell; not reproduced if "
+        "lo ≤ 0 and hi < g, or if hi < 0; inconclusive otherwise, and always with fewer than two seeds. Verdicts are "
+        "not corrected for their number."
+    )
+    recipes = frame[["protocol", "epochs"]].dropna().drop_duplicates()
+    yield "Ours: " + "; ".join(f"protocol {row.protocol}, {int(row.epochs)} epochs" for row in recipes.itertuples()) + "."
+    yield from _pooled_footnotes(frame)
+    yield from _published_footnotes(frame)
+
+
+def _pooled_footnotes(frame: pd.DataFrame) -> Iterable[str]:
+    """Yield what is said of gains over all settings of a metric."""
+    for metric in metrics_in(frame):
+        pooled = frame[(frame["pooled_settings"] > 1) & (frame["metric"] == metric.name)].drop_duplicates("method")
+        if len(pooled):
+            gains = "; ".join(
+                f"{row.method} {gain(row.pooled_gain, row.pooled_low, row.pooled_high, metric.form)} over "
+                f"{int(row.pooled_settings)} settings"
+                for row in pooled.itertuples()
+            )
+            yield (
+                f"Gain averaged over settings (data set and student, each counted once): {gains}. The interval is a stratified "
+                "bootstrap's, nominally 95 %, about 91 % for two settings of three seeds; it says nothing about other settings."
+            )
+
+
+def _published_footnotes(frame: pd.DataFrame) -> Iterable[str]:
+    """Yield what is said of published numbers: in which conditions ours depart from them, and what else was published."""
+    for scale, rows in frame[~frame["scale"].isin(("", PUBLISHED))].groupby("scale", sort=False):
+        yield (
+            f"Not as published ({scale}): {_names(rows)}. What the paper has stands beside it for orientation; its gain is not "
+            "held against ours, and a verdict is on the direction alone."
+        )
+    for word, text in (("yes", "would be"), ("no", "would not be")):
+        rows = frame[frame["paper_within"] == word]
+        if len(rows):
+            names = ", ".join(f"{pair(row.student, row.teacher)} {row.method} ({row.dataset})" for row in rows.itertuples())
+            yield (
+                f"The published value {text} plausible as one more run of ours (it lies "
+                f"{'in' if word == 'yes' else 'outside'} the 95 % prediction interval): {names}."
+            )
+    for row in frame[frame["paper_others"] != ""].itertuples():
+        yield f"Also published for {row.dataset}, {pair(row.student, row.teacher)}, {row.method}: {row.paper_others}."

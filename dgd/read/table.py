@@ -1,0 +1,92 @@
+"""Hold a table as numbers, readable text and footnotes, and write it as CSV, Markdown and LaTeX."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from dgd import files
+
+PAIR = "student ← teacher"
+"""Header of the column that `pair` fills."""
+
+NOT_RUN = "not run"
+"""What stands for a result that is not there."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        frame: Its numbers, as they go to CSV.
+        text: Its readable form: fewer columns, all of text.
+        footnotes: A sentence or more each, which stand under the text.
+    """
+
+    frame: pd.DataFrame
+    text: pd.DataFrame
+    footnotes: tuple[str, ...] = ()
+
+
+def write(table: Table, stem: str | Path) -> list[Path]:
+    """Write a table as CSV (numbers), Markdown and LaTeX (text with footnotes), each atomically.
+
+    Args:
+        table: The table.
+        stem: Path without a suffix; the folder is made.
+
+    Returns:
+        The three paths: .csv, .md, .tex. The LaTeX is a booktabs tabular to `\\input`.
+    """
+    contents = {"csv": table.frame.to_csv(index=False, float_format="%.8g"), "md": markdown(table), "tex": latex(table)}
+    paths = [Path(f"{stem}.{suffix}") for suffix in contents]
+    for path, content in zip(paths, contents.values()):
+        files.write_text(path, content)
+    return paths
+
+
+def markdown(table: Table) -> str:
+    """Return a table as Markdown, with its footnotes under it."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in _cells(table)]
+    text = tabulate(rows, list(table.text.columns), tablefmt="pipe", disable_numparse=True) + "\n"
+    return text + ("\n" + "\n".join(f"- {note}" for note in table.footnotes) + "\n" if table.footnotes else "")
+
+
+def latex(table: Table) -> str:
+    """Return a table as a booktabs tabular, with its footnotes as comments above it."""
+    text = tabulate(_cells(table), list(table.text.columns), tablefmt="latex_booktabs", disable_numparse=True)
+    for sign, command in {"±": r"$\pm$", "←": r"$\leftarrow$", "–": "--"}.items():
+        text = text.replace(sign, command)
+    return "".join(f"% {note}\n" for note in table.footnotes) + text + "\n"
+
+
+def _cells(table: Table) -> list[list[str]]:
+    return table.text.astype(str).to_numpy().tolist()
+
+
+def pair(student: str, teacher: str | None, role: str = "student") -> str:
+    """Return `student ← teacher`, or the student alone; a network that is there as a teacher only is called one."""
+    alone = f"{student} (teacher)" if role == "teacher" else student
+    return f"{student} ← {teacher}" if teacher else alone
+
+
+def number(value: float | None, form: str = ".2f", empty: str = "") -> str:
+    """Return a number in its form, `empty` for none and NaN."""
+    return empty if pd.isna(value) else format(value, form)
+
+
+def interval(low: float, high: float, form: str = ".2f") -> str:
+    """Return ` [low, high]` to follow a number, "" without an interval."""
+    return "" if pd.isna(low) else f" [{low:{form}}, {high:{form}}]"
+
+
+def gain(value: float, low: float, high: float, form: str = ".2f") -> str:
+    """Return a gain with its sign and its interval, "" without one."""
+    return number(value, f"+{form}") + interval(low, high, f"+{form}")
+
+
+def p_value(value: float) -> str:
+    """Return a p-value with three decimals, "" without one."""
+    return "<0.001" if value < 0.001 else number(value, ".3f")

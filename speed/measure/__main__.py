@@ -1,0 +1,76 @@
+"""Measure speed on this machine, on CUDA where there is one: `python -m speed.measure`, about 25 minutes on a CPU.
+
+Writes speed/results/<machine>.json, which `python -m speed.report` renders; speed/README.md says what each figure is.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from dgd import provenance
+from dgd.files import write_text
+from speed import ROOT
+from speed.measure import data, exchange, machine, memory, methods, overhead, steps
+from speed.measure.setup import FULL, QUICK, Setup
+from speed.plain_process import PlainProcess
+
+PARTS = {
+    "steps": steps.measure,
+    "methods": methods.measure,
+    "data": data.measure,
+    "exchange": exchange.measure,
+    "memory": memory.measure,
+    "overhead": overhead.measure,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, and write what was found after each part; parts that are left out stay as they are in the file.
+
+    Each part is written with its command, commit and time, and with the machine's load average at its start and its end.
+    """
+    parser = argparse.ArgumentParser(prog="python -m speed.measure", description=main.__doc__)
+    parser.add_argument("--out", type=Path, help="default: speed/results/<CPU or GPU, threads>.json")
+    parser.add_argument("--only", default=",".join(PARTS), help="comma-separated parts (default: all): %(default)s")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, in each process (default: 1)")
+    parser.add_argument("--quick", action="store_true", help="only see that it runs, with the smallest model; needs --out")
+    args = parser.parse_args(argv)
+    only = args.only.split(",")
+    if unknown := set(only) - set(PARTS):
+        parser.error(f"--only: unknown part {sorted(unknown)[0]!r}; known: {', '.join(PARTS)}")
+    if args.quick and not args.out:
+        parser.error("--quick needs --out: its numbers are not for speed/results")
+    size = QUICK if args.quick else FULL
+    torch.set_num_threads(args.threads)
+    found = machine.describe(size, args.threads)
+    slug = re.sub(r"[^a-z0-9]+", "-", found["name"].lower())
+    out = args.out or ROOT / "speed" / "results" / f"{slug}.json"
+    results = json.loads(out.read_text()) if out.is_file() else {"runs": {}}
+    results["machine"] = found | machine.fastest(found, results.get("machine", found))
+    command = shlex.join(["python", "-m", "speed.measure", *(sys.argv[1:] if argv is None else argv)])
+    with PlainProcess(args.threads) as plain:
+        for part in only:
+            start, load = time.perf_counter(), os.getloadavg()[0]
+            results[part] = PARTS[part](Setup(size, args.threads, plain))
+            results["runs"][part] = {
+                "command": command,
+                "git": provenance.git(),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seconds": round(time.perf_counter() - start, 1),
+                "load": [round(load, 1), round(os.getloadavg()[0], 1)],
+            }
+            write_text(out, json.dumps(results, indent=1) + "\n")
+    print(out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Say what is measured, how often and how long: `FULL`, and `QUICK`, which only shows that everything runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dgd import methods
+from speed.images import BATCH
+from speed.plain_process import PlainProcess
+
+METHODS = {
+    "baseline": ("baseline", 1),
+    "kd": ("kd", 1),
+    "grafting": ("grafting", 2),
+    "grafting-4": ("grafting", 4),
+    "dgd": ("dgd", 2),
+}
+"""The rows of a model's training steps: a method of the library and the number of networks."""
+VARIANTS = {
+    "hkd-512": {"base": "hkd", "objective": {"ce": 1.0, "hkd": {"weight": 3.0, "negatives": 512}}},
+    "hkd-4096": {"base": "hkd", "objective": {"ce": 1.0, "hkd": {"weight": 3.0, "negatives": 4096}}},
+    "dml-turns": {"base": "dml", "objective": {"ce": 1.0, "mutual": {"weight": 1.0, "batches": "turns"}}},
+    "dml-own": {"base": "dml", "objective": {"ce": 1.0, "mutual": {"weight": 1.0, "batches": "own", "reduce": "sum"}}},
+    "self-explanation-10": {
+        "base": "self-explanation",
+        "objective": {"ce": 1.0, "explanation": {"weight": 1.0, "classes": 10}},
+    },
+}
+"""Rows whose options change what a step takes: times of them were measured elsewhere, or config/zoo.yaml trains them."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured.
+
+    Attributes:
+        models: Student -> teacher of the training steps.
+        methods: Rows of `METHODS` that each model's steps are timed with.
+        images: Number of images of the plain loop's data set.
+        warm_up: Seconds that the plain loop trains before it is timed, but at least one step.
+        seconds: What a repeat of the plain loop should last; it is at least two steps.
+        repeats: Repeats of a row.
+        headline: The row that is measured with `headline_steps` and `headline_repeats`, and in float32 as well.
+        headline_steps: Steps of a repeat of it, at least.
+        headline_repeats: Repeats of it.
+        rows: Methods of the library, or of `VARIANTS`, whose step is timed as a multiple of baseline's; the headline's model.
+        row_steps: Steps of a repeat of these; on CUDA 25 times as many, or the work at an epoch's end would show.
+        row_repeats: Repeats of these.
+        exchange: Models whose exchange is timed.
+        groups: Numbers of networks that it is timed with.
+        memory: Model, method and number of networks of the groups whose memory is measured.
+        matrix: Side of the matrices that are multiplied; four times that on CUDA.
+        copied: Bytes of the block that is copied; four times that on CUDA.
+        runs: Runs of a small benchmark by the `snakemake` command.
+        seeds: Cells of that benchmark.
+    """
+
+    models: Mapping[str, str]
+    methods: Sequence[str]
+    images: int
+    warm_up: float
+    seconds: float
+    repeats: int
+    headline: tuple[str, str]
+    headline_steps: int
+    headline_repeats: int
+    rows: Sequence[str]
+    row_steps: int
+    row_repeats: int
+    exchange: Sequence[str]
+    groups: Sequence[int]
+    memory: Sequence[tuple[str, str, int]]
+    matrix: int
+    copied: int
+    runs: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every measurement is given.
+
+    Attributes:
+        size: How much is measured.
+        threads: CPU threads of torch, in each process.
+        plain: The plain code, in its process.
+    """
+
+    size: Size
+    threads: int
+    plain: PlainProcess
+
+
+FULL = Size(
+    models={
+        "cifar_resnet20": "cifar_resnet56",
+        "cifar_resnet32": "cifar_resnet56",
+        "cifar_resnet56": "cifar_resnet110",
+        "cifar_resnet110": "cifar_resnet56",
+        "cifar_mobilenetv2": "cifar_resnet56",
+        "mobilenetv3_small_100": "cifar_resnet56",
+        "resnet18": "cifar_resnet56",
+    },
+    methods=tuple(METHODS),
+    images=50_000,
+    warm_up=1.0,
+    seconds=1.5,
+    repeats=3,
+    headline=("cifar_resnet20", "kd"),
+    headline_steps=20,
+    headline_repeats=5,
+    rows=(*methods.METHODS, *VARIANTS),
+    row_steps=2,
+    row_repeats=9,
+    exchange=("cifar_resnet20", "cifar_resnet56", "cifar_resnet110", "cifar_mobilenetv2"),
+    groups=(2, 4, 8),
+    memory=(
+        *(("cifar_resnet20", "baseline" if n == 1 else "grafting", n) for n in (1, 2, 4, 8)),
+        ("cifar_resnet56", "dgd", 2),
+        ("cifar_resnet110", "baseline", 1),
+        ("cifar_mobilenetv2", "dgd", 2),
+        ("resnet18", "baseline", 1),
+        ("resnet18", "grafting", 4),
+    ),
+    matrix=2048,
+    copied=1 << 28,
+    runs=3,
+    seeds=4,
+)
+QUICK = Size(
+    models={"cifar_resnet8": "cifar_resnet8"},
+    methods=("kd", "grafting"),
+    images=4 * BATCH,
+    warm_up=0.0,
+    seconds=0.0,
+    repeats=1,
+    headline=("cifar_resnet8", "kd"),
+    headline_steps=2,
+    headline_repeats=2,
+    rows=("baseline", "kd", "crd", "dml-turns", "ffsd", "repr"),
+    row_steps=1,
+    row_repeats=1,
+    exchange=("cifar_resnet8",),
+    groups=(2,),
+    memory=(("cifar_resnet8", "grafting", 2),),
+    matrix=256,
+    copied=1 << 20,
+    runs=1,
+    seeds=1,
+)

@@ -1,0 +1,284 @@
+"""Write the measured figures into speed/README.md and README.md: `python -m speed.report`.
+
+They come from speed/results/*.json, speed/tried.yaml and results/fast-path/cells.csv; a test holds the pages to that.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from dgd.files import write_text
+from dgd.read.statistics import difference, mean_interval
+from speed import ROOT
+from speed.format import number, percent, spread, table
+from speed.measured import EPOCH, PUBLIC_CODE_MS, WITHOUT_OWN, headline, own_multiple, read, shares_of_epoch, step_seconds
+
+SHOWN = (
+    ("cifar_resnet20", "kd"),
+    ("cifar_resnet32", "dgd"),
+    ("cifar_resnet56", "grafting"),
+    ("cifar_resnet110", "baseline"),
+    ("cifar_mobilenetv2", "dgd"),
+    ("resnet18", "kd"),
+)
+"""Model and method of the rows of steps that stand in README.md."""
+GROWTH = ("plan", "collect", "tabulate", "plot", "report")
+"""What `speed.scale` times."""
+
+
+def machine_text(found: Mapping) -> str:
+    """Return what was measured on, when, and at which commit."""
+    machine = found["machine"]
+    rates = machine["matrix_tflops"]
+    parts = [machine["cpu"], f"{machine['cores']} cores", machine["cpu_capability"]]
+    if gpu := machine["gpu"]:
+        parts += [gpu["name"], f"driver {gpu['driver']}", f"CUDA {gpu['cuda']}"]
+    parts += [f"{name} {version}" for name, version in machine["packages"].items()]
+    parts.append(f"matrix products at {number(rates['fp32'])} (fp32) and {number(rates['bf16'])} (bf16) TFLOP/s")
+    parts.append(f"memory copied at {number(machine['bandwidth_gb_s'])} GB/s, read and written")
+    measured: dict[str, list[str]] = {}
+    for part, run in found["runs"].items():
+        measured.setdefault(run_text(run), []).append(part)
+    runs = "; ".join(f"{', '.join(names)} {time}" for time, names in measured.items())
+    return f"{', '.join(parts)}. Measured: {runs}."
+
+
+def run_text(run: Mapping) -> str:
+    """Return when a part was measured, and at which commit."""
+    git = run["git"]
+    return f"on {run['finished'][:10]}" + (f" at {git['commit'][:7]}{' with changes' * git['dirty']}" if git else "")
+
+
+def headline_text(found: Mapping) -> str:
+    """Return a paragraph about the headline's row."""
+    row = headline(found)
+    speeds = row["images_per_second"]
+    return (
+        f"**{row['method']}, {row['teacher']} → {row['model']}, batch {row['batch_size']}: "
+        f"{spread(row['speedup']['ours'])} times the plain loop**, {number(speeds['ours']['median'])} images/s against "
+        f"{number(speeds['plain']['median'])}, and {percent(row['share_of_limit']['median'])} of the limit. "
+        f"With `precision: fp32` it is {spread(row['speedup']['ours_fp32'])} times the plain loop."
+    )
+
+
+def steps_table(found: Mapping) -> str:
+    """Return the table of training steps: every model and method."""
+    rows = []
+    for row in found["steps"]:
+        speeds, cpu = row["images_per_second"], row["cpu_seconds_per_image"]
+        rows.append(
+            {
+                "model": row["model"] + (f" ← {row['teacher']}" if row["teacher"] else ""),
+                "method": row["method"],
+                "ours / plain": spread(row["speedup"]["ours"]),
+                "ours / limit": spread(row["share_of_limit"]),
+                **{f"{arm}, images/s": number(speeds[arm]["median"]) for arm in ("plain", "ours", "limit")},
+                **{f"{arm}, CPU-ms/image": number(1000 * cpu[arm]["median"]) for arm in ("plain", "ours")},
+                "steps × repeats": f"{row['steps']} × {len(row['seconds']['ours'])}",
+            }
+        )
+    return table(rows)
+
+
+def methods_table(found: Mapping) -> str:
+    """Return the table of methods: each one's step as a multiple of baseline's."""
+    rows = []
+    for row in found["methods"]:
+        shown = {
+            "method": row["method"],
+            "networks": row["networks"],
+            **{f"x baseline, {precision}": spread(values) for precision, values in row["multiple"].items()},
+        }
+        least = [row[f"{arm}{row['clock']}"]["fp32"]["min"] for arm in ("", "baseline_")]
+        shown["least / least, fp32"] = number(least[0] / least[1])
+        elsewhere = None if found["machine"]["gpu"] else PUBLIC_CODE_MS.get(row["method"])  # it ran on a CPU
+        shown["plain, fp32"] = spread(row["plain_multiple"]) if row.get("plain_multiple") else ""
+        shown["public code, fp32"] = number(elsewhere / PUBLIC_CODE_MS["baseline"]) if elsewhere else ""
+        for precision in row["multiple"]:
+            share = row["networks"] * own_multiple(row, found["methods"], precision) / row["multiple"][precision]["median"]
+            shown[f"own share, {precision}"] = percent(share) if row["objective"].keys() - WITHOUT_OWN else ""
+        shown |= {f"ms, {precision}": number(1000 * values["median"]) for precision, values in row[row["clock"]].items()}
+        shown["public code, ms"] = str(elsewhere or "")
+        rows.append(shown)
+    return table(rows)
+
+
+def methods_text(found: Mapping) -> str:
+    """Return what the table of methods shows, and how busy the machine was."""
+    rows, run = found["methods"], found["runs"]["methods"]
+    taught = next((row["teacher"] for row in rows if row["teacher"]), None)
+    unit = {"seconds": "seconds", "cpu_seconds": "CPU-seconds"}[rows[0]["clock"]]
+    start, end = run["load"]
+    return (
+        f"A training step of the whole method, all networks of its group, as a multiple of one of baseline's, in {unit}; "
+        f"{rows[0]['model']}{f' ← {taught}' if taught else ''}, batch {rows[0]['batch_size']}, {rows[0]['repeats']} repeats of "
+        f"{rows[0]['steps']} steps. The machine's load average was {start} when it started and {end} when it ended."
+    )
+
+
+def data_text(found: Mapping) -> str:
+    """Return a sentence with the loader's time, and its share of a step of the headline's model."""
+    seconds, row = found["data"]["seconds_per_batch"], headline(found)
+    shares = [
+        f"{percent(seconds['median'] / step_seconds(other))} of a {other['method']} step of {other['model']}"
+        for other in found.get("steps", ())
+        if row and other["model"] == row["model"] and other["method"] in ("kd", "baseline")
+    ]
+    taken = {key: 1000 * value for key, value in seconds.items()}
+    text = f"A batch of {found['data']['batch_size']} with its augmentation takes {spread(taken)} ms"
+    return f"{text}: {' and '.join(shares)}." if shares else f"{text}."
+
+
+def exchange_table(found: Mapping) -> str:
+    """Return the table of exchanges: every model and number of networks."""
+    return table(
+        {
+            "model": row["model"],
+            "networks": row["networks"],
+            "ours / plain": spread(row["speedup"]),
+            "plain, s": number(row["seconds"]["plain"]["median"]),
+            "ours, ms": number(1000 * row["seconds"]["ours"]["median"]),
+            "share of an epoch": "" if share is None else percent(share),
+        }
+        for row, share in zip(found["exchange"], shares_of_epoch(found))
+    )
+
+
+def exchange_text(found: Mapping) -> str:
+    """Return a sentence about the least favourable rows of the exchange."""
+    slowest = min(row["speedup"]["median"] for row in found["exchange"])
+    known = [share for share in shares_of_epoch(found) if share is not None]
+    networks = sorted({row["networks"] for row in found["exchange"]})
+    among = f"{networks[0]} to {networks[-1]}" if len(networks) > 1 else networks[0]
+    text = (
+        f"An exchange among {among} networks is at least {number(slowest)} times as fast as plain loops over filters and bins"
+    )
+    return text + (f", and takes at most {percent(max(known))} of an epoch of {EPOCH:,} images." if known else ".")
+
+
+def overhead_text(found: Mapping) -> str:
+    """Return a sentence with the time to the first step, and what the pipeline adds to each cell."""
+    row = found["overhead"]
+    return (
+        f"The first training step starts {spread(row['seconds_to_first_step'])} s after the `snakemake` command; "
+        f"the harness takes {spread(row['seconds_per_cell'])} s a cell beside its epochs, most of it to start Python and torch."
+    )
+
+
+def accuracy_text(cells: pd.DataFrame) -> str:
+    """Return whether the fast path changes accuracy: kd against kd-plain of config/fast-path.yaml."""
+    top1 = {method: rows["last"].tolist() for method, rows in cells.query("network == 0").groupby("method")}
+    means = {method: "{:.2f} ± {:.2f} %".format(*mean_interval(values)[:2]) for method, values in top1.items()}
+    gap, low, high, _ = difference(top1["kd"], top1["kd-plain"])
+    pair = cells.query("method == 'kd'").iloc[0]
+    return (
+        f"Accuracy, kd {pair.teacher} → {pair.student} on a part of {pair.dataset}, {len(top1['kd'])} seeds each "
+        f"(config/fast-path.yaml): {means['kd']} with the fast path, {means['kd-plain']} with the plain arithmetic; the "
+        f"difference is {gap:+.2f} points, 95 % interval [{low:+.2f}, {high:+.2f}]."
+    )
+
+
+def memory_table(found: Mapping) -> str:
+    """Return the table of peak memory, measured and estimated before the group started."""
+    return table(
+        {
+            "model": row["model"],
+            "method": row["method"],
+            "networks": row["networks"],
+            "measured, MiB": number(row["measured_mib"]),
+            "estimated, MiB": number(row["estimated_mib"]),
+            "estimated / measured": number(row["estimated_mib"] / row["measured_mib"]),
+        }
+        for row in found["memory"]
+    )
+
+
+def machine_section(found: Mapping) -> list[str]:
+    """Return all of one machine, for speed/README.md."""
+    parts = [f"## {found['machine']['name']}", machine_text(found)]
+    if "steps" in found:
+        parts += ["### A training step", *([headline_text(found)] if headline(found) else []), steps_table(found)]
+    if "methods" in found:
+        parts += ["### Methods", methods_text(found), methods_table(found)]
+    if "data" in found:
+        parts += ["### Data", data_text(found)]
+    if "exchange" in found:
+        parts += ["### Exchange", exchange_text(found), exchange_table(found)]
+    if "overhead" in found:
+        parts += ["### Around the training", overhead_text(found)]
+    if "memory" in found:
+        parts += ["### Memory", memory_table(found)]
+    return parts
+
+
+def measurements_page(machines: Sequence[Mapping], growth: Sequence[Mapping], tried: Sequence[Mapping]) -> str:
+    """Return what stands in speed/README.md."""
+    parts = [part for found in machines for part in machine_section(found)] or ["Nothing was measured yet: `make speed`."]
+    for found in growth:
+        rows = [
+            {"cells": f"{row['cells']:,}"} | {f"{step}, s": number(row[f"{step}_seconds"]) for step in GROWTH}
+            for row in found["scale"]
+        ]
+        where = f"{found['machine']['cpu']}, {found['machine']['cores']} cores"
+        commit = f"{found['git']['commit'][:7]}{' and uncommitted changes' * found['git']['dirty']}"
+        parts += [f"## Growth with the number of cells: {where}", f"{found['finished'][:10]}, commit {commit}.", table(rows)]
+    if tried:
+        parts += ["## What was tried", table({key: row[key] for key in ("what", "figure", "verdict")} for row in tried)]
+    return "\n\n".join(parts)
+
+
+def readme_section(machines: Sequence[Mapping]) -> str:
+    """Return what stands in README.md: a short table and a few sentences for each machine."""
+    parts = []
+    for found in machines:
+        rows = {(row["model"], row["method"]): row for row in found.get("steps", ())}
+        shown = [rows[key] for key in SHOWN if key in rows]
+        if shown:
+            parts.append(f"**{found['machine']['name']}**, batch {shown[0]['batch_size']}, images of 32x32:")
+            parts.append(
+                table(
+                    {
+                        "model": row["model"] + (f" ← {row['teacher']}" if row["teacher"] else ""),
+                        "method": row["method"],
+                        "plain loop, images/s": number(row["images_per_second"]["plain"]["median"]),
+                        "ours, images/s": number(row["images_per_second"]["ours"]["median"]),
+                        "ratio": number(row["speedup"]["ours"]["median"]),
+                    }
+                    for row in shown
+                )
+            )
+        sentences = {"data": data_text, "exchange": exchange_text, "overhead": overhead_text}
+        parts.append(" ".join(sentence(found) for part, sentence in sentences.items() if part in found))
+    return "\n\n".join(filter(None, parts)) or "Nothing was measured yet: `make speed`."
+
+
+def between(text: str, name: str, content: str) -> str:
+    """Return the text with what stands between the marks of that name replaced; unchanged where there are none."""
+    start, end = f"<!-- {name}: written by `python -m speed.report` -->", f"<!-- end of {name} -->"
+    before, mark, rest = text.partition(start)
+    return f"{before}{start}\n\n{content}\n\n{end}{rest.partition(end)[2]}" if mark else text
+
+
+def render() -> dict[Path, str]:
+    """Return path -> text of the two files as they should be."""
+    machines, growth = read()
+    tried = yaml.safe_load((ROOT / "speed" / "tried.yaml").read_text())
+    accuracy = accuracy_text(pd.read_csv(ROOT / "results" / "fast-path" / "cells.csv"))
+    pages = {
+        ROOT / "speed" / "README.md": ("results", accuracy + "\n\n" + measurements_page(machines, growth, tried)),
+        ROOT / "README.md": ("speed", readme_section(machines) + "\n\n" + accuracy),
+    }
+    return {path: between(path.read_text(), *place) for path, place in pages.items()}
+
+
+def main() -> None:
+    """Write the two files."""
+    for path, text in render().items():
+        write_text(path, text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
