@@ -8,15 +8,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dgd import config, data
+from dgd import config, data, files
 from dgd.cell import Cell
+from dgd.identity import OUTPUTS
 from dgd.methods import METHODS, NAMED, find, given_options, grafted
 from dgd.objectives import Objective
 from dgd.provenance import file_hash
 from dgd.train import checkpoint
 from dgd.train.group import Group
 from dgd.train.member import create
-from dgd.train.record import OUTPUTS
 
 ROOT = Path(__file__).parents[1]
 NAMES = [*METHODS, *(grafted(name) for name in METHODS if name not in NAMED and not METHODS[name].exchange)]
@@ -104,7 +104,7 @@ def make_teacher(cell: Cell, prepared: Path, folder: Path) -> None:
     torch.manual_seed(3)
     weights = create(cell.teacher or cell.student, data.load(prepared), cell).state_dict()
     checkpoint.save_weights(folder / "model.safetensors", {f"0.{k}": v for k, v in weights.items()})
-    checkpoint.write_json(folder / "metrics.json", {"status": "finished", "cell": {"student": cell.teacher}})
+    files.write_json(folder / "metrics.json", {"status": "finished", "cell": {"student": cell.teacher}})
 
 
 class Stopped(Exception):
@@ -139,5 +139,5 @@ def prepare_digits(folder: Path, test_images: int, **options) -> Path:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["sizes"]["test"] = test_images
     manifest["images_sha256"] = file_hash(folder / "images.safetensors")
-    checkpoint.write_json(folder / "manifest.json", manifest)
+    files.write_json(folder / "manifest.json", manifest)
     return folder
