@@ -8,7 +8,8 @@ from torch import nn
 from dgd import models
 from dgd.exchange import GraftingError
 from dgd.exchange.graft import blending_weights, graft
-from dgd.models.cifar_resnet import PadShortcut
+from dgd.models.cifar_resnet import CifarResNet, PadShortcut
+from dgd.models.cifar_wrn import CifarWideResNet
 
 CIFAR = [
     *(f"cifar_resnet{depth}" for depth in (8, 20, 32, 44, 56, 110)),
