@@ -15,10 +15,13 @@ import torch
 import yaml
 from torch import nn
 
-from dgd import cli, data, filters, identity, models, pruning, training
-from dgd.config import cells
+from dgd import cli, config, data, filters, identity, models
+from dgd.data.loader import Examples
 from dgd.models.folding import followers
 from dgd.read import files
+from dgd.task import METRICS
+from dgd.train import NoResult, pruning, train_cell
+from dgd.train.streams import generator
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 class Images:
     """A loader: 40 random images of 3x8x8, each of its own colour, in batches of 16; labels are what a network says of them."""
 
-    images = 40
+    images, device = 40, torch.device("cpu")
 
     @torch.no_grad()
     def __init__(self, net):
@@ -36,7 +39,7 @@ class Images:
 
     def batches(self):
         parts = (tensor.split(16) for tensor in (self.pixels, self.labels, torch.arange(40)))
-        return iter(zip(*parts))
+        return (Examples({"image": pixels}, labels, index) for pixels, labels, index in zip(*parts))
 
 
 class Tiny(nn.Module):
@@ -133,7 +136,7 @@ def test_a_curve_against_one_made_by_hand():
     order = norms.argsort().tolist()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     found = pruning.pruning_curve(net, loader, [0.3, 0.5, 1.0])
-    assert list(found.columns) == list(pruning.COLUMNS) == [*files.PRUNING, "top1", "top1_random"]
+    assert list(found.columns) == pruning.columns(METRICS["classification"]) == [*files.PRUNING, "top1", "top1_random"]
     assert found["removed"].tolist() == [0, 3, 5, 10]
     assert found["filters_left"].tolist() == [10, 7, 5, 0]
     assert found["share"].tolist() == [0, 0.3, 0.5, 1]
@@ -161,7 +164,7 @@ def test_the_random_control_is_seeded_and_of_the_same_number():
     assert first["top1_random"].iloc[-1] == pytest.approx(first["top1"].iloc[-1])
     # One draw, by hand.
     one = pruning.pruning_curve(net, loader, [0.4], seed=0, draws=1)["top1_random"].iloc[1]
-    gone = torch.randperm(10, generator=training.generator(0, "pruning", 0))[:4].tolist()
+    gone = torch.randperm(10, generator=generator(0, "pruning", 0))[:4].tolist()
     logits = without(net, [i for i in gone if i < 4], [i - 4 for i in gone if i >= 4])
     with torch.no_grad():
         assert one == pytest.approx(100 * (logits(loader.pixels).argmax(1) == loader.labels).float().mean().item())
@@ -179,7 +182,7 @@ def test_errors_of_a_curve():
 def trained(tmp_path_factory):
     """A cell trained for an epoch, and one that diverged; the folder that both are below."""
     root = tmp_path_factory.mktemp("trained")
-    config = {
+    given = {
         "benchmark": "t",
         "seeds": [0],
         "datasets": ["digits"],
@@ -190,9 +193,9 @@ def trained(tmp_path_factory):
     }
     prepared = root / "data/prepared/t/digits"
     data.prepare("digits", prepared, data_dir=root / "data", train_images=40)
-    for cell in cells(config):
-        with contextlib.suppress(training.NoResult):
-            training.train_cell(cell, results=root / "results", data=prepared)
+    for cell in config.cells(config.check(given)):
+        with contextlib.suppress(NoResult):
+            train_cell(cell, results=root / "results", data=prepared)
     return root
 
 
@@ -252,11 +255,12 @@ def test_committed_curves_make_nothing_train(tmp_path):
     for part in ("Snakefile", "pipeline", "dgd", "papers", "profiles", "envs"):
         copy_of = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy_of(ROOT / part, tmp_path / part)
-    config = yaml.safe_load((ROOT / "config/test/tiny.yaml").read_text()) | {"pruning": [0.5]}
-    (tmp_path / "pruned.yaml").write_text(yaml.safe_dump(config))
+    given = yaml.safe_load((ROOT / "config/test/tiny.yaml").read_text()) | {"pruning": [0.5]}
+    (tmp_path / "pruned.yaml").write_text(yaml.safe_dump(given))
+    cells = config.cells(config.check(given))
     results = tmp_path / "results"
-    files = [results / cell["path"] / name for cell in cells(config) for name in identity.OUTPUTS if "safetensors" not in name]
-    curves = [results / cell["path"] / "pruning.csv" for cell in cells(config)]
+    files = [results / cell.path / name for cell in cells for name in identity.OUTPUTS if "safetensors" not in name]
+    curves = [results / cell.path / "pruning.csv" for cell in cells]
     tiny = results / "tiny"
     names = ("results", "methods", "filters", "density", "claims", "controls")
     made = [tiny / "cells.csv", *(tiny / f"tables/{name}.{kind}" for name in names for kind in ("md", "csv", "tex"))]
@@ -278,4 +282,4 @@ def test_committed_curves_make_nothing_train(tmp_path):
 
     assert "Nothing to be done" in plan()
     curves[0].unlink()
-    assert f"pruning {cells(config)[0]['path']}" in plan()
+    assert f"pruning {cells[0].path}" in plan()
