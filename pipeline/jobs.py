@@ -26,7 +26,7 @@ def mem_mb(cell: Cell) -> int:
         from dgd.train.memory import MIB, estimate
 
         try:
-            return estimate(cell.plain(), cuda=gpus(cell) > 0)["host"] * MIB // 10**6 + 1
+            return estimate(cell, cuda=gpus(cell) > 0)["host"] * MIB // 10**6 + 1
         except ValueError:  # a model that cannot take these images: its own cell says so, and the others go on
             pass
     return 4000 * cell.processes
