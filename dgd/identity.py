@@ -67,7 +67,7 @@ class Identity:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of all of it."""
+        """Return the SHA-256 of all of it."""
         parts = [dict(self.fields), dict(self.code), [teacher.hash for teacher in self.teachers]]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -32,24 +32,24 @@ class Prepared:
 
     @property
     def made_from(self) -> dict:
-        """All that decides what is prepared."""
+        """Return all that decides what is prepared."""
         options = {key: self.data.get(key) for key in KEYS}
         return {"dataset": self.dataset, **options, "listing": listing(self.dataset), "code": identity.code(*CODE)}
 
     @cached_property
     def hash(self) -> str | None:
-        """Hash of what the prepared data set holds; None where it is not there."""
+        """Return the hash of the prepared data set; None if it does not exist."""
         return identity.data_hash(self.folder / "manifest.json")
 
     @cached_property
     def changed(self) -> bool:
-        """Whether it is there, made from other arguments or from another folder of images."""
+        """Return whether it exists, but made from other arguments or from another folder of images."""
         then = self._then()
         return then is not None and any(then[key] != value for key, value in self.made_from.items() if key != "code")
 
     @cached_property
     def outdated(self) -> bool:
-        """Whether it is there and would be prepared in another way today, by its code too."""
+        """Return whether it exists and would be prepared in another way today, also by its code."""
         then = self._then()
         return then is not None and then != self.made_from
 

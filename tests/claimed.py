@@ -20,7 +20,7 @@ ROWS["pair"] = methods.resolve({"pair": {"base": "baseline", "networks": 2}})[1]
 
 def published(id, method, value, metric="top1", teacher=None, **more):
     of = ROWS["pair" if method == "ensemble" else method]
-    networks, teachers = of["networks"], of["teachers"]
+    networks, teachers = of.networks, of.teachers
     row = {"id": id, "table": "T", "dataset": "cifar10", "model": R56, "method": method, "networks": networks}
     row |= {"teachers": teachers, "metric": metric, "value": value, "source": "T"} | more
     return row | ({"teacher": teacher} if teacher else {})
@@ -87,14 +87,14 @@ def paper(tmp_path, **compares):
 
 def made(method, row, **changes):
     """Return the columns of cells.csv about what a cell is made of, for a row of methods and changed keys of recipe or data."""
-    recipe = {"precision": "fp32", **row["recipe"]} | {key: changes[key] for key in changes if hasattr(Recipe(), key)}
+    recipe = {"precision": "fp32", **row.recipe} | {key: changes[key] for key in changes if hasattr(Recipe(), key)}
     data = {key: changes[key] for key in changes if hasattr(Data(), key)}
     cell = Cell(
         **{"benchmark": "b", "dataset": "cifar10", "model": R56, "method": method, "seed": 0, "student": R56},
-        **{"networks": row["networks"], "objective": methods.written_out(row["objective"])},
-        **{"exchange": exchange(row["exchange"]), "recipe": Recipe(**recipe), "data": Data(**data)},
+        **{"networks": row.networks, "objective": methods.written_out(row.objective)},
+        **{"exchange": exchange(row.exchange), "recipe": Recipe(**recipe), "data": Data(**data)},
     )
-    return conditions(cell) | {"networks": row["networks"], "teachers": row["teachers"], "metric": "top1"}
+    return conditions(cell) | {"networks": row.networks, "teachers": row.teachers, "metric": "top1"}
 
 
 def frame(*groups, benchmark="b", **common):
@@ -105,7 +105,7 @@ def frame(*groups, benchmark="b", **common):
         of = changes.get("of", ROWS.get(method))
         for seed, value in enumerate(values):
             row = {"benchmark": benchmark, "dataset": "cifar10", "model": R56, "student": R56, "method": method, "seed": seed}
-            row |= {"network": 0, "status": "finished", "teacher": R110 if of["teachers"] else None, "protocol": "paper"}
+            row |= {"network": 0, "status": "finished", "teacher": R110 if of.teachers else None, "protocol": "paper"}
             row |= made(method, of, **{key: changes[key] for key in changes if changes[key] is not None})
             row |= {"last": value} | {key: changes[key] for key in changes if key in COLUMNS}
             row["folder"] = f"{row['dataset']}/{row['student']}/{method}/seed{seed}"

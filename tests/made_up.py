@@ -37,7 +37,7 @@ def cell_of(
     """
     entry = {method: NAMED[method]} if method in NAMED else method
     _, row = methods.resolve(entry)
-    teachers = [f"fake/{dataset}/{teacher}/baseline/seed{number}" for number in range(row["teachers"])]
+    teachers = [f"fake/{dataset}/{teacher}/baseline/seed{number}" for number in range(row.teachers)]
     return replace(
         Cell(
             benchmark="fake",
@@ -47,12 +47,12 @@ def cell_of(
             seed=seed,
             student=student,
             teacher=teacher,
-            networks=row["networks"],
+            networks=row.networks,
             teachers=tuple(teachers),
-            objective=methods.given_options(row["objective"]),
-            exchange=exchange(row["exchange"]),
+            objective=methods.given_options(row.objective),
+            exchange=exchange(row.exchange),
             data=Data(**(data or {})),
-            recipe=Recipe(**({"epochs": 3} | dict(row["recipe"]) | (recipe or {}))),
+            recipe=Recipe(**({"epochs": 3} | dict(row.recipe) | (recipe or {}))),
         ),
         **more,
     )

@@ -13,6 +13,8 @@ from claimed import PAPER, R56, R110, ROWS, frame, judge, paper, published
 from dgd import methods
 from dgd.read import claims
 from dgd.read.claims import text
+from dgd.read.claims.judge import Scale
+from dgd.read.departures import Departure
 from dgd.read.statistics import difference, verdict
 
 # ------------------------------------------------------------------------------------------------------- evaluating
@@ -197,6 +199,14 @@ def test_the_better_direction_may_be_down(tmp_path):
         assert row["verdict"] == expected
         assert row["difference"] == pytest.approx(np.mean(values) - 0.51)
         assert row["published"] == pytest.approx(-0.3)
+        elsewhere = judge(path, pd.concat([cells, more]).assign(student="cifar_resnet8"))
+        direction = "not reproduced" if expected == "not reproduced" else "direction only"
+        assert elsewhere["verdict"].tolist() == ["not run", direction]
+
+
+def test_less_training_than_any_that_was_published_is_reduced():
+    for epochs, scale in ((150, "reduced: 150 epochs"), (250, "reduced: 250 epochs"), (350, "other recipe: 350 epochs")):
+        assert str(Scale((Departure("epochs", epochs, (200, 300)),), setting=True)) == scale
 
 
 def test_an_epoch_stands_for_the_same_share_of_a_shorter_training(tmp_path):

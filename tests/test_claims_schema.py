@@ -11,6 +11,7 @@ import yaml
 from claimed import PAPER, PAPERS, R56, ROOT, made
 
 from dgd.cell import Recipe
+from dgd.config import cells, load
 from dgd.read import claims
 from dgd.read.cells import COLUMNS
 from dgd.read.claims.schema import KINDS
@@ -139,15 +140,12 @@ def test_table_8_is_claimed_for_all_its_pairs(real):
 
 def test_no_cell_of_the_claims_is_without_its_benchmark(real):
     """What a benchmark can measure at all is in some config: a cell of the side's objective, exchange, counts and recipe."""
-    from dgd.config import cells
-    from pipeline.config import load
-
     there: dict = {}
     for path in (ROOT / "config").glob("*.yaml"):
         for cell in cells(load(path, folders=False)):
-            composed = composition(cell["objective"], cell["exchange"])
-            key = cell["slug"].removeprefix("imagefolder-"), cell["student"], composed, cell["networks"], len(cell["teachers"])
-            there.setdefault(key, []).append(cell["recipe"])
+            composed = composition(cell.objective, cell.exchange)
+            key = cell.slug.removeprefix("imagefolder-"), cell.student, composed, cell.networks, len(cell.teachers)
+            there.setdefault(key, []).append(cell.recipe)
     others = {"dml", "repr"}  # other papers' methods
     for claim in real:
         for setting in claim.settings:
@@ -157,7 +155,7 @@ def test_no_cell_of_the_claims_is_without_its_benchmark(real):
             for side in (setting.side, setting.other):
                 dataset = setting.dataset or "cifar10"
                 found = there.get((dataset, setting.student, side.composition, side.networks, side.teachers), [])
-                agree = [all(recipe[key] in allowed for key, allowed in side.overrides.items()) for recipe in found]
+                agree = [all(getattr(recipe, key) in allowed for key, allowed in side.overrides.items()) for recipe in found]
                 assert any(agree), f"{claim.id}: {side.reading} of {setting.student}"
 
 
@@ -166,18 +164,13 @@ def cells_of_every_setting(real):
     draw = random.Random(0)
     rows: dict = {}
     documents = {path.stem: yaml.safe_load(path.read_text()) for path in PAPERS}
-    compositions = {
-        (name, label): {"objective": row.objective, "exchange": row.exchange, "recipe": row.recipe}
-        | {"networks": row.networks, "teachers": row.teachers}
-        for name, document in documents.items()
-        for label, row in paper_methods(document, name).items()
-    }
+    methods = {name: paper_methods(document, name) for name, document in documents.items()}
     for claim in real:
         for setting in claim.settings:
             for side, measured in zip((setting.side, setting.other), setting.conditions):
                 wanted = {key: allowed[0] for key, allowed in measured.own.items() if hasattr(Recipe(), key)}
                 label = side.reading.method
-                of = made(label, compositions[claim.paper, label], **wanted)
+                of = made(label, methods[claim.paper][label], **wanted)
                 for seed in (0, 1):
                     teacher = setting.teacher if side.teachers else None
                     where = {"dataset": setting.dataset or "cifar10", "model": setting.student, "student": setting.student}

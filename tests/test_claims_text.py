@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from claimed import PAPERS, ROOT, frame, judge, paper
 
-from dgd import cli
+from dgd import cli, keys
+from dgd.config import load
 from dgd.read import claims
 from dgd.read.cells import collect
 from dgd.read.claims import text
@@ -76,11 +77,9 @@ def test_the_command_lists_what_is_measured(tmp_path, capsys, monkeypatch):
 
 def test_the_report_shows_each_claim_with_links_to_its_cells(tmp_path):
     from pipeline import report, tabulate
-    from pipeline.config import load
 
     folder = tmp_path / "cifar10-small"
-    config = load(ROOT / "config" / "cifar10-small.yaml")
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(keys.plain(load(ROOT / "config" / "cifar10-small.yaml"))))
     shutil.copytree(ROOT / "results" / "cifar10-small", folder, ignore=shutil.ignore_patterns("tables", "report.html"))
     tabulate.main(["--cells", str(folder / "cells.csv"), "--papers", *map(str, PAPERS[:1]), "--out", str(folder / "tables")])
     report.main(["--config", str(tmp_path / "config.json"), "--out", str(folder / "report.html")])

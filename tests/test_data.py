@@ -23,7 +23,7 @@ from torchvision import datasets, transforms
 from torchvision.transforms import functional as F
 
 from dgd import data
-from dgd.config import slug
+from dgd.cell import slug
 from dgd.data import sources
 
 preparation = importlib.import_module("dgd.data.preparation")
@@ -54,6 +54,18 @@ def dataset(images: torch.Tensor, pad: int, flip: bool) -> data.Dataset:
     labels = torch.arange(len(images))
     tensors = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
     return data.Dataset(manifest, tensors)
+
+
+def parts(batch: data.Examples) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images, labels and indices of a batch."""
+    assert list(batch.inputs) == ["image"]
+    assert len(batch) == len(batch.labels) == len(batch.index) == len(batch.inputs["image"])
+    return batch.inputs["image"], batch.labels, batch.index
+
+
+def joined(batches) -> tuple[torch.Tensor, ...]:
+    """Images, labels and indices of all batches."""
+    return tuple(torch.cat(tensors) for tensors in zip(*map(parts, batches)))
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -97,7 +109,7 @@ def test_shifts_and_flips_are_uniform_and_independent_as_torchvisions_are():
     images = torch.zeros(n, 1, size, size, dtype=torch.uint8)
     images[:, 0, 3, 3], images[:, 0, 3, 4] = 200, 100  # neither mark can leave the crop
     batches = dataset(images, pad, flip=True).loader("train", batch_size=1000).batches(generator(1), generator(2))
-    out = torch.cat([x for x, _, _ in batches]).flatten(1)
+    out = torch.cat([batch.inputs["image"] for batch in batches]).flatten(1)
     first, second = (out == 200 / 255).float().argmax(1), (out == 100 / 255).float().argmax(1)
     flips = second < first
     rows = 3 + pad - first // size
@@ -126,7 +138,7 @@ def test_the_generators_decide_everything(digits):
     train = digits.loader("train", batch_size=32)
 
     def epoch(order, augment):
-        images, labels, index = (torch.cat(parts) for parts in zip(*train.batches(generator(order), generator(augment))))
+        images, labels, index = joined(train.batches(generator(order), generator(augment)))
         assert (images.dtype, labels.dtype, index.dtype) == (torch.float32, torch.int64, torch.int64)
         assert torch.equal(labels, digits.tensors["train_labels"][index])
         return images, index
@@ -151,17 +163,17 @@ def test_random_numbers_are_drawn_at_the_call(digits):
 def test_a_last_training_batch_of_one_is_dropped_and_a_partial_one_kept(digits):
     train = digits.loader("train", batch_size=32)  # 257 images
     assert (len(train), train.images) == (8, 257)
-    assert [len(y) for _, y, _ in train.batches(generator(0))] == [32] * 8
-    assert sum(len(y) for _, y, _ in train.batches()) == 257
+    assert [len(batch) for batch in train.batches(generator(0))] == [32] * 8
+    assert sum(len(batch) for batch in train.batches()) == 257
     train = digits.loader("train", batch_size=100)
     assert len(train) == 3
-    assert [len(y) for _, y, _ in train.batches(generator(0), generator(0))] == [100, 100, 57]
+    assert [len(batch) for batch in train.batches(generator(0), generator(0))] == [100, 100, 57]
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_evaluation_gives_every_image_once_in_order_and_as_it_is(digits, split):
     test = digits.loader(split, batch_size=50)
-    images, labels, index = (torch.cat(parts) for parts in zip(*test.batches()))
+    images, labels, index = joined(test.batches())
     assert torch.equal(index, torch.arange(digits.sizes[split]))
     assert torch.equal(labels, digits.tensors[f"{split}_labels"])
     expected = F.normalize(digits.tensors[f"{split}_images"] / 255, digits.mean, digits.std)
@@ -175,7 +187,7 @@ def test_without_flip_nothing_is_mirrored():
     images = torch.zeros(500, 1, 8, 8, dtype=torch.uint8)
     images[:, 0, 3, 3], images[:, 0, 3, 4] = 200, 100
     loader = dataset(images, 1, flip=False).loader("train", batch_size=500)
-    out = next(loader.batches(None, generator(0)))[0].flatten(1)
+    out = next(loader.batches(None, generator(0))).inputs["image"].flatten(1)
     assert ((out == 100 / 255).float().argmax(1) - (out == 200 / 255).float().argmax(1) == 1).all()
 
 
@@ -209,7 +221,7 @@ def test_cuda_gives_the_same_bits_and_never_waits():
             epoch = list(batches)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        epochs.append([[tensor.cpu() for tensor in batch] for batch in epoch])
+        epochs.append([[tensor.cpu() for tensor in parts(batch)] for batch in epoch])
     for ours, theirs in zip(*epochs):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
 
@@ -544,7 +556,7 @@ def test_a_folder_in_memory(birds, tmp_path):
     expected = F.pil_to_tensor(F.center_crop(F.resize(Image.open(path), 16), 16))
     assert torch.equal(read.tensors["test_images"][1], expected)
     assert read.tensors["test_labels"].tolist() == [0, 0, 1, 1]
-    images, _, _ = next(read.loader("train", batch_size=8).batches(generator(0), generator(0)))
+    images = next(read.loader("train", batch_size=8).batches(generator(0), generator(0))).inputs["image"]
     assert images.shape == (8, 3, 16, 16)
     assert data.prepare(name, tmp_path / "again", image_size=16, validation_images=4) == manifest
 
@@ -561,15 +573,15 @@ def test_a_folder_streamed_does_not_depend_on_the_workers(birds, tmp_path):
     for workers in (0, 2):
         train = read.loader("train", batch_size=4, workers=workers)
         assert (len(train), train.images) == (2, 9)  # the ninth image would be a batch of its own
-        epochs.append(list(train.batches(generator(0), generator(1))))
+        epochs.append([parts(batch) for batch in train.batches(generator(0), generator(1))])
     assert torch.equal(state, torch.get_rng_state())
     for ours, theirs in zip(*epochs):
         assert ours[0].shape == (4, 3, 16, 16)
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
-    other = next(train.batches(generator(0), generator(2)))
+    other = parts(next(train.batches(generator(0), generator(2))))
     assert torch.equal(other[2], epochs[0][0][2])
     assert not torch.equal(other[0], epochs[0][0][0])
-    images, labels, index = next(read.loader("test", batch_size=8).batches())
+    images, labels, index = parts(next(read.loader("test", batch_size=8).batches()))
     assert (labels.tolist(), index.tolist()) == ([0, 0, 1, 1], [0, 1, 2, 3])
     image = F.center_crop(F.resize(Image.open(birds / "val" / "owl" / "1.png"), 16 * 256 // 224), 16)
     assert torch.equal(images[3], F.normalize(F.to_tensor(image), read.mean, read.std))

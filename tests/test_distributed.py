@@ -7,59 +7,46 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from dgd import checkpoint, config, data, training
+from dgd.cell import Cell
+from dgd.train import checkpoint, train_cell
+from dgd.train.record import RESUME
+from tests.helpers import ROOT, digits_cells
 
-ROOT = Path(__file__).parents[1]
 FILES = ("model.safetensors", "history.csv", "predictions.npz", "filters.npz")
 SCRIPT = """
 import json, sys
-from dgd import training
+from dgd.train import NoResult, step, train_cell
 try:
-    training.train_cell(json.loads(sys.argv[1]), results=sys.argv[2], data=sys.argv[3])
-except training.NoResult as error:
+    train_cell(json.loads(sys.argv[1]), results=sys.argv[2], data=sys.argv[3])
+except NoResult as error:
     print("outcome:", error)
 """
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    out = tmp_path_factory.mktemp("digits")
-    data.prepare("digits", out, train_images=60, validation_images=30)
-    return out
+def cells(methods, student="cifar_resnet8", **recipe) -> dict[str, Cell]:
+    recipe = {"schedule": "difflr", "precision": "fp32", **recipe}
+    found = digits_cells(methods, student, recipe=recipe, adapt_stem=student.startswith("test_"))
+    return {cell.method: cell for cell in found if cell.student == student}
 
 
-def cells(methods, student="cifar_resnet8", **recipe):
-    benchmark = {
-        "benchmark": "t",
-        "seeds": [0],
-        "datasets": ["digits"],
-        "pairs": [{"student": student, "teacher": "cifar_resnet20"}],
-        "methods": methods,
-        "recipe": {"epochs": 3, "batch_size": 16, "schedule": "difflr", "device": "cpu", "precision": "fp32", **recipe},
-        "adapt_stem": student.startswith("test_"),
-    }
-    config.check(benchmark, "test")
-    return {c["method"]: c for c in config.cells(benchmark) if c["student"] == student}
-
-
-def spread(cell, ranks=1):
+def spread(cell, ranks=1) -> Cell:
     """The cell, with so many processes for each of its networks."""
-    return {**cell, "recipe": {**cell["recipe"], "ranks_per_network": ranks}}
+    return replace(cell, recipe=replace(cell.recipe, ranks_per_network=ranks))
 
 
 def start(processes, cell, results, digits, script=SCRIPT):
     """The cell in that many processes, as torchrun starts them, but without torchrun, which would end the others itself."""
-    cell = spread(cell, processes // cell["networks"])
+    cell = spread(cell, processes // cell.networks)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-c", script, json.dumps(cell), str(results), str(digits)]
+    command = [sys.executable, "-c", script, json.dumps(cell.plain()), str(results), str(digits)]
     return [
         subprocess.Popen(
             command,
@@ -93,12 +80,12 @@ def alone(digits, tmp_path_factory):
     ]
     wanted = cells(["grafting", *rows]) | {"drop path": cells(["grafting"], "test_efficientnet")["grafting"]}
     for cell in wanted.values():
-        training.train_cell(cell, results=results, data=digits)
+        train_cell(cell, results=results, data=digits)
     return results, wanted
 
 
 def same(cell, *roots):
-    a, b = (root / cell["path"] for root in roots)
+    a, b = (root / cell.path for root in roots)
     for name in FILES:
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
     one, other = (json.loads((folder / "metrics.json").read_text()) for folder in (a, b))
@@ -108,7 +95,7 @@ def same(cell, *roots):
 @pytest.mark.parametrize("name", ["grafting", "four", "options", "noise", "surgery", "explained", "drop path"])
 def test_a_process_a_network_gives_the_bytes_of_one_process(alone, digits, tmp_path, name):
     results, wanted = alone
-    finish(start(wanted[name]["networks"], wanted[name], tmp_path, digits))
+    finish(start(wanted[name].networks, wanted[name], tmp_path, digits))
     same(wanted[name], results, tmp_path)
 
 
@@ -116,44 +103,35 @@ def test_torchrun_starts_it_and_the_teacher_is_read_by_all(digits, tmp_path):
     """With terms that read features, own modules, and keep a bank of the training images."""
     terms = {"ce": 1.0, "kd": 1.0, "fitnet": 1.0, "crd": {"weight": 0.8, "negatives": 16}}
     cell = cells([{"m": {"base": "dgd", "objective": terms}}])["m"]
-    teacher = config.cells(
-        {
-            "benchmark": "t",
-            "seeds": [0],
-            "datasets": ["digits"],
-            "pairs": [{"student": "cifar_resnet20"}],
-            "methods": ["baseline"],
-        }
-    )[0]
-    teacher["recipe"] |= {"epochs": 1, "device": "cpu"}
+    (teacher,) = digits_cells(["baseline"], "cifar_resnet20", recipe={"epochs": 1})
     for root in ("one", "two"):
-        training.train_cell(teacher, results=tmp_path / root, data=digits)
-    training.train_cell(cell, results=tmp_path / "one", data=digits)
+        train_cell(teacher, results=tmp_path / root, data=digits)
+    train_cell(cell, results=tmp_path / "one", data=digits)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipeline.train"]
-    arguments = ["--cell", json.dumps(spread(cell)), "--data", str(digits), "--results", str(tmp_path / "two")]
+    arguments = ["--cell", json.dumps(spread(cell).plain()), "--data", str(digits), "--results", str(tmp_path / "two")]
     subprocess.run([*torchrun, *arguments], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=200)
     same(cell, tmp_path / "one", tmp_path / "two")
 
 
 def alike(cell, root):
     """Equal but for the order of summation."""
-    one, many = (pd.read_csv(root / name / cell["path"] / "history.csv") for name in ("one", "many"))
+    one, many = (pd.read_csv(root / name / cell.path / "history.csv") for name in ("one", "many"))
     pd.testing.assert_frame_equal(one, many, rtol=1e-3)
-    one, many = (checkpoint.load_weights(root / name / cell["path"] / "model.safetensors") for name in ("one", "many"))
+    one, many = (checkpoint.load_weights(root / name / cell.path / "model.safetensors") for name in ("one", "many"))
     assert max(float((one[key] - many[key]).abs().max()) for key in one) < 1e-3
 
 
 def test_processes_that_share_batches_compute_the_gradient_of_the_whole_batch(digits, tmp_path):
     """On a network without batch norm, whose statistics are each process's own, as everywhere in data parallel training."""
     cell = cells(["baseline"], "test_vit", epochs=2, batch_size=17, lr=0.01)["baseline"]
-    training.train_cell(cell, results=tmp_path / "one", data=digits)
+    train_cell(cell, results=tmp_path / "one", data=digits)
     finish(start(2, cell, tmp_path / "many", digits))
     alike(cell, tmp_path)
 
 
 def test_two_networks_of_two_processes_each(digits, tmp_path):
     cell = cells(["grafting"], "test_convnext", batch_size=17, lr=0.01)["grafting"]
-    training.train_cell(cell, results=tmp_path / "one", data=digits)
+    train_cell(cell, results=tmp_path / "one", data=digits)
     finish(start(4, cell, tmp_path / "many", digits))
     alike(cell, tmp_path)
 
@@ -163,16 +141,16 @@ def test_a_killed_process_ends_the_others_and_the_cell_goes_on(digits, tmp_path)
     cell = cells(["grafting"], epochs=4)["grafting"]
     slow = SCRIPT.replace(
         "try:",
-        "import time\nfrom pathlib import Path\nlearn = training.Group._losses\n"
+        "import time\nfrom pathlib import Path\nlearn = step.losses\n"
         "def wait(*args, **options):\n"
         "    if (Path(sys.argv[2]) / 'slow').exists(): time.sleep(3600)\n"
         "    return learn(*args, **options)\n"
-        "training.Group._losses = wait\ntry:",
+        "step.losses = wait\ntry:",
     )
-    folder = tmp_path / "killed" / cell["path"]
+    folder = tmp_path / "killed" / cell.path
     running = start(2, cell, tmp_path / "killed", digits, slow)
     deadline = time.monotonic() + 120
-    while not (folder / training.RESUME).exists() and time.monotonic() < deadline:
+    while not (folder / RESUME).exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     (tmp_path / "killed" / "slow").touch()
     time.sleep(0.5)
@@ -184,7 +162,7 @@ def test_a_killed_process_ends_the_others_and_the_cell_goes_on(digits, tmp_path)
     assert not (folder / "metrics.json").exists()
     (tmp_path / "killed" / "slow").unlink()
     finish(start(2, cell, tmp_path / "killed", digits))
-    training.train_cell(cell, results=tmp_path / "whole", data=digits)
+    train_cell(cell, results=tmp_path / "whole", data=digits)
     same(cell, tmp_path / "whole", tmp_path / "killed")
 
 
@@ -192,7 +170,7 @@ def test_a_divergence_of_one_network_is_the_outcome_of_all(digits, tmp_path):
     cell = cells(["grafting"], lr=1.0e30)["grafting"]
     outputs = finish(start(2, cell, tmp_path, digits))
     assert all("outcome: the loss of network 0 is not finite" in output for output in outputs)
-    assert json.loads((tmp_path / cell["path"] / "metrics.json").read_text())["status"] == "diverged"
+    assert json.loads((tmp_path / cell.path / "metrics.json").read_text())["status"] == "diverged"
 
 
 def test_the_config_says_how_many_processes_there_are(digits, tmp_path):

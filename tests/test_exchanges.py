@@ -9,8 +9,32 @@ import timm
 import torch
 from torch import nn
 
-from dgd import config, data, filters, grafting, methods, training
-from dgd.grafting import GraftingError, graft
+from dgd import data, filters, methods, models
+from dgd.cell import (
+    EXCHANGES,
+    PROTOCOLS,
+    Average,
+    Cell,
+    Exchange,
+    Internal,
+    Noise,
+    Recipe,
+    Ring,
+    Swap,
+    Within,
+    exchange_problems,
+)
+from dgd.cell import exchange as filled_exchange
+from dgd.exchange import GraftingError, average, blend, internal, noise, swap
+from dgd.exchange.graft import blending_weights, graft
+from dgd.keys import specs
+from dgd.train import averages, checkpoint, train_cell
+from dgd.train.exchanging import exchange_weights
+from dgd.train.group import Group
+from dgd.train.schedule import exchange_due, learning_rates
+from dgd.train.step import train_epoch
+from dgd.train.streams import generator
+from tests.helpers import cells_of
 
 
 def chain(seed, biases=False):
@@ -43,8 +67,8 @@ def mixed(states, key, share, i=0):
 
 def test_average_is_half_and_half_and_is_graft_with_a_zero():
     states = [chain(i) for i in range(3)]
-    shares = grafting.RING["average"](states)
-    new = grafting.blend(states[1], states[0], shares[1])
+    shares = average.shares(states, Average())
+    new = blend(states[1], states[0], shares[1])
     plain = graft(states, a=0)[1]
     for key, value in new.items():
         if value.is_floating_point():
@@ -56,9 +80,9 @@ def test_swap_is_the_neighbour_to_the_bit():
     states = [chain(i) for i in range(3)]
     states[0]["bn0.num_batches_tracked"] += 5
     states[2]["conv0.weight"][0, 0, 0, 0] = -0.0
-    shares = grafting.RING["swap"](states)
+    shares = swap.shares(states, Swap())
     for i in range(3):
-        new = grafting.blend(states[i], states[i - 1], shares[i])
+        new = blend(states[i], states[i - 1], shares[i])
         assert all(new[key].numpy().tobytes() == states[i - 1][key].numpy().tobytes() for key in new)
 
 
@@ -68,7 +92,7 @@ def test_noise_reaches_invalid_filters_only_and_shrinks_with_the_epochs():
     state["conv1.weight"][0] = 0
     drawn = {}
     for epoch in (1, 11):
-        new = grafting.noise(state, epoch=epoch, generator=torch.Generator().manual_seed(7), gamma=0.1)
+        new = noise.within(state, Noise(gamma=0.1), epoch=epoch, generator=torch.Generator().manual_seed(7))
         changed = {
             key: (new[key] != state[key]).flatten(1).any(1).nonzero().flatten().tolist() for key in filters.conv_weights(state)
         }
@@ -76,23 +100,23 @@ def test_noise_reaches_invalid_filters_only_and_shrinks_with_the_epochs():
         assert all(torch.equal(new[key], state[key]) for key in state if not key.startswith("conv"))
         drawn[epoch] = new["conv0.weight"][2] - 0.001
     assert torch.allclose(drawn[11], drawn[1] * 0.975**10, atol=1e-7)
-    many = grafting.noise(
-        {"conv.weight": torch.zeros(64, 16, 3, 3)}, epoch=3, generator=torch.Generator().manual_seed(0), base=0.5
+    many = noise.within(
+        {"conv.weight": torch.zeros(64, 16, 3, 3)}, Noise(base=0.5), epoch=3, generator=torch.Generator().manual_seed(0)
     )
     assert float(many["conv.weight"].std()) == pytest.approx(0.25, rel=0.05)
 
 
 def test_internal_adds_the_largest_to_the_smallest():
     weight = torch.tensor([3.0, 0.05, 5.0, 0.01, 4.0]).view(5, 1, 1, 1)
-    new = grafting.internal({"conv.weight": weight}, gamma=0.1)
+    new = internal.within({"conv.weight": weight}, Internal(gamma=0.1))
     assert new["conv.weight"].flatten().tolist() == pytest.approx([3.0, 4.05, 5.0, 5.01, 4.0])
-    assert torch.equal(grafting.internal({"conv.weight": weight}, gamma=0.001)["conv.weight"], weight)
+    assert torch.equal(internal.within({"conv.weight": weight}, Internal(gamma=0.001))["conv.weight"], weight)
 
 
 def test_sources_within_a_network_need_one_network_and_filters():
-    assert methods.resolve({"x": {"base": "baseline", "exchange": {"name": "noise"}}})[1]["networks"] == 1
+    assert methods.resolve({"x": {"base": "baseline", "exchange": {"name": "noise"}}})[1].networks == 1
     with pytest.raises(GraftingError, match="no convolution filters"):
-        grafting.internal({"linear.weight": torch.ones(2, 2)})
+        internal.within({"linear.weight": torch.ones(2, 2)}, Internal())
 
 
 # ------------------------------------------------------------------------------------------------- how much is blended
@@ -101,22 +125,22 @@ def test_sources_within_a_network_need_one_network_and_filters():
 def test_bn_gamma_criterion_is_the_following_batch_norms():
     states = two()
     gap = float(states[0]["bn1.weight"].abs().sum() - states[1]["bn1.weight"].abs().sum())
-    w = grafting.blending_weights(states, criterion="bn-gamma", c=0.5)[0]["conv1.weight"]
+    w = blending_weights(states, criterion="bn-gamma", c=0.5)[0]["conv1.weight"]
     assert w == pytest.approx(0.4 / math.pi * math.atan(0.5 * gap) + 0.5, abs=1e-6)
     bare = [{"conv.weight": torch.randn(2, 3, 1, 1)} for _ in range(2)]
     with pytest.raises(GraftingError, match="needs a batch norm after each convolution, and 'conv.weight' has none"):
-        grafting.blending_weights(bare, criterion="bn-gamma")
+        blending_weights(bare, criterion="bn-gamma")
 
 
-@pytest.mark.parametrize("protocol", methods.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_ratio_is_own_by_the_sum(protocol):
     states = two()
     own, other = (float(s["bn0.weight"].abs().sum()) for s in states)
     options = {"criterion": "bn-gamma", "rule": "ratio", "protocol": protocol, "digits": None}
-    assert grafting.blending_weights(states, **options)[0]["conv0.weight"] == pytest.approx(own / (own + other), abs=1e-6)
+    assert blending_weights(states, **options)[0]["conv0.weight"] == pytest.approx(own / (own + other), abs=1e-6)
     for state in states:
         state["bn0.weight"].zero_()
-    w = grafting.blending_weights(states, **options)[0]["conv0.weight"]
+    w = blending_weights(states, **options)[0]["conv0.weight"]
     assert math.isnan(w) if protocol == "reference-code" else w == 0.5  # the script divides by zero
 
 
@@ -129,15 +153,15 @@ def test_a_fixed_share_is_every_layers():
 
 def test_digits_and_include_max_are_options_of_their_own():
     states = two()
-    plain, rounded = (grafting.blending_weights(states, c=1, digits=d)[0]["conv0.weight"] for d in (None, 1))
+    plain, rounded = (blending_weights(states, c=1, digits=d)[0]["conv0.weight"] for d in (None, 1))
     assert rounded == round(plain, 1) != plain
-    with_max, without = (grafting.blending_weights(states, c=1, include_max=m)[0]["conv0.weight"] for m in (True, False))
+    with_max, without = (blending_weights(states, c=1, include_max=m)[0]["conv0.weight"] for m in (True, False))
     assert with_max != without
 
 
 def test_layers_by_name_or_by_dimension():
     nets = [timm.create_model("cifar_mobilenetv2", num_classes=10).state_dict() for _ in range(2)]
-    counts = [len(grafting.blending_weights(nets, layers=how)[0]) for how in ("dimension", "name")]
+    counts = [len(blending_weights(nets, layers=how)[0]) for how in ("dimension", "name")]
     assert counts == [57, 53]
 
 
@@ -202,7 +226,7 @@ def test_filter_level_as_the_code_does_it():
 
 def test_what_other_tensors_get():
     states = two()
-    conv = grafting.blending_weights(states)[0]["conv1.weight"]
+    conv = blending_weights(states)[0]["conv1.weight"]
     for non_conv, share in (("last", conv), ("none", 1.0), (0.7, 0.7)):
         new = graft(states, non_conv=non_conv)[0]
         assert torch.allclose(new["linear.weight"], mixed(states, "linear.weight", share), atol=1e-6)
@@ -223,20 +247,21 @@ def test_counters_stay_or_are_blended():
     ("options", "message"),
     [
         ({"criterion": "l2"}, "criterion is 'l2'; it must be one of entropy, l1, bn-gamma"),
-        ({"share": 1.5}, "share is 1.5; it must be a number from 0 to 1, or null"),
+        ({"share": 1.5}, "share is 1.5; it must be at least 0 and at most 1"),
         ({"non_conv": "some"}, "non_conv is 'some'; it must be one of last, own, none, or a number"),
         ({"include_max": 1}, "include_max is 1; it must be true or false"),
         ({"c": "500"}, "c is '500'; it must be a number"),
-        ({"a": 5}, "a is 5; it must be a number from 0 to 1"),
-        ({"c": math.nan}, "c is nan; it must be a number"),
-        ({"gamma": 0.1}, "exchange 'graft' has no option 'gamma'; known: a, c"),
+        ({"a": 5}, "a is 5; it must be at least 0 and at most 1"),
+        ({"c": math.nan}, "c is nan; it must be a finite number"),
+        ({"gamma": 0.1}, "gamma: unknown key; known: every, from"),
         ({"non_conv": "own", "criterion": "bn-gamma"}, "non_conv is 'own', and only filters have the criterion 'bn-gamma'"),
         ({"level": "filter", "protocol": "reference-code"}, "criterion is 'entropy'; the published filter-level script"),
     ],
 )
 def test_a_wrong_option_says_what_would_be_right(options, message):
-    with pytest.raises(ValueError, match="exchange"):
-        methods.filled_exchange({"name": "graft", **options})
+    (line,) = exchange_problems({"name": "graft", **options}, "exchange")
+    assert line.startswith("exchange.")
+    assert message in line
     with pytest.raises(GraftingError) as error:
         graft(two(), **options)
     assert message in str(error.value)
@@ -245,47 +270,40 @@ def test_a_wrong_option_says_what_would_be_right(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"every": 0}, "every is 0; it must be a whole number of at least 1"),
+        ({"every": 0}, "every is 0; it must be at least 1"),
         ({"from": 5, "until": 3}, "until is 3, before from, 5"),
         ({"momentum": "drop"}, "momentum is 'drop'; it must be one of keep, reset, graft"),
     ],
 )
 def test_what_only_a_loop_can_do_is_checked_there_and_refused_elsewhere(options, message):
-    with pytest.raises(ValueError, match=message):
-        methods.filled_exchange({"name": "graft", **options})
+    (line,) = exchange_problems({"name": "graft", **options}, "exchange")
+    assert message in line
     with pytest.raises(GraftingError, match="is for a training loop that has epochs and optimisers"):
         graft(two(), **options)
 
 
 def test_a_ratio_is_rounded_too():
-    shares = grafting.blending_weights(two(), criterion="bn-gamma", rule="ratio", digits=1)[0]
+    shares = blending_weights(two(), criterion="bn-gamma", rule="ratio", digits=1)[0]
     assert all(share == round(share, 1) for share in shares.values())
 
 
 def test_a_protocol_is_a_named_set_of_options():
-    for protocol, choices in methods.PROTOCOLS.items():
-        filled = methods.filled_exchange({"name": "graft"}, protocol)
-        assert choices.items() <= filled.items()
-        assert filled["protocol"] == protocol
-        assert set(filled) == {"name", *methods.EXCHANGES["graft"], *choices, *methods.AROUND, *methods.WHEN}
-    assert methods.filled_exchange({"name": "graft", "digits": 3}, "reference-code")["digits"] == 3
+    for protocol, choices in PROTOCOLS.items():
+        filled = filled_exchange({"name": "graft"}, protocol)
+        assert {option: getattr(filled, option) for option in choices} == choices
+        assert filled.protocol == protocol
+        assert set(specs(type(filled))) > {*choices, *specs(Ring), *specs(Exchange)}
+    assert filled_exchange({"name": "graft", "digits": 3}, "reference-code").digits == 3
     states = two()
     by_name = graft(states, protocol="reference-code")
-    by_hand = graft(states, **methods.PROTOCOLS["reference-code"])
+    by_hand = graft(states, **PROTOCOLS["reference-code"])
     assert all(torch.equal(a[key], b[key]) for a, b in zip(by_name, by_hand) for key in a)
 
 
 # ------------------------------------------------------------------------------------------- in a group that learns
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    out = tmp_path_factory.mktemp("digits")
-    data.prepare("digits", out, train_images=40, validation_images=20)
-    return out
-
-
-def cell(method, **recipe):
+def cell(method, **recipe) -> Cell:
     benchmark = {
         "benchmark": "t",
         "seeds": [0],
@@ -294,34 +312,33 @@ def cell(method, **recipe):
         "methods": [{"x": method}],
         "recipe": {"epochs": 6, "batch_size": 20, "lr": 0.05, "device": "cpu", "precision": "fp32", **recipe},
     }
-    config.check(benchmark, "test")
-    return config.cells(benchmark)[0]
+    return cells_of(benchmark)[0]
 
 
-def group(digits, exchange=None, networks=2, **recipe):
+def group(few_digits, exchange=None, networks=2, **recipe):
     """A group after an epoch, with its training batches."""
     base = {"base": "grafting" if networks > 1 else "baseline", "networks": networks, "exchange": exchange}
-    dataset = data.load(digits)
-    found = training.Group(cell(base, **recipe), dataset, [], torch.device("cpu"))
+    dataset = data.load(few_digits)
+    found = Group(cell(base, **recipe), dataset, [], torch.device("cpu"))
     loader = dataset.loader("train", batch_size=20, channels_last=True)
-    found.train_epoch(loader, 0)
+    train_epoch(found, loader, 0)
     return found, loader
 
 
 def buffers(found):
-    return [{key: value.clone() for key, value in found._momentum(k).items()} for k in range(len(found.networks))]
+    return [{key: value.clone() for key, value in found.momentum(k).items()} for k in range(len(found.networks))]
 
 
 def state(network):
     return copy.deepcopy(network.state_dict())
 
 
-def test_momentum_is_kept_reset_or_grafted(digits):
+def test_momentum_is_kept_reset_or_grafted(few_digits):
     for how in ("keep", "reset", "graft"):
-        found, _ = group(digits, {"name": "graft", "momentum": how})
+        found, _ = group(few_digits, {"name": "graft", "momentum": how})
         before, states = buffers(found), [state(net) for net in found.networks]
-        weights = grafting.blending_weights(states)
-        (shares, _) = found.trade(0)
+        weights = blending_weights(states)
+        (shares, _) = exchange_weights(found, 0)
         after, key = buffers(found), "layer1.0.conv1.weight"
         expected = {
             "keep": before[0][key],
@@ -333,25 +350,25 @@ def test_momentum_is_kept_reset_or_grafted(digits):
         assert shares.tolist() == pytest.approx([weights[0][k] for k in filters.conv_weights(states[0])])
 
 
-def test_batch_norm_is_estimated_anew_from_training_batches(digits):
-    found, loader = group(digits, {"name": "average", "batch_norm": "reestimate"})
-    found.trade(0, loader)
-    blended, _ = group(digits, {"name": "average"})
-    blended.trade(0)
+def test_batch_norm_is_estimated_anew_from_training_batches(few_digits):
+    found, loader = group(few_digits, {"name": "average", "batch_norm": "reestimate"})
+    exchange_weights(found, 0, loader)
+    blended, _ = group(few_digits, {"name": "average"})
+    exchange_weights(blended, 0)
     net, other = found.networks[0], blended.networks[0]
     assert torch.equal(net.state_dict()["conv1.weight"], other.state_dict()["conv1.weight"])
     assert not torch.equal(net.bn1.running_mean, other.bn1.running_mean)
-    streams = {name: training.generator(0, name, "exchange", 0, 0) for name in ("order", "augment")}
+    streams = {name: generator(0, name, "exchange", 0, 0) for name in ("order", "augment")}
     with torch.no_grad():
-        batches = [net.conv1(images) for images, _, _ in loader.batches(**streams)]
+        batches = [net.conv1(batch.inputs["image"]) for batch in loader.batches(**streams)]
     assert torch.allclose(net.bn1.running_mean, torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0), atol=1e-5)
     assert net.bn1.momentum == 0.1
 
 
-def test_when_networks_exchange(digits):
+def test_when_networks_exchange():
     def epochs(**options):
-        found, _ = group(digits, {"name": "graft", **options})
-        return [epoch for epoch in range(6) if found.trades(epoch, "before") or found.trades(epoch, "after")]
+        own = filled_exchange({"name": "graft", **options})
+        return [epoch for epoch in range(6) if any(exchange_due(own, 6, epoch, phase) for phase in ("before", "after"))]
 
     assert epochs() == [0, 1, 2, 3, 4]  # nothing would see an exchange after the last evaluation
     assert epochs(every=2) == [1, 3]
@@ -359,28 +376,28 @@ def test_when_networks_exchange(digits):
     assert epochs(**{"from": 3, "until": 4}) == [2, 3]
 
 
-def test_evaluation_before_or_after_the_exchange(digits, tmp_path):
-    accuracy = {}
+def test_evaluation_before_or_after_the_exchange(few_digits, tmp_path):
+    found = {}
     for when in ("before", "after"):
-        made = {**cell({"base": "grafting", "exchange": {"name": "swap", "evaluate": when}}, epochs=1), "path": when}
-        metrics = training.train_cell(made, results=tmp_path, data=digits)
-        accuracy[when] = [net["last"]["top1"] for net in metrics["networks"]]
-    assert accuracy["after"] == accuracy["before"][::-1]
-    assert accuracy["after"][0] != accuracy["after"][1]
+        made = cell({"base": "grafting", "exchange": {"name": "swap", "evaluate": when}}, epochs=1)
+        metrics = train_cell(made, results=tmp_path, data=few_digits, out=tmp_path / when)
+        found[when] = [(net["last"]["top1"], net["last"]["loss"]) for net in metrics["networks"]]
+    assert found["after"] == found["before"][::-1]
+    assert found["after"][0] != found["after"][1]
 
 
-@pytest.mark.parametrize("name", list(grafting.WITHIN))
-def test_sources_within_a_network_train_alone_and_leave_no_shares(digits, tmp_path, name):
+@pytest.mark.parametrize("name", [name for name, kind in EXCHANGES.items() if issubclass(kind, Within)])
+def test_sources_within_a_network_train_alone_and_leave_no_shares(few_digits, tmp_path, name):
     made = cell({"base": "baseline", "exchange": {"name": name, "gamma": 5.0}}, epochs=2)
-    assert training.train_cell(made, results=tmp_path, data=digits)["status"] == "finished"
-    with np.load(tmp_path / made["path"] / "filters.npz") as arrays:
+    assert train_cell(made, results=tmp_path, data=few_digits)["status"] == "finished"
+    with np.load(tmp_path / made.path / "filters.npz") as arrays:
         assert "exchanges" not in arrays
 
 
-def test_the_trace_of_the_epochs(digits, tmp_path):
+def test_the_trace_of_the_epochs(few_digits, tmp_path):
     made = cell({"base": "grafting"}, filters_every=2, epochs=5)
-    training.train_cell(made, results=tmp_path, data=digits)
-    with np.load(tmp_path / made["path"] / "filters.npz") as arrays:
+    train_cell(made, results=tmp_path, data=few_digits)
+    with np.load(tmp_path / made.path / "filters.npz") as arrays:
         assert arrays["epochs"].tolist() == [1, 3, 4]
         last = np.concatenate([arrays[key] for key in arrays if key.startswith("l1/1/")])
         assert np.array_equal(arrays["trace/l1/1"][-1], last)
@@ -390,22 +407,20 @@ def test_the_trace_of_the_epochs(digits, tmp_path):
         assert ((arrays["trace/share/1"] > 0.29) & (arrays["trace/share/1"] < 0.71)).all()
 
 
-def test_independent_networks_are_single_ones_and_their_ensemble(digits, tmp_path):
+def test_independent_networks_are_single_ones_and_their_ensemble(few_digits, tmp_path):
     made = cell({"base": "grafting", "exchange": None}, epochs=2)
-    metrics = training.train_cell(made, results=tmp_path, data=digits)
-    single = training.train_cell({**cell({"base": "baseline"}, epochs=2), "path": "single"}, results=tmp_path, data=digits)
+    metrics = train_cell(made, results=tmp_path, data=few_digits)
+    single = train_cell(cell({"base": "baseline"}, epochs=2), results=tmp_path, data=few_digits, out=tmp_path / "single")
     assert metrics["networks"][0] == single["networks"][0]
     assert single["ensemble"] is None
-    from dgd import checkpoint, models
-
-    weights = checkpoint.load_weights(tmp_path / made["path"] / "model.safetensors")
-    dataset = data.load(digits)
+    weights = checkpoint.load_weights(tmp_path / made.path / "model.safetensors")
+    dataset = data.load(few_digits)
     probabilities = 0
     for i in "01":
         net = models.create("cifar_resnet8", num_classes=10, in_chans=1, image_size=8).eval()
         net.load_state_dict({key[2:]: value for key, value in weights.items() if key[0] == i})
         with torch.no_grad():
-            parts = [(net(images).softmax(1), labels) for images, labels, _ in dataset.loader("test", batch_size=500).batches()]
+            parts = [(net(b.inputs["image"]).softmax(1), b.labels) for b in dataset.loader("test", batch_size=500).batches()]
         probabilities = probabilities + torch.cat([p for p, _ in parts])
     labels = torch.cat([y for _, y in parts])
     assert metrics["ensemble"]["top1"] == pytest.approx(
@@ -417,40 +432,43 @@ def test_independent_networks_are_single_ones_and_their_ensemble(digits, tmp_pat
 
 
 @pytest.mark.parametrize("how", ["ema", "swa"])
-def test_averages_of_the_weights_over_epochs(digits, how):
+def test_averages_of_the_weights_over_epochs(few_digits, how):
     recipe = {"weight_average": how, "average_decay": 0.75, "average_from": 2}
-    found, loader = group(digits, networks=1, **recipe)
+    found, loader = group(few_digits, networks=1, **recipe)
     seen = []
     for epoch in range(4):
         if epoch:
-            found.train_epoch(loader, epoch)
-        found.average(epoch)
+            train_epoch(found, loader, epoch)
+        averages.average(found, epoch)
         seen.append(found.networks[0].conv1.weight.detach().clone())
     _, second, third, fourth = seen
     expected = {
         "swa": (second + third + fourth) / 3,
         "ema": 0.75 * (0.75 * second + 0.25 * third) + 0.25 * fourth,
     }[how]
-    assert torch.allclose(found.shown[0].conv1.weight, expected, atol=1e-6)
-    before = found.shown[0].bn1.running_mean.clone()
-    found.prepare_averages(loader, 3)
-    assert not torch.equal(found.shown[0].bn1.running_mean, before)
+    assert torch.allclose(found.eval_networks[0].conv1.weight, expected, atol=1e-6)
+    before = found.eval_networks[0].bn1.running_mean.clone()
+    averages.prepare_averages(found, loader, 3)
+    assert not torch.equal(found.eval_networks[0].bn1.running_mean, before)
 
 
-def test_an_averaged_network_is_what_is_saved_and_what_is_resumed(digits, tmp_path):
+def test_an_averaged_network_is_what_is_saved_and_what_is_resumed(few_digits, tmp_path):
     made = cell({"base": "baseline"}, weight_average="ema", epochs=3)
-    metrics = training.train_cell(made, results=tmp_path, data=digits)
-    plain = training.train_cell({**cell({"base": "baseline"}, epochs=3), "path": "plain"}, results=tmp_path, data=digits)
+    metrics = train_cell(made, results=tmp_path, data=few_digits)
+    plain = train_cell(cell({"base": "baseline"}, epochs=3), results=tmp_path, data=few_digits, out=tmp_path / "plain")
     assert metrics["networks"][0]["last"]["loss"] != plain["networks"][0]["last"]["loss"]
-    found, _ = group(digits, networks=1, weight_average="ema")
-    found.average(0)
-    again, _ = group(digits, networks=1, weight_average="ema")
+    found, _ = group(few_digits, networks=1, weight_average="ema")
+    averages.average(found, 0)
+    again, _ = group(few_digits, networks=1, weight_average="ema")
     again.load(found.state())
-    assert all(torch.equal(a, b) for a, b in zip(found.shown[0].state_dict().values(), again.shown[0].state_dict().values()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(found.eval_networks[0].state_dict().values(), again.eval_networks[0].state_dict().values())
+    )
 
 
 def test_cosine_is_one_rate_for_all():
-    at = training.learning_rates({**config.RECIPE, "schedule": "cosine", "epochs": 10}, 2)
+    at = learning_rates(Recipe(schedule="cosine", epochs=10), 2)
     assert at(0) == [0.1, 0.1]
     assert at(5) == pytest.approx([0.05, 0.05])
     assert at(9.999)[0] < 1e-6

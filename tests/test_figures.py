@@ -8,6 +8,8 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from made_up import cell_of
 
 from dgd.read.figures import from_cells, style
 from dgd.read.figures.curves import curves
@@ -57,24 +59,37 @@ def prunings(seed=0):
 
 
 def fake_cell(
-    folder, method, seed, student="cifar_resnet8", model=None, status="finished", dataset="digits", full=False, networks=1
+    folder,
+    method,
+    seed,
+    student="cifar_resnet8",
+    model=None,
+    status="finished",
+    dataset="digits",
+    full=False,
+    networks=1,
+    task="classification",
 ):
+    """Write what the figures read of a cell, and return its folder; what it is made of counts for nothing but its task."""
+    metric = METRICS[task].name
     path = folder / dataset / (model or student) / method / f"seed{seed}"
     path.mkdir(parents=True)
     names = dict(benchmark="fake", dataset=dataset, model=model or student, student=student, teacher=None)
     metrics = {"status": status, "cell": names | {"method": method, "seed": seed}}
-    history(seed=seed).to_csv(path / "history.csv", index=False)
+    history(seed=seed).rename(columns={"test_top1_0": f"test_{metric}_0"}).to_csv(path / "history.csv", index=False)
     l1 = norms(seed=seed)
     arrays = {"l1/0/a": l1[:100], "l1/0/b": l1[100:], "l1/1/a": l1[:7]}
     if full:
-        metrics["networks"] = [{"last": {"top1": 70.0 + seed}, "filters": {"entropy_sum": 3.0 + seed}}] * networks
+        metrics["networks"] = [{"last": {metric: 70.0 + seed}, "filters": {"entropy_sum": 3.0 + seed}}] * networks
         trace = traces(seed=seed)
         arrays = {"l1/0/layers.0.conv3.weight": trace.l1[-1, :100], "l1/0/b": trace.l1[-1, 100:], "epochs": trace.epochs}
         arrays |= {"trace/l1/0": trace.l1, "trace/entropy/0": trace.entropy}
         if networks > 1:
             arrays |= {"exchanges": trace.exchanges, "trace/share/0": trace.share}
-        prunings(seed).to_csv(path / "pruning.csv", index=False)
+        names = {"top1": metric, "top1_random": f"{metric}_random"}
+        prunings(seed).rename(columns=names).to_csv(path / "pruning.csv", index=False)
     (path / "metrics.json").write_text(json.dumps(metrics))
+    (path / "config.yaml").write_text(yaml.safe_dump(cell_of(seed=seed, student=student, task=task).plain()))
     np.savez(path / "filters.npz", **arrays)
 
 
@@ -271,6 +286,15 @@ def test_everything_that_cells_left_is_drawn(tmp_path):
     assert "grafting-4 (n=2)" in text
     assert not any(label.startswith("baseline") for label in text)
     assert drawn["shares-digits-cifar_resnet8"].stat().st_size < 100_000  # a map is one image
+
+
+def test_a_regression_is_drawn_by_its_own_metric(tmp_path):
+    for seed in range(2):
+        fake_cell(tmp_path / "fake", "baseline", seed, full=True, task="regression")
+    drawn = {path.stem: labels(path) for path in from_cells(tmp_path / "fake", tmp_path / "figures") if path.suffix == ".svg"}
+    for kind in ("curves", "pruning"):
+        assert "test root mean square error" in drawn[f"{kind}-digits-cifar_resnet8"]
+        assert "baseline (n=2)" in drawn[f"{kind}-digits-cifar_resnet8"]
 
 
 def test_a_pruning_curve_of_other_weights_is_refused(tmp_path):

@@ -2,23 +2,20 @@
 
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign import DEVICE, device
-from test_zoo import NAMES, Stopped, cell, group, loader, make_teacher, stopping
 
-from dgd import checkpoint, data, training
+from dgd.cell import exchange
 from dgd.models import folding
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    out = tmp_path_factory.mktemp("digits")
-    data.prepare("digits", out, train_images=48, validation_images=0)
-    return out
+from dgd.train import checkpoint, train_cell
+from dgd.train.exchanging import exchange_weights
+from dgd.train.step import train_epoch
+from tests.foreign import DEVICE, device
+from tests.helpers import NAMES, Stopped, covering, fresh_group, make_teacher, method_cell, stopping, train_loader
 
 
 @pytest.fixture
@@ -27,7 +24,7 @@ def elsewhere(monkeypatch):
     supported = optimizer._get_fused_kernels_supported_devices
     monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: [*supported(), DEVICE.type])
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not know the device
-    monkeypatch.setattr(training, "pick_device", lambda name: DEVICE)
+    monkeypatch.setattr(sys.modules["dgd.train.cell"], "pick_device", lambda name: DEVICE)
 
 
 def test_tensors_of_two_devices_do_not_meet():
@@ -68,31 +65,30 @@ VARIED = {
 }
 
 
-def varied(name):
-    """A cell of a row of the method table, or of `VARIED`."""
+def varied(name, epochs=2):
+    """A cell of a row of the method table, or of `VARIED`; RePr's cycle takes three epochs."""
     if name not in VARIED:
-        return cell(name)
-    changes = VARIED[name]
-    own = cell("kd" if "objective" in changes else "grafting", **changes.get("recipe", {}))
-    return own | {key: value for key, value in changes.items() if key != "recipe"}
+        return method_cell(name, epochs=3 if name == "repr" else epochs)
+    changes = dict(VARIED[name])
+    own = method_cell("kd" if "objective" in changes else "grafting", epochs=epochs, **changes.pop("recipe", {}))
+    return replace(own, **changes | ({"exchange": exchange(changes["exchange"])} if "exchange" in changes else {}))
 
 
-@pytest.mark.parametrize("name", [*NAMES, *VARIED])
-def test_a_cell_gives_the_cpus_numbers(digits, tmp_path, monkeypatch, name, request):
+@pytest.mark.parametrize("name", [*covering(NAMES), *VARIED])
+def test_a_cell_gives_the_cpus_numbers(few_digits, tmp_path, monkeypatch, name, request):
     """Also where it is stopped once there."""
     own = varied(name)
-    own["teachers"] = ["teacher"] * len(own["teachers"])
-    make_teacher(own, digits, tmp_path / "teacher")
-    monkeypatch.setattr(training.provenance, "_environment", lambda *_, **__: {})
+    own = replace(own, teachers=("teacher",) * len(own.teachers))
+    make_teacher(own, few_digits, tmp_path / "teacher")
     monkeypatch.setattr(folding, "_fuse", lambda net, example: net)  # other roundings, which only a CPU has
-    training.train_cell(own, results=tmp_path, data=digits, out=tmp_path / "cpu")
+    train_cell(own, results=tmp_path, data=few_digits, out=tmp_path / "cpu")
     request.getfixturevalue("elsewhere")
     with device():
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, "save_state", stopping(checkpoint.save_state))
             with pytest.raises(Stopped):
-                training.train_cell(own, results=tmp_path, data=digits, out=tmp_path / "foreign")
-        training.train_cell(own, results=tmp_path, data=digits, out=tmp_path / "foreign")
+                train_cell(own, results=tmp_path, data=few_digits, out=tmp_path / "foreign")
+        train_cell(own, results=tmp_path, data=few_digits, out=tmp_path / "foreign")
     there, here = (pd.read_csv(tmp_path / device / "history.csv") for device in ("foreign", "cpu"))
     pd.testing.assert_frame_equal(there, here, rtol=1e-4)  # autograd adds a subclass's gradients up in another order
     there, here = (checkpoint.load_weights(tmp_path / device / "model.safetensors") for device in ("foreign", "cpu"))
@@ -100,18 +96,19 @@ def test_a_cell_gives_the_cpus_numbers(digits, tmp_path, monkeypatch, name, requ
         torch.testing.assert_close(there[key], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*NAMES, *VARIED])
-def test_nothing_waits_within_an_epoch(digits, elsewhere, name):
-    """What waits at its end, and in the exchange, does so as often with three batches as with six."""
+@pytest.mark.parametrize("name", [*covering(NAMES), *VARIED])
+def test_nothing_waits_within_an_epoch(few_digits, elsewhere, name):
+    """What waits at its end, and in the exchange, does so as often with two batches as with four."""
     own = varied(name)
     counts = []
-    for size in (16, 8):
-        own["recipe"]["batch_size"] = size
+    for size in (24, 12):
+        own = replace(own, recipe=replace(own.recipe, batch_size=size))
+        loader = train_loader(own, few_digits, DEVICE)
         with device() as waits:
-            learns = group(own, digits, DEVICE)
+            learns = fresh_group(own, few_digits, DEVICE)
             waits.clear()
-            learns.train_epoch(loader(own, digits, DEVICE), 1)
-            if learns.exchange:
-                learns.trade(1, loader(own, digits, DEVICE))
+            train_epoch(learns, loader, 1)
+            if own.exchange:
+                exchange_weights(learns, 1, loader)
         counts.append(dict(waits))
     assert counts[0] == counts[1]

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 import dgd  # noqa: F401  registers cifar_* with timm
-from dgd import filters, grafting
-from dgd.grafting import Grafter, GraftingError, graft
+from dgd import filters
+from dgd.exchange import GraftingError
+from dgd.exchange.graft import blending_weights, graft
+from dgd.exchange.grafter import Grafter
 
 
 def states(name, n, seed=0, **kwargs):
@@ -77,7 +79,7 @@ def test_three_networks_are_not():
 
 def test_paper_weights_are_the_formula():
     nets = states("cifar_resnet8", 3)
-    weights = grafting.blending_weights(nets, a=0.3, c=7)
+    weights = blending_weights(nets, a=0.3, c=7)
     for i in range(3):
         key = "conv1.weight"
         gap = float(filters.entropy(nets[i][key])) - float(filters.entropy(nets[i - 1][key]))
@@ -92,7 +94,7 @@ def test_l1_criterion_sums_the_layer():
     nets = states("cifar_resnet8", 2)
     key = "conv1.weight"
     gap = float(nets[0][key].abs().sum() - nets[1][key].abs().sum())
-    w = grafting.blending_weights(nets, c=0.01, criterion="l1")[0][key]
+    w = blending_weights(nets, c=0.01, criterion="l1")[0][key]
     assert w == pytest.approx(0.4 / math.pi * math.atan(0.01 * gap) + 0.5, abs=1e-6)
 
 
@@ -103,7 +105,7 @@ def test_a_zero_is_the_average_of_neighbours():
 
 def test_other_tensors_follow_their_convolution():
     nets = states("cifar_resnet8", 2)
-    w = grafting.blending_weights(nets)[0]["conv1.weight"]
+    w = blending_weights(nets)[0]["conv1.weight"]
     grafted = graft(nets)[0]
     assert torch.allclose(grafted["bn1.running_mean"], w * nets[0]["bn1.running_mean"] + (1 - w) * nets[1]["bn1.running_mean"])
     assert grafted["bn1.num_batches_tracked"] == nets[0]["bn1.num_batches_tracked"]
@@ -111,7 +113,7 @@ def test_other_tensors_follow_their_convolution():
 
 def test_shortcut_convolutions_have_their_own_weight_under_paper_only():
     nets = states("cifar_mobilenetv2", 2)
-    paper, script = (grafting.blending_weights(nets, protocol=p)[0] for p in ("paper", "reference-code"))
+    paper, script = (blending_weights(nets, protocol=p)[0] for p in ("paper", "reference-code"))
     assert len(paper) == 57
     assert len(script) == 53
     assert len(paper.keys() - script.keys()) == 4

@@ -4,9 +4,10 @@ import math
 
 import pandas as pd
 import pytest
+from made_up import cell_of
 
 from dgd.read import statistics
-from dgd.read.cells import COLUMNS
+from dgd.read.cells import COLUMNS, conditions
 from dgd.read.methods import COLUMNS as METHOD_COLUMNS
 from dgd.read.methods import methods_table
 from dgd.read.table import Table, markdown, write
@@ -23,7 +24,7 @@ def rows(
     for seed, values in enumerate(top1):
         values = values if isinstance(values, list) else [values] * networks
         for network, value in enumerate(values if values[0] is not None else [None]):
-            cell = {
+            cell = conditions(cell_of()) | {
                 "benchmark": "fake",
                 "metric": "top1",
                 "dataset": "cifar10",

@@ -17,7 +17,7 @@ from dgd.objectives.smoothing import strength
 def batch(student, teachers=(), labels=(0,)):
     student = torch.as_tensor(student)
     labels = torch.as_tensor(labels)
-    return Batch(None, labels, torch.arange(len(labels)), Output(student), [Output(torch.as_tensor(t)) for t in teachers])
+    return Batch({}, labels, torch.arange(len(labels)), Output(student), [Output(torch.as_tensor(t)) for t in teachers])
 
 
 def test_kd_golden_value():
@@ -54,7 +54,7 @@ def test_kd_is_timm_logit_distillation_but_for_the_teachers_entropy(tau):
     theirs = task(images, labels)["loss"]
     logits = teacher(images).detach()
     objective = Objective({"ce": {}, "kd": {"tau": tau}})
-    ours, parts = objective(Batch(images, labels, torch.arange(6), Output(student(images)), [Output(logits)]))
+    ours, parts = objective(Batch({"image": images}, labels, torch.arange(6), Output(student(images)), [Output(logits)]))
     p = (logits / tau).softmax(1)
     entropy = -(p * p.log()).sum(1).mean() * tau**2
     assert float((ours - entropy).detach()) == pytest.approx(float(theirs.detach()), rel=1e-5)
@@ -67,7 +67,7 @@ def test_kd_is_timm_logit_distillation_but_for_the_teachers_entropy(tau):
 def test_kd_gradient_is_tau_times_the_difference_of_probabilities():
     z = torch.randn(3, 5, requires_grad=True)
     t = torch.randn(3, 5)
-    TERMS["kd"](tau=2)(Batch(None, None, None, Output(z), [Output(t)])).backward()
+    TERMS["kd"](tau=2)(Batch({}, None, None, Output(z), [Output(t)])).backward()
     assert torch.allclose(z.grad, 2 * ((z / 2).softmax(1) - (t / 2).softmax(1)).detach() / 3, atol=1e-6)
 
 
@@ -83,8 +83,10 @@ def test_weights_scale_terms():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="unknown term 'kdd'; known: at, ce"):
+    with pytest.raises(ValueError, match="unknown term 'kdd'; did you mean kd"):
         Objective({"kdd": {}})
+    with pytest.raises(ValueError, match="unknown term 'xyz'; known: at, ce"):
+        Objective({"xyz": {}})
     with pytest.raises(ValueError, match="term 'kd': .*temperature"):
         Objective({"kd": {"temperature": 4}})
     with pytest.raises(ValueError, match="must be above 0"):
@@ -113,7 +115,7 @@ def test_smoothing_has_the_teachers_mean_entropy(classes):
     assert float(torch.special.entr(target).sum()) == pytest.approx(wanted, abs=1e-3)
     # As kd, with that target.
     student, labels = torch.randn(32, classes), torch.randint(classes, (32,))
-    b = Batch(None, labels, torch.arange(32), Output(student), [Output(teacher)])
+    b = Batch({}, labels, torch.arange(32), Output(student), [Output(teacher)])
     targets = torch.full((32, classes), e / classes).scatter_add_(1, labels[:, None], torch.full((32, 1), 1 - e))
     plain = -(targets * (student / 2).log_softmax(1)).sum(1).mean() * 4
     assert float(TERMS["smoothing"]()(b)) == pytest.approx(float(plain), rel=1e-5)

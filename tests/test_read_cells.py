@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from made_up import R110, cell_of, fake_benchmark, fake_cell, row_of
 
-from dgd.cell import Cell
 from dgd.read.cells import COLUMNS, CONDITIONS, collect, reported
 from dgd.read.thresholds import filter_sets
 
@@ -59,6 +58,11 @@ def test_what_an_older_config_lacks_has_its_default(tmp_path):
     path.write_text(older.replace("fp32", "fp8"))
     with pytest.raises(ValueError, match=r"config\.yaml: recipe\.precision is 'fp8'; it must be one of"):
         collect(tmp_path)
+    path.write_text(older.replace("seed: 0", "seed: 1"))
+    with pytest.raises(
+        ValueError, match=r"config\.yaml is that of the cell fake/cifar100/cifar_resnet56/baseline/seed1; delete"
+    ):
+        collect(tmp_path)
     path.write_text("[1, 2]\n")
     with pytest.raises(ValueError, match=r"config\.yaml: .*train it again"):
         collect(tmp_path)
@@ -93,7 +97,7 @@ def test_collect_takes_the_cells_of_a_config(tmp_path):
     from dgd.config import cells, load
 
     config = load(Path(__file__).parent.parent / "config" / "quick.yaml")
-    frame = collect(tmp_path, [Cell.from_plain(cell) for cell in cells(config)])
+    frame = collect(tmp_path, cells(config))
     assert len(frame) == len(cells(config))
     assert set(frame["status"]) == {"missing"}
     assert frame["epochs"].notna().all()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dgd import checkpoint, config, data, methods, models, training
 from dgd.config import ConfigError
-from dgd.tables import read_papers
+from dgd.read.papers import read_papers
 from pipeline.cells import names
 from pipeline.config import load
 from speed import ROOT, copy_workflow

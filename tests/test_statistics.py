@@ -12,8 +12,8 @@ from dgd.read.statistics import (
     difference,
     holm,
     mean_interval,
-    prediction_interval,
     minimum_detectable_effect,
+    prediction_interval,
     stratified_bootstrap,
     verdict,
 )

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dgd import models
-from dgd.grafting import GraftingError
-from dgd.surgery import RePr, orthogonal, overlap
+from dgd.exchange import GraftingError
+from dgd.exchange.repr import RePr, orthogonal, overlap
 
 NETWORKS = ["cifar_resnet8", "test_resnet", "cifar_mobilenetv2", "cifar_vgg16_bn"]
 SHORT = {"normal": 1, "pruned": 1, "cycles": 2}

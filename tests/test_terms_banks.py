@@ -24,7 +24,7 @@ def batch(size=10, seed=0, dtype=torch.float32, teacher_width=7):
 
     own = Output(make(size, CLASSES), pooled=make(size, 5).requires_grad_())
     teacher = Output(make(size, CLASSES), pooled=make(size, teacher_width))
-    return Batch(torch.zeros(size, 3, 4, 4), LABELS[index], index, own, [teacher])
+    return Batch({"image": torch.zeros(size, 3, 4, 4)}, LABELS[index], index, own, [teacher])
 
 
 def ready(name, seed=1, **options):
@@ -241,11 +241,11 @@ def test_bad_options_and_networks_are_named(name):
             TERMS[name](**{option: value})
     term, data, setting = TERMS[name](**SMALL), batch(2), Setting(0, 1, LABELS)
     with pytest.raises(ValueError, match=f"{name}: there are 2 teachers"):
-        term.setup(Batch(data.images, data.labels, data.index, data.own, [data.teachers[0]] * 2), setting)
+        term.setup(Batch(data.inputs, data.labels, data.index, data.own, [data.teachers[0]] * 2), setting)
     with pytest.raises(ValueError, match=f"{name}: the pooled feature of the teacher"):
-        term.setup(Batch(data.images, data.labels, data.index, data.own, [Output(data.own.logits)]), setting)
+        term.setup(Batch(data.inputs, data.labels, data.index, data.own, [Output(data.own.logits)]), setting)
     with pytest.raises(ValueError, match=f"{name}: the batch has 0 teachers"):
-        ready(name)(Batch(data.images, data.labels, data.index, data.own))
+        ready(name)(Batch(data.inputs, data.labels, data.index, data.own))
 
 
 @pytest.mark.parametrize("name", ["crd", "hkd"])

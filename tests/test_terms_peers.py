@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dgd.objectives import TERMS, Batch, Objective, Output, Setting
+from dgd.objectives import TERMS, Batch, Objective, Output, Requires, Setting
 from dgd.objectives.fusion import Chain, Fusion, flip, map_distance, mixer
 from dgd.objectives.maps import attention, distance
 
@@ -28,12 +28,12 @@ def batch(network, networks=3, time=9.0, **kwargs):
     for tensor in (own.logits, *own.stages):
         tensor.requires_grad_()
     labels = torch.arange(len(own.logits)) % CLASSES
-    return Batch(torch.zeros(len(labels), 3, 8, 8), labels, labels, own, peers=outputs, time=time)
+    return Batch({"image": torch.zeros(len(labels), 3, 8, 8)}, labels, labels, own, peers=outputs, time=time)
 
 
 def logits_batch(own, *peers):
     own = Output(torch.as_tensor(own))
-    return Batch(None, None, None, own, peers={i + 1: Output(torch.as_tensor(p)) for i, p in enumerate(peers)})
+    return Batch({}, None, None, own, peers={i + 1: Output(torch.as_tensor(p)) for i, p in enumerate(peers)})
 
 
 def ffsd(network, networks=3, b=None, **options):
@@ -87,10 +87,10 @@ def test_mutual_in_bfloat16_is_a_float32_number_of_the_same_logits():
 
 
 def test_mutual_asks_for_what_its_batches_need():
-    assert TERMS["mutual"]().needs == {"peers", "same_batch", "together"}
-    assert TERMS["mutual"](batches="turns").needs == {"peers", "same_batch"}
-    assert TERMS["mutual"](batches="own").needs == {"peers"}
-    assert Objective({"ce": {}, "mutual": {"batches": "own"}}).needs == {"peers"}
+    for batches, peers in (("same", "together"), ("turns", "turns"), ("own", "own")):
+        assert TERMS["mutual"](batches=batches).requires == Requires(peers=peers, task="classification")
+    assert TERMS["mutual"]().requires.peers == "together"
+    assert Objective({"ce": {}, "mutual": {"batches": "own"}}).requires.peers == "own"
 
 
 @pytest.mark.parametrize(

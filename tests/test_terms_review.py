@@ -3,6 +3,7 @@
 import copy
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,11 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import dgd  # noqa: F401  registers cifar_* with timm
-from dgd.objectives import TERMS, Batch, Objective, Output, Setting
+from dgd.objectives import TERMS, Batch, Objective, Output, Requires, Setting
 from dgd.objectives.explaining import explain, explainable
 from dgd.objectives.maps import pool
 from dgd.objectives.review import hierarchical_context
-from dgd.taps import Reader
+from dgd.train.features import Reader
 
 SETTING = Setting(network=0, networks=1, labels=torch.zeros(4, dtype=torch.int64))
 
@@ -35,7 +36,7 @@ def output(shapes, width, batch=3, grad=False, classes=4):
 
 def as_batch(own, *teachers, time=100.0):
     labels = torch.arange(len(own.logits)) % own.logits.shape[1]
-    return Batch(torch.zeros(len(labels), 3, 8, 8), labels, labels, own, teachers, time=time)
+    return Batch({"image": torch.zeros(len(labels), 3, 8, 8)}, labels, labels, own, teachers, time=time)
 
 
 def built(name, own, *teachers, autocast=nullcontext, **options):
@@ -156,12 +157,12 @@ def test_review_pairs_from_the_deepest_and_leaves_out_maps_of_one_pixel():
     assert built("review", own, teacher, mid=2).fusions[1].enter[0].out_channels == 2
 
 
-def test_review_reads_the_taps_that_its_options_name():
+def test_review_reads_the_features_that_its_options_name():
     own, teacher = output([(4, 8, 8)], 4, grad=True), output([(5, 8, 8)], 5)
     post, pre = built("review", own, teacher), built("review", own, teacher, student="pre")
-    assert post.needs == {"teacher", "taps", "teacher_before"}
-    assert pre.needs == post.needs | {"before"}
-    assert TERMS["review"](teacher="train").needs == post.needs | {"teacher_train"}
+    assert post.requires == Requires(teacher="eval", features=True, teacher_before=True)
+    assert pre.requires == replace(post.requires, before=True)
+    assert TERMS["review"](teacher="train").requires == replace(post.requires, teacher="train")
     assert len(TERMS["review"](teacher="train").deviations) == len(post.deviations) - 1
     post(as_batch(own, teacher)).backward()
     assert own.before[0].grad is None
@@ -314,16 +315,16 @@ def test_real_networks_learn_and_the_teacher_does_not(name):
     student = timm.create_model("cifar_resnet8", num_classes=4)
     teacher = timm.create_model("cifar_vgg16_bn", num_classes=4).eval()
     objective = Objective({name: {}})
-    read, teach = Reader(student, images[:2], taps=True), Reader(teacher, images[:2], taps=True, before=True)
+    read, teach = Reader(student, images[:2], features=True), Reader(teacher, images[:2], features=True, before=True)
     with torch.no_grad():
-        example = Batch(images[:2], labels[:2], labels[:2], read(images[:2]), [teach(images[:2])])
+        example = Batch({"image": images[:2]}, labels[:2], labels[:2], read(images[:2]), [teach(images[:2])])
     objective.setup(example, SETTING)
     optimiser = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.1, momentum=0.9)
     losses = []
     for _ in range(12):
         with torch.no_grad():
             taught = teach(images)
-        loss, _ = objective(Batch(images, labels, labels, read(images), [taught], time=20.0))
+        loss, _ = objective(Batch({"image": images}, labels, labels, read(images), [taught], time=20.0))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -351,7 +352,7 @@ def explained(network, images, labels, **options):
     images = images.clone().requires_grad_()
     term = TERMS["explanation"](**options)
     logits = network(images)
-    return term(Batch(images, labels, labels, Output(logits))), logits
+    return term(Batch({"image": images}, labels, labels, Output(logits))), logits
 
 
 def soft_label(weight, logits, label, classes, tau):
@@ -536,7 +537,7 @@ def test_explanation_takes_bf16_and_gradients_that_are_zero():
     with bf16():
         logits = network(images.requires_grad_())
     assert logits.dtype == torch.bfloat16
-    loss = TERMS["explanation"]()(Batch(images, labels, labels, Output(logits)))
+    loss = TERMS["explanation"]()(Batch({"image": images}, labels, labels, Output(logits)))
     assert loss.dtype == torch.float32
     assert float(loss.detach()) == pytest.approx(wanted, rel=0.05)
     loss.backward()

@@ -21,7 +21,7 @@ def draw(*shape, seed=0):
 
 def make(own, teachers, labels=None, time=0.0):
     labels = torch.zeros(len(own.logits), dtype=torch.int64) if labels is None else torch.as_tensor(labels)
-    return Batch(None, labels, torch.arange(len(labels)), own, teachers, time=time)
+    return Batch({}, labels, torch.arange(len(labels)), own, teachers, time=time)
 
 
 def maps(*stages, dtype=torch.float32):
@@ -426,7 +426,7 @@ def test_bfloat16_is_computed_in_float32(name):
     assert values[0] == pytest.approx(values[1], rel=1e-2 if name == "fitnet" else 1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, term in TERMS.items() if "teacher" in term.needs])
+@pytest.mark.parametrize("name", [name for name, term in TERMS.items() if term.requires.teacher])
 def test_no_teacher_is_refused(name):
     with pytest.raises(ValueError, match=f"{name}: there is no teacher"):
         Objective({name: {}}).setup(make(maps(draw(2, 3, 8, 8), draw(2, 3, 4, 4)), []), SETTING)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,43 +15,34 @@ import pytest
 import torch
 import yaml
 
-from dgd import checkpoint, config, data, identity, training
+from dgd import data, files
+from dgd.cell import Cell, Recipe
+from dgd.identity import OUTPUTS
 from dgd.methods import METHODS
-
-
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory):
-    out = tmp_path_factory.mktemp("digits")
-    data.prepare("digits", out, train_images=60, validation_images=30)
-    return out
-
+from dgd.read.cells import collect
+from dgd.read.filter_sets import filters_table
+from dgd.read.results import results_table
+from dgd.read.table import write
+from dgd.task import METRICS
+from dgd.train import checkpoint, evaluate, train_cell
+from dgd.train.group import Group
+from dgd.train.outcomes import CannotExchange, Diverged, NoTeacher
+from dgd.train.record import RESUME, _summary
+from dgd.train.schedule import learning_rates
+from dgd.train.step import train_epoch
+from dgd.train.streams import stream
+from tests.helpers import digits_cells, files_but_timings
 
 FOUR = ("baseline", "kd", "grafting", "dgd")  # tests/test_zoo.py takes the others
 
 
-def cells(recipe=None, methods=FOUR, student="cifar_resnet8", **keys):
-    benchmark = {
-        "benchmark": "t",
-        "seeds": [0],
-        "datasets": ["digits"],
-        "pairs": [{"student": student, "teacher": "cifar_resnet20"}],
-        "methods": list(methods),
-        "recipe": {"epochs": 3, "batch_size": 16, "step_epochs": 2, "device": "cpu", **(recipe or {})},
-        **keys,
-    }
-    config.check(benchmark, "test")
-    return {(c["student"], c["method"]): c for c in config.cells(benchmark)}
+def cells(recipe=None, methods=FOUR, **keys) -> dict[tuple[str, str], Cell]:
+    found = digits_cells(methods, recipe={"step_epochs": 2, **(recipe or {})}, **keys)
+    return {(cell.student, cell.method): cell for cell in found}
 
 
 def train(cell, results, digits):
-    return training.train_cell(cell, results=results, data=digits)
-
-
-def without_timings(folder):
-    metrics = json.loads((folder / "metrics.json").read_text())
-    del metrics["timings"]
-    names = ("history.csv", "predictions.npz", "filters.npz", "model.safetensors", "config.yaml")
-    return json.dumps(metrics), [(folder / name).read_bytes() for name in names]
+    return train_cell(cell, results=results, data=digits)
 
 
 @pytest.fixture(scope="session")
@@ -64,8 +56,8 @@ def trained(digits, tmp_path_factory):
 
 def test_every_method_leaves_its_files(trained):
     for (_, method), cell in cells().items():
-        folder = trained / cell["path"]
-        assert sorted(p.name for p in folder.iterdir()) == sorted(identity.OUTPUTS)
+        folder = trained / cell.path
+        assert sorted(p.name for p in folder.iterdir()) == sorted(OUTPUTS)
         metrics = json.loads((folder / "metrics.json").read_text())
         n = METHODS[method].networks
         assert metrics["status"] == "finished"
@@ -85,35 +77,35 @@ def test_every_method_leaves_its_files(trained):
             assert sum(arrays[key].size for key in arrays if key.startswith("l1/0/")) == metrics["conv_filters"]
         weights = checkpoint.load_weights(folder / "model.safetensors")
         assert {key.split(".")[0] for key in weights} == {str(i) for i in range(n)}
-        assert yaml.safe_load((folder / "config.yaml").read_text()) == cell
+        assert Cell.from_plain(yaml.safe_load((folder / "config.yaml").read_text())) == cell
         provenance = json.loads((folder / "provenance.json").read_text())
         assert provenance["code_sha256"]
         assert provenance["packages"]["torch"]
-        assert list(provenance["teachers"]) == cell["teachers"]
+        assert list(provenance["teachers"]) == list(cell.teachers)
 
 
 def test_objectives_are_in_the_history(trained):
     found = cells()
-    history = pd.read_csv(trained / found["cifar_resnet8", "dgd"]["path"] / "history.csv")
+    history = pd.read_csv(trained / found["cifar_resnet8", "dgd"].path / "history.csv")
     assert np.allclose(history["loss_1"], history["ce_1"] + history["kd_1"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["kd", "dgd"])
 def test_same_seed_same_bytes(trained, digits, tmp_path, method):
     found = cells()
-    teacher = found["cifar_resnet20", "baseline"]["path"]
+    teacher = found["cifar_resnet20", "baseline"].path
     (tmp_path / teacher).parent.mkdir(parents=True)
     (tmp_path / teacher).symlink_to(trained / teacher)
     cell = found["cifar_resnet8", method]
     train(cell, tmp_path, digits)
-    assert without_timings(tmp_path / cell["path"]) == without_timings(trained / cell["path"])
+    assert files_but_timings(tmp_path / cell.path) == files_but_timings(trained / cell.path)
 
 
 def test_networks_of_a_group_start_apart_and_the_first_is_the_baseline(digits):
     found = cells()
     dataset = data.load(digits)
-    group = training.Group(found["cifar_resnet8", "grafting"], dataset, [], torch.device("cpu"))
-    alone = training.Group(found["cifar_resnet8", "baseline"], dataset, [], torch.device("cpu"))
+    group = Group(found["cifar_resnet8", "grafting"], dataset, [], torch.device("cpu"))
+    alone = Group(found["cifar_resnet8", "baseline"], dataset, [], torch.device("cpu"))
     first, second = (net.state_dict()["conv1.weight"] for net in group.networks)
     assert torch.equal(first, alone.networks[0].state_dict()["conv1.weight"])
     assert not torch.equal(first, second)
@@ -121,14 +113,14 @@ def test_networks_of_a_group_start_apart_and_the_first_is_the_baseline(digits):
 
 def test_no_exchange_after_the_last_epoch(trained):
     cell = cells()["cifar_resnet8", "grafting"]
-    weights = checkpoint.load_weights(trained / cell["path"] / "model.safetensors")
+    weights = checkpoint.load_weights(trained / cell.path / "model.safetensors")
     assert not torch.equal(weights["0.conv1.weight"], weights["1.conv1.weight"])
 
 
 SCRIPT = """
 import json, sys
-from dgd import training
-training.train_cell(json.loads(sys.argv[1]), results=sys.argv[2], data=sys.argv[3])
+from dgd.train import train_cell
+train_cell(json.loads(sys.argv[1]), results=sys.argv[2], data=sys.argv[3])
 """
 
 
@@ -150,32 +142,31 @@ def test_killed_and_started_again_ends_in_the_same_bytes(digits, tmp_path, stude
     (cell,) = [cell for (name, _), cell in found.items() if name == student]
     whole = train(cell, tmp_path / "whole", digits)
     assert whole["status"] == "finished"
-    folder = tmp_path / "killed" / cell["path"]
-    command = [sys.executable, "-c", SCRIPT, json.dumps(cell), str(tmp_path / "killed"), str(digits)]
+    folder = tmp_path / "killed" / cell.path
+    command = [sys.executable, "-c", SCRIPT, json.dumps(cell.plain()), str(tmp_path / "killed"), str(digits)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (folder / training.RESUME).exists() and time.monotonic() < deadline:
+    while not (folder / RESUME).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (folder / "metrics.json").exists()
-    assert (folder / training.RESUME).exists()
-    state = torch.load(folder / training.RESUME, weights_only=True)
+    assert (folder / RESUME).exists()
+    state = torch.load(folder / RESUME, weights_only=True)
     assert state["epoch"] < 7
     train(cell, tmp_path / "killed", digits)
-    assert without_timings(folder) == without_timings(tmp_path / "whole" / cell["path"])
-    assert not (folder / training.RESUME).exists()
+    assert files_but_timings(folder) == files_but_timings(tmp_path / "whole" / cell.path)
+    assert not (folder / RESUME).exists()
 
 
 def test_a_resume_point_of_another_config_is_not_taken_up(digits, tmp_path):
     cell = cells(methods=["baseline"])["cifar_resnet8", "baseline"]
     checkpoint.save_state(tmp_path / "x", {"stamp": "other", "epoch": 1})
     assert checkpoint.load_state(tmp_path / "x", "mine") is None
-    folder = tmp_path / cell["path"]
-    checkpoint.save_state(folder / training.RESUME, {"stamp": "other", "epoch": 1})
+    folder = tmp_path / cell.path
+    checkpoint.save_state(folder / RESUME, {"stamp": "other", "epoch": 1})
     assert (
-        len(pd.read_csv(tmp_path / train(cell, tmp_path, digits)["cell"]["benchmark"] / ".." / cell["path"] / "history.csv"))
-        == 3
+        len(pd.read_csv(tmp_path / train(cell, tmp_path, digits)["cell"]["benchmark"] / ".." / cell.path / "history.csv")) == 3
     )
 
 
@@ -199,14 +190,14 @@ def test_foreign_objects_are_never_unpickled(tmp_path):
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    checkpoint.write_text(tmp_path / "a", "old")
+    files.write_text(tmp_path / "a", "old")
 
     def fail(*args):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_text(tmp_path / "a", "new")
+        files.write_text(tmp_path / "a", "new")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old"
 
@@ -214,16 +205,16 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 def test_divergence_is_an_outcome_and_reaches_the_students(digits, tmp_path):
     found = cells({"lr": 1e12})
     teacher, student = found["cifar_resnet20", "baseline"], found["cifar_resnet8", "kd"]
-    with pytest.raises(training.Diverged, match="network 0 is not finite in epoch 0 at learning rate 1e\\+12"):
+    with pytest.raises(Diverged, match="network 0 is not finite in epoch 0 at learning rate 1e\\+12"):
         train(teacher, tmp_path, digits)
-    with pytest.raises(training.NoTeacher, match="has no result: the loss of network 0"):
+    with pytest.raises(NoTeacher, match="has no result: the loss of network 0"):
         train(student, tmp_path, digits)
     for cell, status in ((teacher, "diverged"), (student, "no teacher")):
-        folder = tmp_path / cell["path"]
+        folder = tmp_path / cell.path
         metrics = json.loads((folder / "metrics.json").read_text())
         assert metrics["status"] == status
         assert "networks" not in metrics
-        assert sorted(p.name for p in folder.iterdir()) == sorted(identity.OUTPUTS)
+        assert sorted(p.name for p in folder.iterdir()) == sorted(OUTPUTS)
 
 
 def test_weights_keep_their_order(tmp_path):
@@ -233,26 +224,36 @@ def test_weights_keep_their_order(tmp_path):
     assert list(checkpoint.load_weights(tmp_path / "w")) == names
 
 
-def test_transformers_train_and_cannot_be_grafted(digits, tmp_path):
-    from dgd import tables
+@pytest.fixture(scope="module")
+def transformers(few_digits, tmp_path_factory):
+    """Return the folder of a benchmark in which a transformer was trained alone and could not be grafted."""
+    results = tmp_path_factory.mktemp("transformers")
+    found = cells({"epochs": 1}, methods=["baseline", "grafting"], student="test_vit", adapt_stem=True)
+    train(found["test_vit", "baseline"], results, few_digits)
+    with pytest.raises(CannotExchange, match="test_vit cannot take part in 'grafting': network 0 has no convolution filters"):
+        train(found["test_vit", "grafting"], results, few_digits)
+    return results / "t"
+
+
+def test_transformers_train_and_cannot_be_grafted(transformers, tmp_path):
+    frame = collect(transformers)
+    assert sorted(frame["status"]) == ["cannot exchange", "finished"]
+    write(results_table(frame, []), tmp_path / "results")
+    write(filters_table(frame, []), tmp_path / "filters")
+    assert (tmp_path / "results.md").is_file()
+    assert (tmp_path / "filters.md").is_file()
+
+
+def test_a_transformers_cells_have_figures(transformers, tmp_path):
     from dgd.read import figures
 
-    found = cells({"epochs": 1}, methods=["baseline", "grafting"], student="test_vit", adapt_stem=True)
-    train(found["test_vit", "baseline"], tmp_path, digits)
-    with pytest.raises(
-        training.CannotExchange, match="test_vit cannot take part in 'grafting': network 0 has no convolution filters"
-    ):
-        train(found["test_vit", "grafting"], tmp_path, digits)
-    frame = tables.collect(tmp_path / "t")
-    assert sorted(frame["status"]) == ["cannot exchange", "finished"]
-    tables.write(tables.results_table(frame, []), tmp_path / "results")
-    tables.write(tables.filters_table(frame, []), tmp_path / "filters")
-    assert figures.from_cells(tmp_path / "t", tmp_path / "figures")
+    assert figures.from_cells(transformers, tmp_path)
 
 
 def test_an_infinite_test_loss_is_a_divergence(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(training.Group, "evaluate", lambda *_: ([10.0], [math.inf], torch.zeros(1, 599)))
-    with pytest.raises(training.Diverged, match="test loss is not finite in epoch 0"):
+    found = evaluate.Evaluation([10.0], [math.inf], torch.zeros(1, 100))
+    monkeypatch.setattr(sys.modules["dgd.train.cell"], "evaluate", lambda *_: found)
+    with pytest.raises(Diverged, match="test loss is not finite in epoch 0"):
         train(cells(methods=["baseline"])["cifar_resnet8", "baseline"], tmp_path, digits)
 
 
@@ -266,7 +267,7 @@ def test_recipes_run_and_repeat(digits, tmp_path, recipe):
     cell = cells({"epochs": 2, **recipe}, methods=["grafting"])["cifar_resnet8", "grafting"]
     for k in range(2):
         train(cell, tmp_path / str(k), digits)
-    assert without_timings(tmp_path / "0" / cell["path"]) == without_timings(tmp_path / "1" / cell["path"])
+    assert files_but_timings(tmp_path / "0" / cell.path) == files_but_timings(tmp_path / "1" / cell.path)
 
 
 PLAIN = {"precision": "fp32", "channels_last": False, "compile": False, "fold_teacher": False}
@@ -288,20 +289,20 @@ def test_fast_paths_are_the_same_law(trained, digits, tmp_path, fast, rel):
     losses = []
     for k, recipe in enumerate((PLAIN, PLAIN | fast)):
         cell = cells({"epochs": 1, **recipe}, methods=["kd"])["cifar_resnet8", "kd"]
-        (tmp_path / str(k) / cell["teachers"][0]).parent.mkdir(parents=True)
-        (tmp_path / str(k) / cell["teachers"][0]).symlink_to(trained / cell["teachers"][0])
+        (tmp_path / str(k) / cell.teachers[0]).parent.mkdir(parents=True)
+        (tmp_path / str(k) / cell.teachers[0]).symlink_to(trained / cell.teachers[0])
         train(cell, tmp_path / str(k), digits)
-        losses.append(pd.read_csv(tmp_path / str(k) / cell["path"] / "history.csv").filter(regex="^(loss|ce|kd)_0").iloc[0])
+        losses.append(pd.read_csv(tmp_path / str(k) / cell.path / "history.csv").filter(regex="^(loss|ce|kd)_0").iloc[0])
     assert losses[0].tolist() == pytest.approx(losses[1].tolist(), rel=rel)
 
 
 def test_learning_rates():
-    recipe = dict(config.RECIPE)
-    slr = training.learning_rates(recipe, 2)
+    recipe = Recipe()
+    slr = learning_rates(recipe, 2)
     assert slr(0) == slr(59.99) == [0.1, 0.1]
     assert slr(60) == pytest.approx([0.01, 0.01])
     assert slr(199) == pytest.approx([1e-4, 1e-4])
-    benchmark = training.learning_rates(recipe | {"milestones": [150, 180, 210]}, 1)
+    benchmark = learning_rates(replace(recipe, milestones=(150, 180, 210)), 1)
     assert [benchmark(time)[0] for time in (0, 149.99, 150, 180, 239)] == pytest.approx([0.1, 0.1, 0.01, 1e-3, 1e-4])
     # Starts by number of networks, as read off a run of the released code.
     starts = {
@@ -313,16 +314,16 @@ def test_learning_rates():
     }
     for n, expected in starts.items():
         for schedule in ("dlr", "difflr"):
-            assert training.learning_rates({**recipe, "schedule": schedule}, n)(0) == pytest.approx(expected, abs=5e-5)
-    dlr = training.learning_rates({**recipe, "schedule": "dlr"}, 2)
+            assert learning_rates(replace(recipe, schedule=schedule), n)(0) == pytest.approx(expected, abs=5e-5)
+    dlr = learning_rates(replace(recipe, schedule="dlr"), 2)
     assert dlr(100) == pytest.approx([0.025, 0.05])
     assert dlr(200) == pytest.approx([0, 0])
-    assert training.learning_rates({**recipe, "schedule": "difflr"}, 2)(60) == pytest.approx([0.005, 0.01])
+    assert learning_rates(replace(recipe, schedule="difflr"), 2)(60) == pytest.approx([0.005, 0.01])
 
 
 def test_cosine_is_torchs_per_step():
-    recipe = {**config.RECIPE, "schedule": "dlr", "epochs": 3}
-    at, steps = training.learning_rates(recipe, 1), 7
+    recipe = Recipe(schedule="dlr", epochs=3)
+    at, steps = learning_rates(recipe, 1), 7
     optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 3 * steps)
     for t in range(3 * steps):
@@ -333,31 +334,19 @@ def test_cosine_is_torchs_per_step():
 
 def test_streams_are_apart():
     names = [("init", 0), ("init", 1), ("order", 0, 0), ("order", 0, 1), ("order", 1, 0), ("augment", 0, 0)]
-    seeds = {training.stream(k, *name) for k in range(3) for name in names}
+    seeds = {stream(k, *name) for k in range(3) for name in names}
     assert len(seeds) == 3 * len(names)
-    assert training.stream(0, "init", 0) == training.stream(0, "init", 0)
+    assert stream(0, "init", 0) == stream(0, "init", 0)
 
 
-def test_two_teachers_and_four_students(digits, tmp_path):
-    benchmark = [{"dgd-2t3s": {"base": "dgd", "teachers": 2, "networks": 3}}]
-    found = cells({"epochs": 1}, methods=benchmark, teacher_seeds=[0, 1])
-    everything = config.cells(
-        {
-            "benchmark": "t",
-            "seeds": [0],
-            "teacher_seeds": [0, 1],
-            "datasets": ["digits"],
-            "pairs": [{"student": "cifar_resnet8", "teacher": "cifar_resnet20"}],
-            "methods": benchmark,
-            "recipe": {"epochs": 1, "batch_size": 16, "device": "cpu"},
-        }
-    )
-    assert [c["path"] for c in everything][:2] == [f"t/digits/cifar_resnet20/baseline/seed{k}" for k in (0, 1)]
-    for cell in everything:
-        metrics = train(cell, tmp_path, digits)
+def test_two_teachers_and_three_students(few_digits, tmp_path):
+    rows = [{"dgd-2t3s": {"base": "dgd", "teachers": 2, "networks": 3}}]
+    found = digits_cells(rows, recipe={"epochs": 1}, teacher_seeds=[0, 1])
+    assert [cell.path for cell in found][:2] == [f"t/digits/cifar_resnet20/baseline/seed{k}" for k in (0, 1)]
+    for cell in found:
+        metrics = train(cell, tmp_path, few_digits)
     assert metrics["cell"]["teachers"] == 2
     assert len(metrics["networks"]) == 3
-    assert found["cifar_resnet8", "dgd-2t3s"]["teachers"] == everything[-1]["teachers"]
 
 
 def test_last_best_and_validation_selected():
@@ -365,7 +354,7 @@ def test_last_best_and_validation_selected():
         {"epoch": e, "test_top1_0": t, "validation_top1_0": v, "test_loss_0": 1.0}
         for e, t, v in ((0, 50.0, 60.0), (1, 90.0, 70.0), (2, 80.0, 75.0), (3, None, None), (4, 70.0, 75.0))
     ]
-    found = training._summary(rows, 0)
+    found = _summary(rows, 0, METRICS["classification"])
     assert found["last"] == {"top1": 70.0, "validation_top1": 75.0, "loss": 1.0, "epoch": 4}
     assert found["best_on_test"] == {"top1": 90.0, "epoch": 1}
     assert found["validation_selected"] == {"top1": 80.0, "epoch": 2}  # the first of two equal ones
@@ -380,8 +369,8 @@ def test_cuda_same_bytes_when_deterministic(digits, tmp_path, precision):
     cell = cells(recipe, methods=["grafting"])["cifar_resnet8", "grafting"]
     train(cell, tmp_path / "0", digits)
     # In a process that has not used CUDA before.
-    subprocess.run([sys.executable, "-c", SCRIPT, json.dumps(cell), str(tmp_path / "1"), str(digits)], check=True)
-    assert without_timings(tmp_path / "0" / cell["path"]) == without_timings(tmp_path / "1" / cell["path"])
+    subprocess.run([sys.executable, "-c", SCRIPT, json.dumps(cell.plain()), str(tmp_path / "1"), str(digits)], check=True)
+    assert files_but_timings(tmp_path / "0" / cell.path) == files_but_timings(tmp_path / "1" / cell.path)
 
 
 def test_nesterov_is_that_of_torch(digits):
@@ -389,8 +378,8 @@ def test_nesterov_is_that_of_torch(digits):
     dataset, moved = data.load(digits), {}
     for nesterov in (False, True):
         cell = cells({"nesterov": nesterov, "weight_decay": 0.0, "batch_size": 60}, methods=["baseline"])
-        group = training.Group(cell["cifar_resnet8", "baseline"], dataset, [], torch.device("cpu"))
+        group = Group(cell["cifar_resnet8", "baseline"], dataset, [], torch.device("cpu"))
         before = group.networks[0].conv1.weight.detach().clone()
-        group.train_epoch(dataset.loader("train", batch_size=60, device=torch.device("cpu")), 0)
+        train_epoch(group, dataset.loader("train", batch_size=60, device=torch.device("cpu")), 0)
         moved[nesterov] = group.networks[0].conv1.weight.detach() - before
     assert torch.allclose(moved[True], 1.9 * moved[False], atol=1e-6)

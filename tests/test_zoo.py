@@ -1,37 +1,38 @@
 """Every method of the table, and each with grafting: one step on every kind of network, the same bytes twice and after
 resuming, and terms that can be learned. Whoever adds a method adds nothing here."""
 
-import json
-from pathlib import Path
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from dgd import checkpoint, config, data, training
-from dgd.methods import METHODS, NAMED, find, grafted, resolve
-from dgd.objectives import NEEDS, STATUSES, TERMS
-from dgd.outcomes import CannotExchange, NotApplicable
-
-NAMES = [*METHODS, *(grafted(name) for name in METHODS if name not in NAMED and not METHODS[name].exchange)]
-# Published numbers of negatives are larger than these data sets.
-SMALL = {"crd": {"negatives": 16}, "hkd": {"negatives": 16, "neighbours": 3}}
-EXCHANGE = {"repr": {"name": "repr", "normal": 1, "pruned": 1, "cycles": 1}}
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    out = tmp_path_factory.mktemp("digits")
-    data.prepare("digits", out, train_images=48, validation_images=0)
-    return out
+from dgd import data
+from dgd.methods import METHODS, NAMED, find, resolve
+from dgd.objectives import STATUSES, TERMS, Requires
+from dgd.train import checkpoint, train_cell
+from dgd.train.device import set_arithmetic
+from dgd.train.outcomes import CannotExchange, NotApplicable
+from dgd.train.step import losses, train_epoch
+from tests.helpers import (
+    NAMES,
+    ROOT,
+    Stopped,
+    covering,
+    files_but_timings,
+    fresh_group,
+    make_teacher,
+    method_cell,
+    stopping,
+    train_loader,
+)
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Ten random images of 32x32, of ten classes: digits are so small that deep networks end in one pixel too early."""
+    """Ten random images of 32x32, of ten classes: few_digits are so small that deep networks end in one pixel too early."""
     root, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for split in ("train", "test"):
         for name in "abcdefghij":
@@ -41,58 +42,12 @@ def pictures(tmp_path_factory):
     return root / "out"
 
 
-def cell(name, student="cifar_resnet8", teacher="cifar_resnet20", **recipe):
-    """A cell of a method, its teacher `fresh`, and with what its terms have too large made small."""
-    method = find(name)
-    objective = {}
-    for term, value in method.objective.items():
-        options = dict(value) if isinstance(value, dict) else {"weight": value}
-        objective[term] = options | SMALL.get(term, {})
-    row = {"base": name, "objective": objective}
-    if name in EXCHANGE:
-        row["exchange"] = EXCHANGE[name]
-    benchmark = {
-        "benchmark": "t",
-        "seeds": [0],
-        "datasets": ["digits"],
-        "pairs": [{"student": student, "teacher": teacher}],
-        "methods": [{"m": row}],
-        "adapt_stem": not student.startswith("cifar_"),
-        "recipe": {"epochs": 3, "batch_size": 16, "lr": 0.02, "device": "cpu", "precision": "fp32", **recipe},
-    }
-    config.check(benchmark, "test")
-    (found,) = [cell for cell in config.cells(benchmark) if cell["method"] == "m"]
-    return found
-
-
-@torch.no_grad()
-def take_statistics(teacher, images):
-    """A network that was never trained has no batch statistics, and answers and features in the thousands or far beyond."""
-    for norm in [module for module in teacher.modules() if isinstance(module, _BatchNorm)]:
-        norm.momentum = 1.0
-    teacher.train()(images)
-
-
-def group(cell, digits, device="cpu"):
-    torch.manual_seed(1)
-    dataset = data.load(digits)
-    teachers = [training._create(cell["teacher"], dataset, cell) for _ in cell["teachers"]]
-    images, _, _ = next(iter(loader(cell, digits).batches()))  # on the CPU, as the teachers are
-    for teacher in teachers:
-        take_statistics(teacher, images)
-    return training.Group(cell, dataset, teachers, torch.device(device))
-
-
-def loader(cell, digits, device="cpu"):
-    return data.load(digits).loader("train", batch_size=cell["recipe"]["batch_size"], device=torch.device(device), workers=0)
-
-
 def test_every_row_says_how_it_stands_to_its_source():
     for name, term in TERMS.items():
         assert term.source, name
         assert term.status in STATUSES, name
         assert (term.status == "faithful") == (not term.deviations), f"{name}: what is not faithful says why"
-        assert term.needs <= set(NEEDS), name
+        assert isinstance(term.requires, Requires), name
 
 
 def test_a_method_and_grafting_is_the_same_method_in_a_group_that_grafts():
@@ -100,28 +55,31 @@ def test_a_method_and_grafting_is_the_same_method_in_a_group_that_grafts():
         if name.endswith("+graft"):
             _, plain = resolve(name.removesuffix("+graft"))
             _, both = resolve(name)
-            differs = {key for key in plain if plain[key] != both[key]}
+            differs = {field.name for field in fields(plain) if getattr(plain, field.name) != getattr(both, field.name)}
             assert differs <= {"exchange", "networks"}
-            assert both["exchange"]["name"] == "graft"
-            assert both["networks"] == max(2, plain["networks"])
+            assert both.exchange["name"] == "graft"
+            assert both.networks == max(2, plain.networks)
     for name, other in NAMED.items():
         assert find(other).exchange["name"] == "graft"
         with pytest.raises(ValueError, match=f"has a name of its own, '{other}'"):
             find(name + "+graft")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_step_moves_every_network_and_every_module_and_no_teacher(digits, name, precision):
-    own = cell(name, precision=precision)
-    learns = group(own, digits)
-    before = [{key: value.clone() for key, value in learner.named_parameters()} for learner in learns.learners]
+# Every set of terms is met in both: in one alone, in the other in a group that grafts.
+PRECISIONS = [(name, "fp32" if name.endswith("+graft") else "bf16") for name in NAMES]
+
+
+@pytest.mark.parametrize(("name", "precision"), [*PRECISIONS, ("baseline", "fp32"), ("kd", "fp32"), ("repr", "fp32")])
+def test_a_step_moves_every_network_and_every_module_and_no_teacher(few_digits, name, precision):
+    own = method_cell(name, precision=precision)
+    learns = fresh_group(own, few_digits)
+    before = [{key: value.clone() for key, value in member.named_parameters()} for member in learns.members]
     frozen = [{k: v.clone() for k, v in teacher.network.named_parameters()} for teacher in learns.teachers]
-    rows = learns.train_epoch(loader(own, digits), 1)  # in the first one some terms have no weight yet
+    rows = train_epoch(learns, train_loader(own, few_digits), 1)  # in the first one some terms have no weight yet
     for row in rows:
         assert all(np.isfinite(value) for value in row.values())
-    for learner, old in zip(learns.learners, before):
-        still = [key for key, value in learner.named_parameters() if torch.equal(value, old[key])]
+    for member, old in zip(learns.members, before):
+        still = [key for key, value in member.named_parameters() if torch.equal(value, old[key])]
         assert still == []
     for teacher, old in zip(learns.teachers, frozen):
         assert all(torch.equal(value, old[key]) for key, value in teacher.network.named_parameters())
@@ -135,20 +93,20 @@ NONE = {"test_vit": {"grafting", "dgd", "repr", "ffsd", "fitnet"}, "test_efficie
 
 
 @pytest.mark.parametrize("student", NETWORKS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", covering(METHODS))
 def test_every_method_on_every_kind_of_network(pictures, name, student):
     """Teacher and student of different kinds; where a method has no meaning for one, it says so."""
     teacher = "test_efficientnet" if student != "test_efficientnet" else "cifar_resnet8"
-    own = cell(name, student, teacher, batch_size=8) | {"adapt_stem": True}
+    own = replace(method_cell(name, student, teacher, batch_size=8), adapt_stem=True)
     if name in NONE.get(student, ()):
         with pytest.raises((NotApplicable, CannotExchange), match=f"{student}.*(stage|filters|resolution)"):
-            group(own, pictures)
+            fresh_group(own, pictures)
         return
-    learns = group(own, pictures)
-    batch = next(iter(loader(own, pictures).batches()))
-    sums = torch.zeros(own["networks"], 2 + len(own["objective"]))
-    for turn in learns.turns:
-        for k, loss in learns._losses(turn, batch, 1.5, (1, 0, 0), sums):
+    learns = fresh_group(own, pictures)
+    batch = next(iter(train_loader(own, pictures).batches()))
+    sums = torch.zeros(own.networks, 2 + len(own.objective))
+    for turn in learns.plan.turns:
+        for k, loss in losses(learns, turn, batch, 1.5, (1, 0, 0), sums):
             assert loss.isfinite()
             loss.backward()
             gradients = [value.grad for value in learns.networks[k].parameters()]
@@ -159,67 +117,37 @@ def test_every_method_on_every_kind_of_network(pictures, name, student):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", NAMES)
-def test_cuda_gives_the_same_bits_twice_and_nearly_the_cpus(digits, name):
-    own = cell(name, lr=1.0e-4)
-    training._set_arithmetic(own["recipe"])
+def test_cuda_gives_the_same_bits_twice_and_nearly_the_cpus(few_digits, name):
+    own = method_cell(name, lr=1.0e-4)
+    set_arithmetic(own.recipe)
     try:
-        losses, states = [], []
+        means, states = [], []
         for device in ("cpu", "cuda", "cuda"):
-            learns = group(own, digits, device)
-            losses.append([row["loss"] for row in learns.train_epoch(loader(own, digits, device), 1)])
+            learns = fresh_group(own, few_digits, device)
+            means.append([row["loss"] for row in train_epoch(learns, train_loader(own, few_digits, device), 1)])
             states.append(learns.networks[0].state_dict())
     finally:
         torch.use_deterministic_algorithms(False)
-    assert losses[1] == losses[2]
+    assert means[1] == means[2]
     assert all(torch.equal(states[1][key], states[2][key]) for key in states[1])
-    if not {"indices", "input_gradient"} & learns.needs:  # those draw on the device
-        assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    if not (learns.requires.indices or learns.requires.input_gradient):  # those draw on the device
+        assert means[0] == pytest.approx(means[1], rel=1e-2)
 
 
-class Stopped(Exception):
-    pass
-
-
-def stopping(save):
-    """`checkpoint.save_state` that has saved when the process is killed."""
-
-    def save_and_stop(*args):
-        save(*args)
-        raise Stopped
-
-    return save_and_stop
-
-
-def make_teacher(own, digits, folder):
-    """The folder of a finished teacher that was never trained."""
-    torch.manual_seed(3)
-    weights = training._create(own["teacher"] or own["student"], data.load(digits), own).state_dict()
-    checkpoint.save_weights(folder / "model.safetensors", {f"0.{k}": v for k, v in weights.items()})
-    checkpoint.write_json(folder / "metrics.json", {"status": "finished", "cell": {"student": own["teacher"]}})
-
-
-def files(folder):
-    metrics = json.loads((folder / "metrics.json").read_text())
-    del metrics["timings"]
-    names = ("history.csv", "predictions.npz", "filters.npz", "model.safetensors")
-    return json.dumps(metrics), [(folder / name).read_bytes() for name in names]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_same_bytes_twice_and_when_resumed_in_every_epoch(digits, tmp_path, monkeypatch, name):
-    own = cell(name, precision="bf16")
-    own["teachers"] = ["teacher"] * len(own["teachers"])
+@pytest.mark.parametrize("name", covering(NAMES))
+def test_same_bytes_twice_and_when_resumed_in_every_epoch(few_digits, tmp_path, monkeypatch, name):
+    own = method_cell(name, precision="bf16")
+    own = replace(own, teachers=("teacher",) * len(own.teachers))
     for root in ("whole", "stopped"):
-        make_teacher(own, digits, tmp_path / root / "teacher")
-    monkeypatch.setattr(training.provenance, "_environment", lambda *_, **__: {})
-    training.train_cell(own, results=tmp_path / "whole", data=digits)
+        make_teacher(own, few_digits, tmp_path / root / "teacher")
+    train_cell(own, results=tmp_path / "whole", data=few_digits)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_state", stopping(checkpoint.save_state))
-        for _ in range(own["recipe"]["epochs"] - 1):
+        for _ in range(own.recipe.epochs - 1):
             with pytest.raises(Stopped):
-                training.train_cell(own, results=tmp_path / "stopped", data=digits)
-    training.train_cell(own, results=tmp_path / "stopped", data=digits)
-    assert files(tmp_path / "stopped" / own["path"]) == files(tmp_path / "whole" / own["path"])
+                train_cell(own, results=tmp_path / "stopped", data=few_digits)
+    train_cell(own, results=tmp_path / "stopped", data=few_digits)
+    assert files_but_timings(tmp_path / "stopped" / own.path) == files_but_timings(tmp_path / "whole" / own.path)
 
 
 # Weights that make a term large enough, and a temperature at which little of `kd` is the teacher's own entropy.
@@ -227,18 +155,18 @@ LEARN = {"at": {"weight": 1000.0}, "sp": {"weight": 3000.0}, "kd": {"weight": 1.
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if len(METHODS[name].objective) > 1])
-def test_every_term_can_be_learned_by_itself(digits, name):
+def test_every_term_can_be_learned_by_itself(few_digits, name):
     """Without cross-entropy, on 16 images: a gradient of the wrong sign, or none, would not bring a term down."""
-    own = cell(name, batch_size=16, lr=0.01)
-    term = [term for term in own["objective"] if term != "ce"][-1]
-    own["objective"] = {term: own["objective"][term] | LEARN.get(term, {"weight": 1.0})}
-    learns = group(own, digits)
-    batch = next(iter(loader(own, digits).batches()))
+    own = method_cell(name, batch_size=16, lr=0.01)
+    term = [term for term in own.objective if term != "ce"][-1]
+    own = replace(own, objective={term: own.objective[term] | LEARN.get(term, {"weight": 1.0})})
+    learns = fresh_group(own, few_digits)
+    batch = next(iter(train_loader(own, few_digits).batches()))
     values = []
-    for _ in range(200 if "indices" in learns.needs else 40):  # what a bank holds has to follow first
-        sums = torch.zeros(own["networks"], 3)
-        for turn in learns.turns:
-            for k, loss in learns._losses(turn, batch, 30.0, (30, 0, 0), sums):
+    for _ in range(200 if learns.requires.indices else 40):  # what a bank holds has to follow first
+        sums = torch.zeros(own.networks, 3)
+        for turn in learns.plan.turns:
+            for k, loss in losses(learns, turn, batch, 30.0, (30, 0, 0), sums):
                 loss.backward()
                 for optimiser in learns.optimisers[k]:
                     optimiser.step()
@@ -248,9 +176,10 @@ def test_every_term_can_be_learned_by_itself(digits, name):
 
 
 def test_a_term_works_in_a_loop_of_ones_own():
-    """The README's lines, with what they leave to the reader."""
-    text = (Path(__file__).parents[1] / "README.md").read_text()
-    code = next(part for part in text.split("```python\n") if part.startswith("from dgd.objectives")).partition("```")[0]
+    """The documentation's lines, with what they leave to the reader."""
+    texts = [path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+    blocks = [part.partition("```")[0] for text in texts for part in text.split("```python\n")[1:]]
+    (code,) = [block for block in blocks if block.startswith("from dgd.objectives")]
     torch.manual_seed(0)
     images, labels, index = torch.randn(8, 3, 16, 16), torch.arange(8) % 4, torch.arange(8)
     student, teacher = (timm.create_model(name, num_classes=4) for name in ("cifar_resnet8", "cifar_resnet20"))

@@ -115,10 +115,10 @@ def paper_methods(document: Mapping, path: str | Path) -> dict[str, Method]:
     found = {}
     for entry in document["methods"] or []:
         try:
-            name, row = methods.resolve(entry)
+            name, method = methods.resolve(entry)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-        found[name] = row
+        found[name] = method
     return found
 
 

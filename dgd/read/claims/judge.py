@@ -47,12 +47,12 @@ class Scale:
 
     @property
     def published(self) -> bool:
-        """Whether the published difference applies to them."""
+        """Return whether the published difference applies to them."""
         return self.setting and not self.found
 
     @property
     def reduced(self) -> bool:
-        """Whether they saw less training than was published."""
+        """Return whether they saw less training than was published."""
         return any(_less(one) for one in self.found)
 
     def __str__(self) -> str:

@@ -152,12 +152,12 @@ class Setting:
 
     @property
     def sides(self) -> tuple[Side, Side]:
-        """The two sides."""
+        """Return the two sides."""
         return self.side, self.other
 
     @property
     def comparison(self) -> tuple:
-        """What it compares, wherever."""
+        """Return what it compares, without the data set and the models."""
         return self.side, self.other, self.measure, self.better
 
     def covers(self, dataset: str, student: str, teacher: str) -> bool:

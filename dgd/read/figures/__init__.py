@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from dgd.cell import slug
 from dgd.read.figures import curves, entropy, norms, overlaps, pruned, sets, shares, style
-from dgd.read.figures.material import Material, Source, gather, metric_of
+from dgd.read.figures.material import Material, Source, gather
 from dgd.read.files import read_cells
 
 FIGURES: tuple[Callable[[Material], dict[str, Figure]], ...] = (
@@ -37,7 +37,8 @@ def from_cells(folder: str | Path, out: str | Path, only: Collection[str] | None
     teachers (`student-by-teacher` folders), each pair has its own figures.
 
     Args:
-        folder: `results/<benchmark>`; reads metrics.json, history.csv, filters.npz and pruning.csv of its cells, network 0.
+        folder: `results/<benchmark>`; reads metrics.json, config.yaml, history.csv, filters.npz and pruning.csv of its cells,
+            network 0.
         out: Folder of the figures, `<figure>-<dataset>-<model>`.
         only: Cells to draw, as the column `folder` of cells.csv names them; None draws all that are there.
         processes: Models drawn at once.
@@ -49,7 +50,7 @@ def from_cells(folder: str | Path, out: str | Path, only: Collection[str] | None
     for path, metrics in read_cells(folder):
         if metrics["status"] == "finished" and (only is None or path.relative_to(folder).as_posix() in only):
             cell = metrics["cell"]
-            source = Source(cell["method"], cell["seed"], path, metric_of(cell), metrics)
+            source = Source(cell["method"], cell["seed"], path, metrics)
             cells.setdefault((cell["dataset"], cell["student"], cell["model"]), []).append(source)
     jobs = []
     for dataset, student, model in cells:

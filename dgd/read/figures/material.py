@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dgd.read.files import Traces, read_filters, read_pruning, read_traces
+from dgd.read.files import Traces, read_config, read_filters, read_pruning, read_traces
 from dgd.task import METRICS, Metric
 
 PROJECTION = "conv3"
@@ -17,12 +17,11 @@ for stands nowhere but in its name, and the paper's figure of filter norms shows
 
 @dataclass(frozen=True)
 class Source:
-    """A finished cell: its labels, folder, metric and metrics.json."""
+    """A finished cell: its labels, folder and metrics.json."""
 
     method: str
     seed: int
     folder: Path
-    metric: Metric
     metrics: Mapping
 
 
@@ -56,7 +55,7 @@ class Material:
 
     @property
     def baselines(self) -> dict[int, np.ndarray]:
-        """L1 norms of the baseline of each seed."""
+        """Return the L1 norms of the baseline of each seed."""
         return self.norms.get("baseline", {})
 
 
@@ -64,13 +63,13 @@ def gather(sources: Sequence[Source], title: str) -> Material:
     """Read the files of a student's cells; what a cell did not leave is left out.
 
     Args:
-        sources: Finished cells of one data set and student, at least one.
+        sources: Finished cells of one data set, and so of one task, and of one student; at least one.
         title: Of the figures.
 
     Raises:
-        ValueError: A file is damaged, or a pruning curve is of other weights than metrics.json.
+        ValueError: A file is damaged or missing, or a pruning curve is of other weights than metrics.json.
     """
-    found = Material(title, sources[0].metric)
+    found = Material(title, METRICS[read_config(sources[0].folder / "config.yaml").task])
     for source in sources:
         for by_method in (found.histories, found.pruned, found.entropy_sums):
             by_method.setdefault(source.method, [])
@@ -81,7 +80,7 @@ def gather(sources: Sequence[Source], title: str) -> Material:
 
 
 def _add(found: Material, source: Source) -> None:
-    method, seed, folder, metric = source.method, source.seed, source.folder, source.metric
+    method, seed, folder, metric = source.method, source.seed, source.folder, found.metric
     results = source.metrics.get("networks", [])
     found.networks[method] = len(results)
     if (folder / "history.csv").exists():
@@ -103,8 +102,3 @@ def _add(found: Material, source: Source) -> None:
     traces = read_traces(folder / "filters.npz")
     if traces:
         found.traces[method][seed] = traces
-
-
-def metric_of(cell: Mapping) -> Metric:
-    """Return what a cell's task is measured by; a cell of an older version, which does not say, is a classification."""
-    return METRICS[cell.get("task", "classification")]

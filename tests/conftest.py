@@ -1,0 +1,28 @@
+"""Fixtures that several test files share."""
+
+from functools import cache
+
+import pytest
+
+from dgd import provenance
+from tests.helpers import prepare_digits
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _packages_are_listed_once():
+    """Listing the installed packages, of which a record holds the hash, takes as long as a small cell."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "_environment", cache(provenance._environment))
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """Return the folder of 60 digits to train on, 30 to validate and 100 to test."""
+    return prepare_digits(tmp_path_factory.mktemp("digits"), 100, train_images=60, validation_images=30)
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory):
+    """Return the folder of 48 digits to train on and 50 to test, without a validation split."""
+    return prepare_digits(tmp_path_factory.mktemp("few_digits"), 50, train_images=48, validation_images=0)
