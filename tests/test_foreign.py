@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from dgd.cell import exchange
+from dgd.methods import METHODS
 from dgd.models import folding
 from dgd.train import checkpoint, train_cell
 from dgd.train.exchanging import exchange_weights
 from dgd.train.step import train_epoch
 from tests.foreign import DEVICE, device
-from tests.helpers import NAMES, Stopped, covering, fresh_group, make_teacher, method_cell, stopping, train_loader
+from tests.helpers import Stopped, covering, fresh_group, make_teacher, method_cell, stopping, train_loader
 
 
 @pytest.fixture
@@ -65,16 +66,17 @@ VARIED = {
 }
 
 
-def varied(name, epochs=2):
-    """A cell of a row of the method table, or of `VARIED`; RePr's cycle takes three epochs."""
+def varied(name):
+    """A cell of a row of the method table, or of `VARIED`, for two epochs; RePr's cycle takes three."""
+    recipe = {"epochs": 3 if name == "repr" else 2, "batch_size": 24}
     if name not in VARIED:
-        return method_cell(name, epochs=3 if name == "repr" else epochs)
+        return method_cell(name, **recipe)
     changes = dict(VARIED[name])
-    own = method_cell("kd" if "objective" in changes else "grafting", epochs=epochs, **changes.pop("recipe", {}))
+    own = method_cell("kd" if "objective" in changes else "grafting", **recipe, **changes.pop("recipe", {}))
     return replace(own, **changes | ({"exchange": exchange(changes["exchange"])} if "exchange" in changes else {}))
 
 
-@pytest.mark.parametrize("name", [*covering(NAMES), *VARIED])
+@pytest.mark.parametrize("name", [*covering(METHODS), *VARIED])
 def test_a_cell_gives_the_cpus_numbers(few_digits, tmp_path, monkeypatch, name, request):
     """Also where it is stopped once there."""
     own = varied(name)
@@ -96,15 +98,15 @@ def test_a_cell_gives_the_cpus_numbers(few_digits, tmp_path, monkeypatch, name, 
         torch.testing.assert_close(there[key], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*covering(NAMES), *VARIED])
+@pytest.mark.parametrize("name", [*covering(METHODS), *VARIED])
 def test_nothing_waits_within_an_epoch(few_digits, elsewhere, name):
     """What waits at its end, and in the exchange, does so as often with two batches as with four."""
     own = varied(name)
     counts = []
     for size in (24, 12):
         own = replace(own, recipe=replace(own.recipe, batch_size=size))
-        loader = train_loader(own, few_digits, DEVICE)
         with device() as waits:
+            loader = train_loader(own, few_digits, DEVICE)
             learns = fresh_group(own, few_digits, DEVICE)
             waits.clear()
             train_epoch(learns, loader, 1)

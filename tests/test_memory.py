@@ -4,34 +4,45 @@ import gc
 import json
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
-from dgd import config, data, memory, models, training
+from dgd import data, models
+from dgd.cell import Cell, Data
+from dgd.train import averages, memory
+from dgd.train.device import peak_memory, set_up
+from dgd.train.evaluate import evaluate
+from dgd.train.exchanging import exchange_weights
+from dgd.train.group import Group
+from dgd.train.schedule import exchange_due
+from dgd.train.step import train_epoch
+from tests.helpers import ROOT, cells_of
 
-ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
 
 
-def cell(method="baseline", networks=1, student="cifar_resnet20", **recipe):
-    row = "baseline" if method == "baseline" else {"x": {"base": method, "networks": networks}}
+def cell(method="baseline", networks=1, student="cifar_resnet20", teacher="cifar_resnet56", exchange=None, **recipe) -> Cell:
+    changes = {"base": method, "networks": networks} | ({"exchange": exchange} if exchange else {})
     benchmark = {
         "benchmark": "t",
         "seeds": [0],
         "datasets": ["cifar10"],
-        "pairs": [{"student": student, "teacher": "cifar_resnet56"}],
-        "methods": [row],
-        "data": {"train_images": 192},
+        "pairs": [{"student": student, "teacher": teacher}],
+        "methods": ["baseline" if method == "baseline" else {"x": changes}],
+        "data": {"train_images": 128},
         "adapt_stem": True,
         "recipe": {"batch_size": 64, "device": "cpu", **recipe},
     }
-    return config.cells(benchmark)[-1]
+    return cells_of(benchmark)[-1]
 
 
-def train(cell):
-    """Two epochs of a group on random images; MiB of all tensors that are alive after them."""
-    sizes = {"train": 192, "validation": 0, "test": 64}
+def made(cell) -> tuple[Group, dict]:
+    """A group and its loaders of random images."""
+    sizes = {"train": 128, "validation": 0, "test": 64}
     manifest = {"name": "cifar10", "loader": "memory", "num_classes": 10, "in_chans": 3, "image_size": 32, "sizes": sizes}
     manifest |= {"mean": [0.5] * 3, "std": [0.25] * 3, "augmentation": {"pad": 4, "flip": True}}
     tensors = {}
@@ -39,64 +50,141 @@ def train(cell):
         tensors[f"{split}_images"] = torch.randint(0, 256, (sizes[split], 3, 32, 32), dtype=torch.uint8)
         tensors[f"{split}_labels"] = torch.randint(0, 10, (sizes[split],))
     dataset = data.Dataset(manifest, tensors)
-    training.set_up(cell["recipe"])
+    set_up(cell.recipe)
     shape = {"num_classes": 10, "in_chans": 3, "image_size": 32, "adapt_stem": True}
-    teachers = [models.create(cell["teacher"], **shape) for _ in cell["teachers"]]
-    group = training.Group(cell, dataset, teachers, torch.device("cpu"))
-    del teachers
-    last = cell["recipe"]["channels_last"]
-    splits = {split: dataset.loader(split, batch_size=64, channels_last=last) for split in ("train", "test")}
-    for epoch in range(2):
-        group.train_epoch(splits["train"], epoch)
-        group.evaluate(splits["test"])
-        if group.trades(epoch, "after"):
-            group.trade(epoch)
+    group = Group(cell, dataset, [models.create(cell.teacher, **shape) for _ in cell.teachers], CPU)
+    last = cell.recipe.channels_last
+    return group, {split: dataset.loader(split, batch_size=64, channels_last=last) for split in ("train", "test")}
+
+
+def train(cell) -> tuple[float, float]:
+    """Train a group on random images for two steps; MiB of all tensors that are alive after it, and resident at most."""
+    group, splits = made(cell)
+    train_epoch(group, splits["train"], 0)
+    evaluate(group.eval_networks, splits["test"], group.task, group.arithmetic, group.ranks)
+    if exchange_due(cell.exchange, cell.recipe.epochs, 0, "after"):
+        exchange_weights(group, 0)
     gc.collect()
     alive = {}
     for thing in gc.get_objects():
         if isinstance(thing, torch.Tensor) and thing.device.type == "cpu":
             storage = thing.untyped_storage()
             alive[storage.data_ptr()] = storage.nbytes()
-    return sum(alive.values()) / 2**20, training.peak_memory(group)
+    return sum(alive.values()) / 2**20, peak_memory(CPU)[0]
 
 
-SCRIPT = "import json, sys; from tests.test_memory import train; print(json.dumps(train(json.loads(sys.argv[1]))))"
+ALIVE = {
+    "one": {},
+    "two": {"method": "grafting", "networks": 2},
+    "four": {"method": "grafting", "networks": 4},
+    "kd in fp32": {"method": "kd", "precision": "fp32"},
+    "kd in bf16": {"method": "kd", "precision": "bf16"},
+}
+SCRIPT = """
+import json, sys
+from dgd.cell import Cell
+from tests.test_memory import train
+print(json.dumps([train(Cell.from_plain(cell)) for cell in json.loads(sys.argv[1])]))
+"""
 
 
-def measure(cell):
-    run = subprocess.run([sys.executable, "-c", SCRIPT, json.dumps(cell)], cwd=ROOT, capture_output=True, text=True, check=True)
+def measured(*cells) -> list[tuple[float, float]]:
+    """What `train` measures of cells, one after the other in a process of their own."""
+    command = [sys.executable, "-c", SCRIPT, json.dumps([own.plain() for own in cells])]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return json.loads(run.stdout)
 
 
-def test_n_networks_cost_n_networks_and_never_a_copy_of_the_data():
-    one, two, four = (measure(cell("grafting", n) if n > 1 else cell())[0] for n in (1, 2, 4))
+@pytest.fixture(scope="module")
+def alive() -> dict[str, float]:
+    """MiB of tensors that are alive after each of some trainings."""
+    found = measured(*(cell(**row) for row in ALIVE.values()))
+    return {name: tensors for name, (tensors, _) in zip(ALIVE, found, strict=True)}
+
+
+def test_n_networks_cost_n_networks_and_never_a_copy_of_the_data(alive):
     weights = memory.footprint("cifar_resnet20", 10, 3, 32, True)[0] / 2**20
-    for networks, alive in ((2, two), (4, four)):
-        assert alive - one == pytest.approx((networks - 1) * 2 * weights, abs=0.05)  # weights and momentum; the data are 1 MiB
+    for networks, found in ((2, alive["two"]), (4, alive["four"])):
+        # Weights and momentum; the data are 0.7 MiB.
+        assert found - alive["one"] == pytest.approx((networks - 1) * 2 * weights, abs=0.05)
 
 
-def test_a_teacher_costs_its_weights():
+def test_a_teacher_costs_its_weights(alive):
     """Folded, a batch norm's are in its convolution; with bf16, convolutions take half."""
-    alone = measure(cell())[0]
     weights = memory.footprint("cifar_resnet56", 10, 3, 32, True)[0] / 2**20
-    assert 0.9 * weights < measure(cell("kd", precision="fp32"))[0] - alone < 1.1 * weights
-    assert 0.45 * weights < measure(cell("kd", precision="bf16"))[0] - alone < 0.6 * weights
+    assert 0.9 * weights < alive["kd in fp32"] - alive["one"] < 1.1 * weights
+    assert 0.45 * weights < alive["kd in bf16"] - alive["one"] < 0.6 * weights
+
+
+LARGE = "cifar_wrn28_10"  # 139 MiB of weights: an estimate's whole MiB say how many of them are counted
+
+
+def counted(plain: Cell, full: Cell) -> float:
+    """How many copies of a large network's weights the estimate of one cell has more than that of another."""
+    weights = memory.footprint(LARGE, 10, 3, 32, True)[0] / memory.MIB
+    more = memory.estimate(full)["host"] - memory.estimate(plain)["host"]
+    return more / memory.WORKSPACE / memory.HEADROOM / weights
+
+
+def allocated(work) -> int:
+    """Bytes that torch holds at the peak of some work, above those before it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        work()
+    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
+@pytest.mark.parametrize("networks", [2, 4])
+@pytest.mark.parametrize("momentum", ["keep", "graft"])
+def test_the_estimate_counts_what_an_exchange_takes(networks, momentum):
+    """Held to a real exchange, in copies of a network's weights."""
+    options = {"exchange": {"name": "graft", "momentum": momentum}}
+    group, _ = made(cell("grafting", networks, student="cifar_resnet8", **options))
+    weights = memory.footprint("cifar_resnet8", 10, 3, 32, True)[0]
+    taken = allocated(lambda: exchange_weights(group, 0)) / weights
+    own = counted(cell("independent", networks, LARGE), cell("grafting", networks, LARGE, **options))
+    assert networks < taken < own < taken + 3.5 * networks
+    if momentum == "graft":
+        plain = cell("grafting", networks, LARGE)
+        assert counted(plain, cell("grafting", networks, LARGE, **options)) == pytest.approx(networks + 2, rel=0.01)
+
+
+@pytest.mark.parametrize("networks", [1, 3])
+@pytest.mark.parametrize("how", ["ema", "swa"])
+def test_the_estimate_counts_averages_over_epochs(networks, how):
+    """The averages themselves, and the new ones while they are made."""
+    group, _ = made(cell("independent", networks, student="cifar_resnet8", weight_average=how))
+    weights = memory.footprint("cifar_resnet8", 10, 3, 32, True)[0]
+    taken = networks + allocated(lambda: averages.average(group, 1)) / weights
+    own = counted(cell("independent", networks, LARGE), cell("independent", networks, LARGE, weight_average=how))
+    assert networks + 0.9 < taken <= own + 0.1 < 2.2 * networks
+
+
+def test_the_estimate_counts_teachers():
+    """Their weights as they are read, and once more as they are folded; with batches of two the evaluation takes more else."""
+    plain, taught = (cell(name, student="cifar_resnet8", teacher=LARGE, batch_size=2) for name in ("baseline", "kd"))
+    assert counted(plain, taught) == pytest.approx(2, rel=0.01)
+    two = replace(taught, teachers=taught.teachers * 2)
+    assert counted(plain, two) == pytest.approx(4, rel=0.01)
+    # In larger batches, what a layer of theirs gives counts as well.
+    plain, taught = (replace(own, recipe=replace(own.recipe, batch_size=2048)) for own in (plain, taught))
+    assert counted(plain, taught) > 3
 
 
 @pytest.mark.parametrize(
     "row",
     [
-        {"method": "baseline", "precision": "fp32"},
+        {"method": "baseline", "student": "cifar_mobilenetv2", "precision": "fp32"},
         {"method": "dgd", "networks": 2, "precision": "bf16", "channels_last": True},
-        {"method": "kd", "student": "cifar_mobilenetv2", "precision": "bf16", "channels_last": True},
         {"method": "ffsd", "networks": 3, "precision": "bf16", "channels_last": True},  # three networks' activations at once
         {"method": "crd", "precision": "bf16", "channels_last": True},  # banks, and 16,384 negatives an image
     ],
     ids=lambda row: row["method"],
 )
 def test_the_estimate_is_enough_and_not_far_off(row):
-    _, peak = measure(cell(**row))
-    assert peak["peak_memory_mib"] < peak["estimated_memory_mib"] < 2.5 * peak["peak_memory_mib"]
+    own = cell(**row)
+    ((_, peak),) = measured(own)
+    assert peak < memory.estimate(own)["host"] < 2.5 * peak
 
 
 def test_the_estimate_knows_ranks_batches_and_precision():
@@ -107,9 +195,7 @@ def test_the_estimate_knows_ranks_batches_and_precision():
     )
     on_cuda = memory.estimate(cell(), cuda=True)
     assert on_cuda["device"] > 0
-    assert (
-        memory.estimate({**cell(), "dataset": "imagefolder:x", "data": {"loader": "stream", "image_size": 64}})["host"] < 3000
-    )
+    assert memory.estimate(replace(cell(), dataset="imagefolder:x", data=Data(loader="stream", image_size=64)))["host"] < 3000
 
 
 def test_footprint_counts_what_autograd_keeps():
