@@ -212,11 +212,17 @@ def _needs(benchmark: Benchmark) -> list[str]:
     for name, row in benchmark.rows.items():
         recipe = overridden(benchmark.recipe, row.recipe)
         try:
-            made = [objectives.Objective(objective_of(row, benchmark.protocol, kind)) for kind in kinds]
+            of_kind = {kind: objectives.Objective(objective_of(row, benchmark.protocol, kind)) for kind in kinds}
         except (ValueError, TypeError) as error:
             lines.append(f"methods.{name}: {' '.join(str(error).split())}")
             continue
-        needs = reduce(or_, (objective.requires for objective in made))
+        for kind, objective in of_kind.items():
+            lines += [
+                f"methods.{name}: {term} is for {part.requires.task}, and the data sets have a {kind}; take another term"
+                for term, part in objective.terms.items()
+                if part.requires.task not in ("", kind)
+            ]
+        needs = reduce(or_, (objective.requires for objective in of_kind.values()))
         ranks = recipe.ranks_per_network
         for needed, lacking, advice in (
             (needs.teacher, not row.teachers, "a teacher; set teachers: 1"),

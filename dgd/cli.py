@@ -62,8 +62,8 @@ def _described(name: str, row) -> list:
         terms.append(f"{weight}{term}" + (f"({rest})" if rest else ""))
     exchanged = (row.exchange or {}).get("name", "-")
     objective = objectives.Objective(spec)
-    surgeries = [exchange.find(exchanged).RePr] if exchanged == "repr" else []
-    status = objectives.least_faithful([*objective.terms.values(), *surgeries])
+    standing = getattr(exchange.find(exchanged), "STANDING", None) if row.exchange else None
+    status = objectives.least_faithful([*objective.terms.values(), *filter(None, [standing])])
     return [name, " + ".join(terms), exchanged, row.networks, row.teachers, status, str(objective.requires)]
 
 
