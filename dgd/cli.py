@@ -63,7 +63,7 @@ def _described(name: str, row) -> list:
     exchanged = (row.exchange or {}).get("name", "-")
     objective = objectives.Objective(spec)
     surgeries = [exchange.find(exchanged).RePr] if exchanged == "repr" else []
-    status = objectives.weakest([*objective.terms.values(), *surgeries])
+    status = objectives.least_faithful([*objective.terms.values(), *surgeries])
     return [name, " + ".join(terms), exchanged, row.networks, row.teachers, status, str(objective.requires)]
 
 

@@ -131,7 +131,7 @@ def test_wrong_configs_give_one_line_and_no_traceback(repo):
     base = yaml.safe_load((repo / "config/test/tiny.yaml").read_text())
     mistakes = {
         "key": ({"seed": [0]}, "key.yaml: seed: unknown key; did you mean seeds?"),
-        "teacher": ({"pairs": [{"student": "cifar_resnet8"}]}, "teacher.yaml: method 'dgd' needs a teacher"),
+        "teacher": ({"pairs": [{"student": "cifar_resnet8"}]}, "teacher.yaml: pairs[0].teacher: method 'dgd' needs a teacher"),
         "model": ({"pairs": [{"student": "cifar_resnet9", "teacher": "cifar_resnet20"}]}, "model.yaml: pairs: "),
         "data": ({"datasets": ["digit"]}, "data.yaml: datasets: unknown data set 'digit'"),
     }

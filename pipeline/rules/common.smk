@@ -83,8 +83,8 @@ if workflow.is_main_process and LOCAL:
         files = ", ".join(map(os.path.relpath, workflow.configfiles))
         sys.exit(f"{files or 'config'}: {error}")
     STALE = {} if FROZEN else planning.stale(CELLS, RESULTS, DATA)
-# A fresh cell has a rule too where the command names one of its files, which Snakemake would take for an unknown target otherwise:
-# without inputs and parameters of its own it is not run.
+# Fresh cells that the command names by a file are planned too, else Snakemake would not know the target. They have no inputs, and
+# no parameters of their own, so nothing makes them run.
 NAMED = [path for path in CELLS if any(f"/{path}/" in word for word in sys.argv)]
 MARKS = planning.mark(STALE, DATA, RESULTS, BENCHMARK)
 
