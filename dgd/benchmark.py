@@ -93,7 +93,7 @@ class Benchmark:
 
     @cached_property
     def rows(self) -> dict[str, Method]:
-        """The methods by name, in order."""
+        """Return the methods by name, in order."""
         return dict(map(methods.resolve, self.methods))
 
     def plain(self) -> dict:

@@ -22,7 +22,7 @@ LAST_SEED = 2**32 - 1  # the largest that numpy takes
 
 
 def _rising(value: Any, where: str) -> list[str]:
-    """Milestones rise: each is an epoch at which the learning rate steps once."""
+    """Check that milestones rise: the learning rate steps once at each."""
     return [] if list(value) == sorted(value) else [f"{where} is {list(value)}; epochs must rise"]
 
 
@@ -316,7 +316,7 @@ class RePr(Surgery):
 
     @property
     def epochs(self) -> int:
-        """Epochs until all filters are back."""
+        """Return the number of epochs until all filters are back."""
         return self.cycles * (self.normal + self.pruned)
 
 
@@ -450,17 +450,17 @@ class Cell:
 
     @property
     def slug(self) -> str:
-        """Folder name of the data set."""
+        """Return the folder name of the data set."""
         return slug(self.dataset)
 
     @property
     def path(self) -> str:
-        """Path of the cell's folder below the root of the results."""
+        """Return the path of the cell's folder below the root of the results."""
         return f"{self.benchmark}/{self.slug}/{self.model}/{self.method}/seed{self.seed}"
 
     @property
     def processes(self) -> int:
-        """Processes that the cell is spread over."""
+        """Return the number of processes that the cell is spread over."""
         return self.networks * self.recipe.ranks_per_network or 1
 
     def plain(self) -> dict:

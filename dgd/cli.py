@@ -1,21 +1,38 @@
 """`dgd-bench`: one thing at a time, without Snakemake."""
 
-import argparse
-import fnmatch
-import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+import typer
 import yaml
 from tabulate import tabulate
 
+app = typer.Typer(
+    help=__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+SEVERAL = ("--shares", "--papers", "--paper")
+"""Options that take several values after each other, which typer knows only as the option given again."""
 
-def _list(args: argparse.Namespace) -> None:
-    from dgd import config, data, methods, objectives
+Results = Annotated[str, typer.Option(help="Root of the results.")]
+Benchmark = Annotated[str, typer.Argument(help="A benchmark, e.g. config/quick.yaml.")]
+CellFolder = Annotated[str, typer.Argument(help="A cell's folder.")]
 
-    if args.config:
-        for cell in config.cells(config.load(args.config)):
+
+@app.command("list")
+def list_(path: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="A benchmark, e.g. config/quick.yaml.")] = None):
+    """List methods, terms, data sets and models; with a config, its cells."""
+    from dgd import data, methods, objectives, running
+    from dgd.cell import EXCHANGES
+
+    if path:
+        for cell in running.benchmark_cells(path):
             print(cell.path)
         return
     headers = ["method", "objective", "exchange", "networks", "teachers", "status", "needs"]
@@ -28,14 +45,14 @@ def _list(args: argparse.Namespace) -> None:
     import timm
 
     print("\nterms:     ", ", ".join(objectives.TERMS))
-    print("exchanges: ", ", ".join(methods.EXCHANGES))
+    print("exchanges: ", ", ".join(EXCHANGES))
     print("data sets: ", ", ".join(data.NAMES), ", imagefolder:<path>", sep="")
     print("models:    ", ", ".join(timm.list_models("cifar_*")), "and every other timm name")
 
 
 def _described(name: str, row) -> list:
-    """A row of `dgd.methods.METHODS` for people: what it minimises, and how it stands to its source."""
-    from dgd import methods, objectives, surgery
+    """Return a row of `dgd.methods.METHODS` for people: what it minimises, and how it stands to its source."""
+    from dgd import exchange, methods, objectives
 
     spec = methods.given_options(row.objective)
     terms = []
@@ -43,107 +60,95 @@ def _described(name: str, row) -> list:
         weight = f"{options['weight']:g} " if options.get("weight", 1.0) != 1 else ""
         rest = ", ".join(key if value is True else f"{key}={value}" for key, value in options.items() if key != "weight")
         terms.append(f"{weight}{term}" + (f"({rest})" if rest else ""))
-    exchange = (row.exchange or {}).get("name", "-")
+    exchanged = (row.exchange or {}).get("name", "-")
     objective = objectives.Objective(spec)
-    parts = [*objective.terms.values(), *filter(None, [surgery.SURGERY.get(exchange)])]
-    needs = ", ".join(need for need in objectives.NEEDS if need in objective.needs)
-    return [name, " + ".join(terms), exchange, row.networks, row.teachers, objectives.weakest(parts), needs]
+    surgeries = [exchange.find(exchanged).RePr] if exchanged == "repr" else []
+    status = objectives.least_faithful([*objective.terms.values(), *surgeries])
+    return [name, " + ".join(terms), exchanged, row.networks, row.teachers, status, str(objective.requires)]
 
 
-def _train(args: argparse.Namespace) -> int:
-    """Train the cells of a benchmark that match a pattern, or the one cell of a cell's own config.yaml."""
-    from dgd import config, distributed, training
+@app.command()
+def train(
+    path: Annotated[str, typer.Argument(metavar="CONFIG", help="A benchmark, or the config.yaml of a finished cell.")],
+    cell: Annotated[
+        str, typer.Argument(help="Path or pattern of cells, e.g. 'digits/cifar_resnet8/dgd/seed0' or '*/dgd/*'.")
+    ] = "*",
+    results: Results = "results",
+    again: Annotated[
+        bool, typer.Option("--again", help="Train the cells anew, and their teachers where these are stale.")
+    ] = False,
+) -> None:
+    """Train cells of a benchmark, with the teachers they need."""
+    from dgd import running
 
-    own = _cell_of(args.config)
-    if own:
-        root = Path(args.config).parents[len(Path(own["path"]).parts)]
-        teachers = [_cell_of(root / path / "config.yaml") for path in own["teachers"]]
-        known = {cell["path"]: cell for cell in filter(None, teachers)}
-        wanted = [own]
+    _exit(not running.train(running.order(path, cell), results, again=again))
+
+
+@app.command()
+def status(
+    path: Annotated[str, typer.Argument(help="A benchmark's YAML, or a folder of results, e.g. results/quick.")],
+    results: Results = "results",
+) -> None:
+    """Say which cells are fresh, which are stale and why; exit status 1 if any is stale."""
+    from dgd import frozen, running
+
+    if Path(path).is_dir():
+        cells, results = running.folder_cells(path), str(Path(path).resolve().parent)
     else:
-        known = {cell["path"]: cell for cell in config.cells(config.load(args.config))}
-        pattern = args.cell or "*"
-        wanted = [cell for path, cell in known.items() if fnmatch.fnmatch(path, pattern) or path.endswith(f"/{pattern}")]
-        if not wanted:
-            raise SystemExit(f"{args.config}: no cell matches {pattern!r}; `dgd-bench list {args.config}` lists them")
-    # In a process of a torchrun (see `_spread`) teachers and data are there.
-    needed = {path: known[path] for cell in wanted for path in cell["teachers"] if path in known and not distributed.launched()}
-    needed |= {cell["path"]: cell for cell in wanted}
-    failed = 0
-    for path, cell in needed.items():
-        out = Path(args.results) / path
-        if (out / "metrics.json").is_file() and _cell_of(out / "config.yaml") == cell and not args.again:
-            print(f"{out}: already there (--again trains it again)", file=sys.stderr)
-            continue
-        prepared = _prepared(cell, make=not distributed.launched())
-        if config.processes(cell) > 1 and not distributed.launched():
-            failed |= _spread(config.processes(cell), args, path)
-            continue
-        try:
-            metrics = training.train_cell(cell, results=args.results, data=prepared)
-        except training.NoResult as error:
-            print(f"{out}: {error.status}: {error}", file=sys.stderr)
-            failed = 1
-            continue
-        if metrics:  # under torchrun one process has them
-            print(f"{out}: {metrics['networks'][0]['last']['top1']:.2f} % test top-1 at the last epoch")
-    return failed
+        cells = running.benchmark_cells(path)
+    benchmark = Path(results) / cells[0].benchmark if cells else Path(path)
+    if frozen.is_frozen(benchmark):
+        for row in frozen.made_by(benchmark):
+            print(f"{benchmark}: frozen, {frozen.sentence(row)}")
+        frozen.refuse(benchmark, cells, {cell.slug: running.prepared_folder(cell) for cell in cells})
+        return
+    found = running.states(cells, results)
+    for name, state in found.items():
+        print(f"{name}: {state}")
+    _exit(not all(state.fresh for state in found.values()))
 
 
-def _spread(processes: int, args: argparse.Namespace, path: str) -> int:
-    """Train one cell in as many processes as it asks for."""
-    from dgd.config import torchrun
+@app.command()
+def freeze(
+    folder: Annotated[str, typer.Argument(help="A benchmark's results, e.g. results/quick.")],
+    thaw: Annotated[bool, typer.Option("--thaw", help="Take the marker away again.")] = False,
+) -> None:
+    """Freeze a benchmark's results: they are read, and never trained again by an edit of code or config."""
+    from dgd import frozen
 
-    command = ["-m", "dgd.cli", "train", args.config, path, "--results", args.results, "--again"]
-    return subprocess.run([sys.executable, *torchrun(processes), *command]).returncode
-
-
-def _cell_of(path: str | Path) -> dict | None:
-    """The resolved cell in a cell's config.yaml; None if the file is no such thing.
-
-    A cell of an older version lacks the keys of the recipe that came since: they get their defaults, which change nothing.
-    """
-    from dgd.config import RECIPE
-
-    content = yaml.safe_load(Path(path).read_text()) if Path(path).is_file() else None
-    if not isinstance(content, dict) or "path" not in content:
-        return None
-    return content | {"recipe": {**RECIPE, **content["recipe"]}}
+    if thaw:
+        frozen.thaw(folder)
+        print(f"{folder}: not frozen any more")
+        return
+    for row in frozen.freeze(folder):
+        print(f"{folder}: frozen, {frozen.sentence(row)}")
 
 
-def _prepared(cell: dict, make: bool = True) -> Path:
-    """The folder of a cell's prepared data set, made if it is not there."""
-    from dgd import data
+@app.command()
+def verify(
+    folders: Annotated[list[str], typer.Argument(help="Cells' folders; their teachers lie below the same root.")],
+) -> None:
+    """Train finished cells again in a temporary folder, teachers included, and say whether the same bytes come out."""
+    from dgd import verify as verification
 
-    options = dict(cell["data"])
-    del options["workers"]
-    options["data_dir"] = options.pop("dir")
-    folder = Path(options["data_dir"]) / "prepared" / cell["benchmark"] / cell["slug"]
-    if make and not data.is_prepared(folder, cell["dataset"], **options):
-        data.prepare(cell["dataset"], folder, **options)
-    return folder
-
-
-def _prune(args: argparse.Namespace) -> None:
-    """Accuracy of a trained cell as its smallest filters, and as many random ones, are removed."""
-    from dgd import pruning
-
-    cell = _cell_of(Path(args.folder) / "config.yaml")
-    if not cell:
-        raise SystemExit(f"{args.folder}: no config.yaml of a cell in it; give the folder of a trained cell")
-    if not (Path(args.folder) / "model.safetensors").is_file():
-        raise SystemExit(
-            f"{args.folder}: no model.safetensors in it; committed results come without weights, train the cell first"
-        )
-    curve = pruning.prune_cell(args.folder, _prepared(cell), args.shares or pruning.SHARES)
-    if curve.empty:
-        raise SystemExit(f"{args.folder}: nothing to prune: the cell has no result, or its network no convolution filters")
-    print(tabulate(curve, headers="keys", showindex=False, floatfmt=(".3f", "g", "g", ".0f", ".2f", ".2f")))
+    failed = False
+    for folder in folders:
+        line = verification.verify(folder)
+        print(f"{folder}: {line or 'equal: history, predictions, filters, and metrics but timings'}", flush=True)
+        failed |= bool(line)
+    _exit(failed)
 
 
-def _filters(args: argparse.Namespace) -> None:
-    """Filter statistics of a cell's networks, or of any safetensors file."""
-    from dgd import checkpoint, filters
+@app.command()
+def filters(
+    path: Annotated[str, typer.Argument(help="A cell's folder or a .safetensors file.")],
+    baseline: Annotated[
+        str | None, typer.Option(help="Folder or file that says which filters are invalid (default: the network itself).")
+    ] = None,
+) -> None:
+    """Print filter statistics of a cell's networks, or of any safetensors file."""
+    from dgd import filters as statistics
+    from dgd.train import checkpoint
 
     def networks(path: str) -> dict[str, dict]:
         path = Path(path)
@@ -156,113 +161,154 @@ def _filters(args: argparse.Namespace) -> None:
             found.setdefault(i, {})[name] = value
         return dict(sorted(found.items(), key=lambda item: int(item[0])))
 
-    reference = next(iter(networks(args.baseline).values())) if args.baseline else None  # the first network is the reported one
+    reference = next(iter(networks(baseline).values())) if baseline else None  # the first network is the reported one
     rows = []
-    for i, state in networks(args.path).items():
-        norms = filters.l1_norms(state)
+    for i, state in networks(path).items():
+        norms = statistics.l1_norms(state)
         if not norms:
-            raise SystemExit(f"{args.path}: no convolution filters in it")
-        against = filters.l1_norms(reference) if reference else norms
-        for threshold in filters.THRESHOLDS[:2]:
-            rank = filters.mean_l1(norms, against, threshold, "rank")
-            position = filters.mean_l1(norms, against, threshold, "position")
-            ratio = filters.invalid_ratio(norms, threshold)
-            rows.append([i, len(filters.flatten(norms)), threshold, ratio, *rank, *position])
+            raise ValueError(f"{path}: no convolution filters in it")
+        against = statistics.l1_norms(reference) if reference else norms
+        for threshold in statistics.THRESHOLDS[:2]:
+            rank = statistics.mean_l1(norms, against, threshold, "rank")
+            position = statistics.mean_l1(norms, against, threshold, "position")
+            ratio = statistics.invalid_ratio(norms, threshold)
+            rows.append([i, len(statistics.flatten(norms)), threshold, ratio, *rank, *position])
     headers = ["network", "filters", "threshold", "invalid ratio"]
     headers += [f"{kind} ({reading})" for reading in ("rank", "position") for kind in ("valid L1", "invalid L1")]
     print(tabulate(rows, headers=headers, floatfmt=".4g"))
 
 
-def _table(args: argparse.Namespace) -> None:
-    """The tables of a results folder, finished or not."""
+@app.command()
+def prune(
+    folder: Annotated[str, typer.Argument(help="A cell's folder, with model.safetensors in it.")],
+    shares: Annotated[
+        list[float] | None, typer.Option(help="Shares of filters to remove, 0 to 1 (default: 0.05 to 0.9).")
+    ] = None,
+) -> None:
+    """Print accuracy of a cell as its smallest filters, and as many random ones, are removed; write its pruning.csv."""
+    from dgd import identity, running
+    from dgd.train import pruning
+
+    cell = identity.cell_of(folder)
+    if not cell:
+        raise SystemExit(f"{folder}: no config.yaml of a cell in it; give the folder of a trained cell")
+    if not (Path(folder) / "model.safetensors").is_file():
+        raise SystemExit(f"{folder}: no model.safetensors in it; committed results come without weights, train the cell first")
+    curve = pruning.prune_cell(folder, running.prepared(cell), shares or pruning.SHARES)
+    if curve.empty:
+        raise SystemExit(f"{folder}: nothing to prune: the cell has no result, or its network no convolution filters")
+    print(tabulate(curve, headers="keys", showindex=False, floatfmt=(".3f", "g", "g", ".0f", ".2f", ".2f")))
+
+
+# The commands below read finished cells.
+
+
+@app.command()
+def table(
+    folder: Annotated[str, typer.Argument(help="A benchmark's results, e.g. results/quick.")],
+    papers: Annotated[list[str] | None, typer.Option(help="Published numbers to set beside (default: papers/*.yaml).")] = None,
+) -> None:
+    """Print the tables of a benchmark's results, finished or not."""
+    from dgd import frozen, running
     from dgd.read.cells import collect
     from dgd.read.filter_sets import filters_table
     from dgd.read.papers import read_papers
     from dgd.read.results import results_table
     from dgd.read.table import markdown
 
-    cells = collect(args.folder)
-    papers = read_papers(args.papers if args.papers is not None else sorted(map(str, Path("papers").glob("*.yaml"))))
-    for table in (results_table(cells, papers), filters_table(cells, papers)):
-        print(markdown(table), end="\n\n")
+    cells = collect(folder)
+    published = read_papers(papers if papers is not None else sorted(map(str, Path("papers").glob("*.yaml"))))
+    for one in (results_table(cells, published), filters_table(cells, published)):
+        print(markdown(one), end="\n\n")
+    made_by = frozen.made_by(folder)
+    for row in made_by:
+        print(f"Frozen: {frozen.sentence(row)}.")
+    if not made_by:
+        states = running.states(running.folder_cells(folder), Path(folder).resolve().parent)
+        for name, state in states.items():
+            if not state.fresh:
+                print(f"{name} is {state}.")
 
 
-def _claims(args: argparse.Namespace) -> int:
-    """What the papers claim, with what is measured so far."""
-    from dgd.read import claims
+@app.command()
+def claims(
+    folders: Annotated[
+        list[str] | None, typer.Argument(help="Results of benchmarks, e.g. results/quick (default: results/*).")
+    ] = None,
+    paper: Annotated[
+        list[str] | None, typer.Option(help="Only the claims of this paper, e.g. dgd; may be given again.")
+    ] = None,
+    papers: Annotated[str, typer.Option(help="Folder of the papers' files.")] = "papers",
+    csv: Annotated[bool, typer.Option("--csv", help="A row a claim, setting and benchmark, as CSV.")] = False,
+) -> None:
+    """Print what the papers claim, with what is measured so far."""
+    from dgd.read import claims as reading
     from dgd.read.cells import collect
 
-    papers = sorted(Path(args.papers).glob("*.yaml"))
-    if args.paper:
-        papers = [path for path in papers if path.stem in args.paper]
-        if missing := sorted(set(args.paper) - {path.stem for path in papers}):
-            raise SystemExit(f"--paper {missing[0]}: no file {Path(args.papers) / missing[0]}.yaml")
-    elif not papers:
-        raise SystemExit(f"{args.papers}: no papers (*.yaml) there; give their folder by --papers")
-    if missing := [folder for folder in args.folders if not Path(folder).is_dir()]:
+    files = sorted(Path(papers).glob("*.yaml"))
+    if paper:
+        files = [path for path in files if path.stem in paper]
+        if missing := sorted(set(paper) - {path.stem for path in files}):
+            raise SystemExit(f"--paper {missing[0]}: no file {Path(papers) / missing[0]}.yaml")
+    elif not files:
+        raise SystemExit(f"{papers}: no papers (*.yaml) there; give their folder by --papers")
+    if missing := [folder for folder in folders or () if not Path(folder).is_dir()]:
         raise SystemExit(f"{missing[0]}: no such folder; give those of benchmarks, e.g. results/quick")
-    folders = args.folders or sorted(path for path in Path("results").glob("*") if path.is_dir())
+    folders = folders or sorted(path for path in Path("results").glob("*") if path.is_dir())
     cells = [(collect(folder), folder) for folder in folders]
-    table = claims.evaluate(claims.read(papers), [(frame, folder) for frame, folder in cells if len(frame)])
-    print(table.to_csv(index=False, float_format="%.8g").rstrip() if args.csv else claims.listing(table))
-    return 0
+    found = reading.evaluate(reading.read(files), [(frame, folder) for frame, folder in cells if len(frame)])
+    print(found.to_csv(index=False, float_format="%.8g").rstrip() if csv else reading.listing(found))
 
 
-def _controls(args: argparse.Namespace) -> None:
-    """What is left of each gain when it is held against the controls of a config."""
+@app.command()
+def controls(
+    folder: Annotated[str, typer.Argument(help="Results of the benchmark, e.g. results/controls.")],
+    path: Annotated[str, typer.Option("--config", help="The benchmark, which names the controls, e.g. config/controls.yaml.")],
+) -> None:
+    """Print what is left of each method's gain after each control, whatever of it is there."""
     from dgd import config
-    from dgd.cell import Cell
     from dgd.read.cells import collect
     from dgd.read.controls import controls_table
     from dgd.read.table import markdown
 
-    benchmark = config.filled(config.load(args.config))
-    cells = collect(args.folder, [Cell.from_plain(cell) for cell in config.cells(benchmark)])
-    print(markdown(controls_table(cells, benchmark["controls"], benchmark["report"])))
+    benchmark = config.load(path)
+    cells = collect(folder, config.cells(benchmark))
+    print(markdown(controls_table(cells, benchmark.controls, benchmark.report)))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of the console script; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="dgd-bench", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    add = commands.add_parser("list", help="methods, terms, data sets and models; with a config, its cells")
-    add.add_argument("config", nargs="?", help="a benchmark, e.g. config/quick.yaml")
-    add.set_defaults(run=_list)
-    add = commands.add_parser("train", help="train cells of a benchmark, with the teachers they need")
-    add.add_argument("config", help="a benchmark, or the config.yaml of a finished cell")
-    add.add_argument("cell", nargs="?", help="path or pattern of cells, e.g. 'digits/cifar_resnet8/dgd/seed0' or '*/dgd/*'")
-    add.add_argument("--results", default="results", help="root of the results (default: results)")
-    add.add_argument("--again", action="store_true", help="train cells that are already there")
-    add.set_defaults(run=_train)
-    add = commands.add_parser("filters", help="filter statistics of a cell or a safetensors file")
-    add.add_argument("path", help="a cell's folder or a .safetensors file")
-    add.add_argument("--baseline", help="folder or file that says which filters are invalid (default: the network itself)")
-    add.set_defaults(run=_filters)
-    add = commands.add_parser("prune", help="accuracy of a cell as its smallest filters are removed; writes its pruning.csv")
-    add.add_argument("folder", help="a cell's folder, with model.safetensors in it")
-    add.add_argument("--shares", type=float, nargs="+", help="shares of filters to remove, 0 to 1 (default: 0.05 to 0.9)")
-    add.set_defaults(run=_prune)
-    add = commands.add_parser("table", help="tables of results/<benchmark>, whatever of it is there")
-    add.add_argument("folder", help="e.g. results/quick")
-    add.add_argument("--papers", nargs="*", help="published numbers to set beside (default: papers/*.yaml)")
-    add.set_defaults(run=_table)
-    add = commands.add_parser("claims", help="what the papers claim, with what is measured so far")
-    add.add_argument("folders", nargs="*", help="results of benchmarks, e.g. results/quick (default: results/*)")
-    add.add_argument("--paper", action="append", help="only the claims of this paper, e.g. dgd; may be given again")
-    add.add_argument("--papers", default="papers", help="folder of the papers' files (default: papers)")
-    add.add_argument("--csv", action="store_true", help="a row a claim, setting and benchmark, as CSV")
-    add.set_defaults(run=_claims)
-    add = commands.add_parser("controls", help="what is left of each method's gain after each control, whatever of it is there")
-    add.add_argument("folder", help="results of the benchmark, e.g. results/controls")
-    add.add_argument("--config", required=True, help="the benchmark, which names the controls, e.g. config/controls.yaml")
-    add.set_defaults(run=_controls)
-    args = parser.parse_args(argv)
+    """Run a command line and return its exit status; a mistake is one line on stderr."""
     pd.set_option("display.width", 200)
     try:
-        return args.run(args) or 0
+        app(_each(sys.argv[1:] if argv is None else argv), prog_name="dgd-bench")
+    except SystemExit as end:
+        if isinstance(end.code, str):  # a message, and exit status 1
+            raise
+        return end.code or 0
     except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
         print(f"dgd-bench: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _exit(failed: bool) -> None:
+    """End the command with status 1 if it failed."""
+    if failed:
+        raise typer.Exit(1)
+
+
+def _each(argv: list[str]) -> list[str]:
+    """Return a command line in which each value of an option in `SEVERAL` has the option before it."""
+    found, option = [], ""
+    for word in argv:
+        if word.startswith("--"):
+            option, first = (word if word in SEVERAL else ""), True
+        elif option and not first:
+            found.append(option)
+        else:
+            first = False
+        found.append(word)
+    return found
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def _parse(path: Path, mtime: int, size: int) -> Module:
     if path.name == "__init__.py":
         exports = {one.bound: one for one in imports if not one.used and one.bound != ALL}
         imports = [one for one in imports if one not in exports.values()]
-    text = ast.unparse(ast.fix_missing_locations(_Bare(exports, package).visit(tree)))
+    text = ast.unparse(ast.fix_missing_locations(_Bare(exports, package, path.name == "__init__.py").visit(tree)))
     return Module(hashlib.sha256(text.encode()).hexdigest()[:DIGITS], tuple(imports), exports)
 
 
@@ -142,8 +142,8 @@ def _decorated(path: Path, mtime: int, size: int, decorator: str) -> frozenset[s
 class _Bare(ast.NodeTransformer):
     """Take out what does not count: docstrings and other bare strings, and what an `__init__` only hands on."""
 
-    def __init__(self, exports: dict[str, Import], package: str):
-        self.exports, self.package = exports, package
+    def __init__(self, exports: dict[str, Import], package: str, is_init: bool):
+        self.exports, self.package, self.is_init = exports, package, is_init
 
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
         bare = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
@@ -155,7 +155,7 @@ class _Bare(ast.NodeTransformer):
         return node if node.names else None
 
     def visit_Assign(self, node: ast.Assign) -> ast.Assign | None:
-        return None if self.exports and _is_all(node) else self.generic_visit(node)
+        return None if self.is_init and _is_all(node) else self.generic_visit(node)
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         node = super().generic_visit(node)

@@ -1,8 +1,8 @@
-"""What a filter is in any convolutional network, and how much it holds.
+"""The filters of any convolutional network: their norms, their entropy, and valid and invalid sets.
 
 A filter is `weight[j]` of a convolution's weight (filters, channels / groups, height, width): every weight of four dimensions
-counts, depthwise, grouped and shortcut convolutions included. A transformer whose only such weight is its patch
-embedding has no filters: that maps each patch once and slides over nothing.
+counts, depthwise, grouped and shortcut convolutions included. A transformer whose only such weight is its patch embedding has
+no filters, because a patch embedding maps each patch once and does not slide over the image.
 """
 
 from collections.abc import Mapping
@@ -15,22 +15,22 @@ THRESHOLDS = (1.0, 0.1, 0.01, 0.001)
 
 
 def conv_weights(model_or_state: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The convolution weights by state-dict key, in the network's own order; empty when there are none."""
+    """Return the convolution weights by state-dict key, in the network's own order; empty if there are none."""
     state = model_or_state.state_dict() if isinstance(model_or_state, nn.Module) else model_or_state
     found = {key: value for key, value in state.items() if key.endswith("weight") and value.ndim == 4}
     return {} if len(found) == 1 and "patch_embed" in next(iter(found)) else found
 
 
 def l1_norms(model_or_state: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """L1 norm of every filter: key -> float tensor (filters,). Source: 2004.12311 section 4.3."""
+    """Return the L1 norm of every filter, key -> float tensor (filters,). Source: 2004.12311 section 4.3."""
     return {key: w.detach().float().abs().flatten(1).sum(1) for key, w in conv_weights(model_or_state).items()}
 
 
 def entropy(weight: Tensor, bins: int = 10, include_max: bool = True) -> Tensor:
-    """Entropy in nats of a layer's weights over `bins` equal bins between their minimum and maximum.
+    """Return the entropy in nats of a layer's weights over `bins` equal bins between their minimum and maximum.
 
-    Source: 2001.05868 equation 6; the number of bins is in the published code only. The result is at most log(bins). It does
-    not change when the weights are scaled: entropy cannot see a filter's norm.
+    Source: 2001.05868 equation 6; the number of bins is in the published code only. The result is at most log(bins). It is
+    invariant to the scale of the weights, so it does not depend on a filter's norm.
 
     Args:
         weight: Any shape, at least one element.
@@ -45,12 +45,12 @@ def entropy(weight: Tensor, bins: int = 10, include_max: bool = True) -> Tensor:
 
 
 def layer_entropies(model_or_state: nn.Module | Mapping[str, Tensor], include_max: bool = True) -> dict[str, Tensor]:
-    """Entropy of every convolution layer: key -> 0-dim CPU tensor. One transfer from the device for the whole network."""
+    """Return the entropy of every convolution layer, key -> 0-dim CPU tensor, with one transfer from the device in all."""
     return entropies(conv_weights(model_or_state), include_max=include_max)
 
 
 def entropies(tensors: Mapping[str, Tensor], bins: int = 10, include_max: bool = True) -> dict[str, Tensor]:
-    """`entropy` of each tensor: key -> 0-dim CPU tensor, with one transfer from the device in all."""
+    """Return the `entropy` of each tensor, key -> 0-dim CPU tensor, with one transfer from the device in all."""
     if not tensors:
         return {}
     parts = [flat(w) for w in tensors.values()]
@@ -64,7 +64,7 @@ def entropies(tensors: Mapping[str, Tensor], bins: int = 10, include_max: bool =
 def filter_entropies(
     model_or_state: nn.Module | Mapping[str, Tensor], bins: int = 10, include_max: bool = True
 ) -> dict[str, Tensor]:
-    """Entropy in nats of the weights of each filter: key -> float tensor (filters,). Source: 2001.05868 equation 5."""
+    """Return the entropy in nats of each filter's weights, key -> float tensor (filters,). Source: 2001.05868 equation 5."""
     found = {}
     for key, weight in conv_weights(model_or_state).items():
         rows = weight.detach().float().flatten(1)
@@ -80,7 +80,7 @@ def filter_entropies(
 
 
 def flat(weight: Tensor) -> Tensor:
-    """A tensor's elements in the order in which they lie in memory, without a copy where they lie side by side."""
+    """Return a tensor's elements in the order of its memory layout, without a copy if the layout is dense."""
     weight = weight.detach()
     if weight.dtype not in (torch.float32, torch.float64):
         weight = weight.float()
@@ -90,20 +90,20 @@ def flat(weight: Tensor) -> Tensor:
 
 
 def _counts(flat: np.ndarray, bins: int, include_max: bool) -> np.ndarray:
-    """Number of elements in each bin, int64 (bins,)."""
+    """Return the number of elements in each bin, int64 (bins,)."""
     low, high = flat.min(), flat.max()
-    # Edges are rounded as `min + i * scale` in the weights' own precision: the published code compares with exactly these.
+    # Edges are rounded as `min + i * scale` in the weights' own precision, because the published code compares with these.
     edges = low + np.arange(bins + 1, dtype=flat.dtype) * ((high - low) / flat.dtype.type(bins))
-    inner = [np.count_nonzero(flat >= edge) for edge in edges[1:-1]]  # a comparison and a count of bytes: both vectorised
+    inner = [np.count_nonzero(flat >= edge) for edge in edges[1:-1]]  # faster than a histogram: both steps are vectorised
     above = np.array([flat.size, *inner, 0 if include_max else np.count_nonzero(flat >= edges[-1])])
     return above[:-1] - above[1:]
 
 
 def _entropy(shares: Tensor) -> Tensor:
-    """Minus the sum of p log p over the last dimension, (layers, bins) -> (layers,).
+    """Return minus the sum of p log p over the last dimension, (layers, bins) -> (layers,).
 
-    The terms are subtracted one after the other in float32, as the published loop does it: another order of summation moves
-    the last bit, and blending weights rounded to two decimals can turn on it.
+    The terms are subtracted one after the other in float32, as in the published loop: another order of summation changes the
+    last bit, and that can change a blending weight rounded to two decimals.
     """
     terms = torch.where(shares > 0, shares * shares.log(), 0.0)
     start = torch.zeros(len(terms), 1)
@@ -111,12 +111,12 @@ def _entropy(shares: Tensor) -> Tensor:
 
 
 def invalid_ratio(norms: Mapping[str, Tensor] | Tensor, threshold: float) -> float:
-    """Share of filters whose L1 norm is not above the threshold, over the whole network. Source: 2001.05868 figure 1."""
+    """Return the share of a network's filters whose L1 norm is at most the threshold. Source: 2001.05868 figure 1."""
     return float((flatten(norms) <= threshold).double().mean())
 
 
 def flatten(norms: Mapping[str, Tensor] | Tensor) -> Tensor:
-    """All norms of a network as one tensor (filters,)."""
+    """Return all norms of a network as one tensor (filters,)."""
     return norms if isinstance(norms, Tensor) else torch.cat([n.flatten() for n in norms.values()])
 
 
@@ -126,23 +126,23 @@ def invalid(
     threshold: float,
     reading: str = "rank",
 ) -> Tensor:
-    """Which filters of a network are its invalid set, where a reference network says how many or which are.
+    """Return the invalid set of a network, whose size or positions a reference network determines.
 
-    Source: 2004.12311 section 4.3 and Table 7, whose text leaves open which of the two readings is meant; its own figure
+    Source: 2004.12311 section 4.3 and Table 7, whose text does not say which of the two readings is meant; its own figure
     agrees with `rank` only, so both are reported.
 
     Args:
         norms: L1 norms of the network that is measured, by layer or as one tensor (filters,).
-        reference: L1 norms of the baseline of the same model, alike.
-        threshold: A filter of the reference is invalid when its norm is not above it.
-        reading: 'rank': as many filters as the reference has invalid ones, the smallest of this network, are its invalid set.
-            'position': the filters at the reference's invalid positions are.
+        reference: L1 norms of the baseline of the same model, in the same form.
+        threshold: A filter of the reference is invalid if its norm is at most this.
+        reading: 'rank': the invalid set is this network's smallest filters, as many as the reference has invalid ones.
+            'position': it is the filters at the positions of the reference's invalid ones.
 
     Returns:
-        Bool CPU tensor (filters,) in the network's order; the others are the valid set.
+        Bool CPU tensor (filters,) in the network's order, True for the invalid set; the others are the valid set.
 
     Raises:
-        ValueError: Unknown reading, or norms of two different models.
+        ValueError: The reading is unknown, or the norms are of two different models.
     """
     if isinstance(norms, Mapping) and isinstance(reference, Mapping):
         if norms.keys() != reference.keys():
@@ -166,7 +166,7 @@ def mean_l1(
     threshold: float,
     reading: str = "rank",
 ) -> tuple[float, float]:
-    """Mean L1 norm of the valid and of the invalid filters; see `invalid` for arguments, sources and errors.
+    """Return the mean L1 norms of the valid and of the invalid filters; see `invalid` for arguments, sources and errors.
 
     Returns:
         (mean over the valid set, mean over the invalid set), NaN for an empty set.
@@ -177,7 +177,7 @@ def mean_l1(
 
 
 def summary(model_or_state: nn.Module | Mapping[str, Tensor]) -> dict:
-    """Filter statistics of one network: count, invalid_ratio by threshold, mean_l1, entropy_sum (nats, over layers)."""
+    """Return filter statistics of a network: count, invalid_ratio by threshold, mean_l1, entropy_sum (nats, over layers)."""
     norms = l1_norms(model_or_state)
     if not norms:
         return {"count": 0, "invalid_ratio": {}, "mean_l1": None, "entropy_sum": None}

@@ -31,6 +31,14 @@ def made_by(folder: str | Path) -> list[dict]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))["made_by"] if path.is_file() else []
 
 
+def sentence(row: dict) -> str:
+    """Return a row of `made_by` in words."""
+    commit = f"commit {row['commit'][:12]}" if row["commit"] else "no commit"
+    changed = " with uncommitted changes" if row["dirty"] else ""
+    cells = f"{row['cells']} cell{'s' if row['cells'] != 1 else ''}"
+    return f"{cells} made by {commit}{changed}, code {row['code_sha256'][:12]}"
+
+
 def freeze(folder: str | Path) -> list[dict]:
     """Freeze a benchmark's results; return which code made its cells.
 

@@ -19,6 +19,8 @@ import yaml
 from dgd import codehash, keys, methods
 from dgd.cell import EXCHANGES, Cell, Data, Recipe, slug
 from dgd.codehash import code as code
+from dgd.codehash import digest as digest
+from dgd.codehash import files as code_files  # noqa: F401
 
 OUTPUTS = (
     "metrics.json",
@@ -65,7 +67,7 @@ class Identity:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of all of it."""
+        """Return the SHA-256 of all of it."""
         parts = [dict(self.fields), dict(self.code), [teacher.hash for teacher in self.teachers]]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -341,16 +343,16 @@ def cell_of(folder: str | Path) -> Cell | None:
 # --------------------------------------------------------------------------------------------- the same cell elsewhere
 
 
-def find(results: str | Path, identity: Identity, data: str | None) -> Path | None:
+def find(results: str | Path, identity: Identity, data: str | None, *, but: str | Path | None = None) -> Path | None:
     """Return the folder of a finished cell of the same identity and data under a root of results; None where none is.
 
-    All its files must be there, weights included.
+    All its files must be there, weights included. The folder `but` is not looked into.
     """
     if data is None:
         return None
     for path in sorted(Path(results).glob(f"*/{identity.fields['dataset']}/*/*/seed{identity.fields['seed']}/provenance.json")):
         folder, recorded = path.parent, _recorded(path.parent)
-        if not recorded or recorded["data"] != data or differences(recorded, identity):
+        if folder == Path(but or "") or not recorded or recorded["data"] != data or differences(recorded, identity):
             continue
         taught = [teacher["identity"] for teacher in recorded["teachers"].values()]
         if taught != [teacher.hash for teacher in identity.teachers] or not all((folder / name).is_file() for name in OUTPUTS):

@@ -275,7 +275,7 @@ def _wanted(about: Key) -> str:
 
 
 def _number_hint(value: Any, kinds: list) -> str:
-    """YAML reads 5e-4 as a text; say so instead of leaving the reader to wonder."""
+    """Return a hint for numbers such as 5e-4, which YAML reads as a text; "" where it does not apply."""
     if isinstance(value, str) and float in kinds:
         try:
             return f" (YAML takes {value} for a text, write {float(value)!r})"

@@ -1,4 +1,4 @@
-"""What the labels are, classes or numbers: the loss, the predictions and the metric of a task.
+"""Tasks, classification and regression: the loss, the predictions and the metric of each.
 
 The readers need the metrics only, so importing this module does not import torch.
 """
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """What a task's networks are judged by.
+    """The metric of a task.
 
     Attributes:
-        name: As in files and columns.
-        label: As in tables and figures.
-        unit: "" for none.
+        name: Name in files and columns.
+        label: Name in tables and figures.
+        unit: Unit; "" for none.
         higher: A higher value is better.
-        form: Format of its numbers.
+        form: Format specification of its values.
     """
 
     name: str
@@ -35,29 +35,29 @@ class Metric:
 
     @property
     def coarse(self) -> str:
-        """Format with one decimal fewer, for intervals."""
+        """Return the format with one decimal fewer, for intervals."""
         return f".{int(self.form[1:-1]) - 1}f"
 
     @property
     def sign(self) -> int:
-        """1 if higher is better, -1 if lower is: a value times this is the better the higher it is."""
+        """Return 1 if higher is better, else -1; of values times this, the highest is the best."""
         return 1 if self.higher else -1
 
     @property
     def words(self) -> str:
-        """The label with its unit, as a sentence has it: `top-1 accuracy in percent`."""
+        """Return the label with its unit for a sentence, such as `top-1 accuracy in percent`."""
         units = {"": "", "%": " in percent"}
         return self.label + units.get(self.unit, f" in {self.unit}")
 
 
 class Task(ABC):
-    """A kind of labels. N networks, B examples, K classes.
+    """A task: what labels are, and what follows from that. Shapes have N networks, B examples and K classes.
 
     Attributes:
-        name: As in a cell's `task`.
-        metric: What its networks are judged by.
-        term: The term of an objective that is its own loss.
-        answer: The field of `dgd.objectives.Output` that a network's answer is.
+        name: Value of a cell's `task`.
+        metric: The metric that its networks are compared by.
+        term: The term of an objective that compares predictions with labels.
+        answer: The field of `dgd.objectives.Output` that holds a network's output: `logits` or `value`.
     """
 
     name: ClassVar[str]
@@ -67,39 +67,39 @@ class Task(ABC):
 
     @abstractmethod
     def width(self, classes: int) -> int:
-        """Return the width of a network's last layer, for a data set of so many classes."""
+        """Return the width of a network's last layer, for a data set with this number of classes."""
 
     @abstractmethod
     def read(self, raw: "Tensor") -> "Tensor":
-        """Return the answer in what a network gave, (B, width)."""
+        """Return the logits or the value from a network's raw output (B, width)."""
 
     @abstractmethod
     def loss(self, answer: "Tensor", labels: "Tensor") -> "Tensor":
-        """Return the loss of answers, the sum over the batch, float32."""
+        """Return the loss of logits or values, summed over the batch, in float32."""
 
     @abstractmethod
     def predict(self, answers: "Tensor") -> "Tensor":
-        """Return predictions (..., B) of answers (..., B) or (..., B, K)."""
+        """Return predictions (..., B) from values (..., B) or logits (..., B, K)."""
 
     @abstractmethod
     def total(self, predictions: "Tensor", labels: "Tensor") -> "Tensor":
-        """Return what the metric is made of, the sum over the batch: (..., B), (B,) -> (...)."""
+        """Return the sum over the batch from which `score` computes the metric: (..., B), (B,) -> (...)."""
 
     @abstractmethod
     def score(self, total: float, images: float) -> float:
-        """Return the metric of a sum of `total` over so many examples."""
+        """Return the metric, from the sum of `total` over this number of examples."""
 
     @abstractmethod
     def vote(self, answer: "Tensor", networks: int) -> "Tensor":
-        """Return what one of so many networks contributes to their joint answer, which is the sum."""
+        """Return the contribution of one of this number of networks to the ensemble's output, which is the sum."""
 
     @abstractmethod
     def stored(self, labels: "Tensor", classes: int) -> np.ndarray:
-        """Return labels or predictions as predictions.npz holds them."""
+        """Return labels or predictions in the type of predictions.npz."""
 
 
 class Classification(Task):
-    """Labels are classes (B,) int64, answers are logits (B, K), the metric is top-1 accuracy in percent."""
+    """A task whose labels are classes (B,) int64, outputs are logits (B, K), and metric is top-1 accuracy in percent."""
 
     name = "classification"
     metric = Metric("top1", "top-1 accuracy", "%", True, ".2f")
@@ -125,7 +125,7 @@ class Classification(Task):
         return answers.argmax(-1)
 
     def total(self, predictions: "Tensor", labels: "Tensor") -> "Tensor":
-        """Return the number of right answers."""
+        """Return the number of correct predictions."""
         return (predictions == labels).sum(-1)
 
     def score(self, total: float, images: float) -> float:
@@ -133,7 +133,7 @@ class Classification(Task):
         return 100 * total / images
 
     def vote(self, answer: "Tensor", networks: int) -> "Tensor":
-        """Return probabilities: their sum is largest where their mean is."""
+        """Return probabilities; their sum has its maximum where their mean has."""
         return answer.float().softmax(1)
 
     def stored(self, labels: "Tensor", classes: int) -> np.ndarray:
@@ -142,7 +142,7 @@ class Classification(Task):
 
 
 class Regression(Task):
-    """Labels and answers are numbers (B,) float32, the metric is the root mean square error, in the labels' unit."""
+    """A task whose labels and outputs are numbers (B,) float32, and metric is the root mean square error in their unit."""
 
     name = "regression"
     metric = Metric("rmse", "root mean square error", "", False, ".3f")
@@ -185,10 +185,10 @@ class Regression(Task):
 TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Regression())}
 METRICS: dict[str, Metric] = {name: task.metric for name, task in TASKS.items()}
 TERMS: dict[str, str] = {name: task.term for name, task in TASKS.items()}
-"""The term of each task that compares answers with labels: a method's `ce` stands for it."""
+"""The term of each task that compares predictions with labels; a method's `ce` stands for it."""
 
 DATASETS = {"digits-rotation": "regression"}
-"""Tasks of data sets by kind; of all others the labels are classes."""
+"""Tasks of data sets by their kind; all others are classification."""
 
 
 def of_dataset(dataset: str) -> str:
@@ -197,7 +197,7 @@ def of_dataset(dataset: str) -> str:
 
 
 def metric_named(name: str) -> Metric:
-    """Return the metric of a name.
+    """Return the metric with a name.
 
     Raises:
         ValueError: There is no such metric.

@@ -21,12 +21,12 @@ def gpus(cell: Cell) -> int:
 
 
 def mem_mb(cell: Cell) -> int:
-    """Return the megabytes of a job: `dgd.memory.estimate`, or 4000 for each process where networks cannot be built."""
+    """Return the megabytes of a job: `dgd.train.memory.estimate`, or 4000 for each process where networks cannot be built."""
     if dgd.NETWORKS:
-        from dgd.memory import MIB, estimate
+        from dgd.train.memory import MIB, estimate
 
         try:
-            return estimate(cell.plain(), cuda=gpus(cell) > 0)["host"] * MIB // 10**6 + 1
+            return estimate(cell, cuda=gpus(cell) > 0)["host"] * MIB // 10**6 + 1
         except ValueError:  # a model that cannot take these images: its own cell says so, and the others go on
             pass
     return 4000 * cell.processes
@@ -36,5 +36,4 @@ def launcher(cell: Cell) -> str:
     """Return the command that a cell's script is appended to: python, or torchrun if the cell has several processes."""
     n = cell.recipe.threads
     python = f"OMP_NUM_THREADS={n} MKL_NUM_THREADS={n} python"
-    number = cell.processes
-    return python if number == 1 else " ".join([python, *torchrun(number)])
+    return python if cell.processes == 1 else " ".join([python, *torchrun(cell.processes)])

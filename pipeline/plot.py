@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dgd import figures
+from dgd.read import figures
 
 
 def main(argv=None):

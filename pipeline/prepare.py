@@ -2,9 +2,60 @@
 
 import argparse
 import json
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from dgd import data
+from dgd import identity
+from pipeline.config import listing
+
+KEYS = ("train_images", "validation_images", "image_size", "loader")
+"""Keys of a config's `data` that decide what is prepared."""
+MADE_FROM = "made-from.json"
+"""Beside the manifest: what the data set was prepared from, so that a change is seen without Snakemake's own records."""
+CODE = ("dgd.data.preparation", "dgd.data.sources")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set as a config wants it prepared, and what of it is there.
+
+    Attributes:
+        dataset: `digits`, `imagefolder:<path>`, ...
+        data: The config's `data`.
+        folder: Where it is prepared.
+    """
+
+    dataset: str
+    data: dict
+    folder: Path
+
+    @property
+    def made_from(self) -> dict:
+        """Return all that decides what is prepared."""
+        options = {key: self.data.get(key) for key in KEYS}
+        return {"dataset": self.dataset, **options, "listing": listing(self.dataset), "code": identity.code(*CODE)}
+
+    @cached_property
+    def hash(self) -> str | None:
+        """Return the hash of the prepared data set; None if it does not exist."""
+        return identity.data_hash(self.folder / "manifest.json")
+
+    @cached_property
+    def changed(self) -> bool:
+        """Return whether it exists, but made from other arguments or from another folder of images."""
+        then = self._then()
+        return then is not None and any(then[key] != value for key, value in self.made_from.items() if key != "code")
+
+    @cached_property
+    def outdated(self) -> bool:
+        """Return whether it exists and would be prepared in another way today, also by its code."""
+        then = self._then()
+        return then is not None and then != self.made_from
+
+    def _then(self) -> dict | None:
+        path = self.folder / MADE_FROM
+        return json.loads(path.read_text()) if path.is_file() and (self.folder / "manifest.json").is_file() else None
 
 
 def main(argv=None):
@@ -14,9 +65,13 @@ def main(argv=None):
     parser.add_argument("--data", type=json.loads, required=True, help="the config's `data` keys, as JSON")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    keys = ("train_images", "validation_images", "image_size", "loader")
-    options = {key: args.data[key] for key in keys if key in args.data}
+    from dgd import data
+
+    # Read first: what changes in a folder of images while it is prepared is seen at the next start.
+    made_from = Prepared(args.dataset, args.data, args.out).made_from
+    options = {key: args.data[key] for key in KEYS if key in args.data}
     data.prepare(args.dataset, args.out, data_dir=args.data.get("dir", "data"), **options)
+    (args.out / MADE_FROM).write_text(json.dumps(made_from, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,19 +2,19 @@
 
 import argparse
 import base64
-import html
 import json
-import re
-from itertools import groupby
 from pathlib import Path
 
 import jinja2
 import pandas as pd
 import yaml
+from markdown_it import MarkdownIt
 
-from dgd import claims
 from dgd.config import cells, check
 from dgd.files import write_text
+from dgd.read import claims
+from dgd.read.table import NOT_RUN
+from dgd.task import METRICS, Metric
 
 PAGE = Path(__file__).parent / "report" / "page.html"
 # What a browser still shows at once: of more cells only those without a result are listed, of a larger SVG the PNG is shown.
@@ -29,17 +29,20 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     folder, config = args.out.parent, json.loads(args.config.read_text())
-    rows = [_row(folder.parent, cell.path) for cell in cells(check(config, str(args.config), folders=False))]
+    asked = cells(check(config, str(args.config), folders=False))
+    metrics = {cell.path: METRICS[cell.task] for cell in asked}
+    rows = [_row(folder.parent, path, metric) for path, metric in metrics.items()]
     listed = rows if len(rows) <= LISTED else [row for row in rows if row["status"] != "finished"]
     names = ["results", "methods", "filters", "density", *(["controls"] if config.get("controls") else [])]
     page = jinja2.Template(PAGE.read_text(), autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
         benchmark=config["benchmark"],
         config=yaml.safe_dump(config, sort_keys=False),
-        tables=[(name, to_html((folder / "tables" / f"{name}.md").read_text())) for name in names],
+        tables=[(name, to_html((folder / "tables" / f"{name}.md").read_text(encoding="utf-8"))) for name in names],
         figures=[(path.stem, _data_uri(path)) for path in sorted((folder / "figures").glob("*.svg"))],
         claims=_claims(folder / "tables" / "claims.csv", {row["path"] for row in listed}),
         cells=rows,
         listed=listed,
+        measured=" or ".join(dict.fromkeys(metric.words for metric in metrics.values())),
         seconds=sum(row["seconds"] for row in rows),
         facts=_facts([row["provenance"] for row in rows]),
     )
@@ -47,41 +50,12 @@ def main(argv=None):
 
 
 def to_html(markdown: str) -> jinja2.filters.Markup:
-    """Markdown as our tables use it, headings, pipe tables, lists and paragraphs, as HTML."""
-    parts = []
-    for is_table, group in groupby(markdown.strip().splitlines(), key=lambda line: line.startswith("|")):
-        if is_table:
-            head, _, *body = [_split(line) for line in group]
-            parts.append("<div class='wide'><table><tr>" + "".join(f"<th>{c}</th>" for c in head) + "</tr>")
-            parts += ["<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in body]
-            parts.append("</table></div>")
-        else:
-            text = "\n".join(group)
-            parts += [_block(block) for block in text.split("\n\n") if block.strip()]
-    return jinja2.filters.Markup("\n".join(parts))
-
-
-def _split(line: str) -> list[str]:
-    r"""The cells of a pipe table's line; `\|` is a bar of its own."""
-    cells = re.split(r"(?<!\\)\|", line.strip())[1:-1]
-    return [html.escape(cell.strip().replace("\\|", "|")) for cell in cells]
-
-
-def _block(text: str) -> str:
-    text = text.strip()
-    if text.startswith("#"):
-        return f"<h3>{html.escape(text.lstrip('# '))}</h3>"
-    if text.startswith("- "):
-        return (
-            "<ul>"
-            + "".join(f"<li>{html.escape(item.strip())}</li>" for item in re.split("^- ", text, flags=re.M)[1:])
-            + "</ul>"
-        )
-    return f"<p>{html.escape(text)}</p>"
+    """Return a table's Markdown, a pipe table and a list of footnotes, as HTML; a `*` or a `<` in it is a letter."""
+    return jinja2.filters.Markup(MarkdownIt("zero").enable(["table", "list"]).render(markdown))
 
 
 def _claims(path: Path, listed: set[str]) -> dict:
-    """The claims as the page shows them: those with cells, each row with the cells of its two sides, and those without.
+    """Return the claims as the page shows them: those with cells, each row with the cells of its two sides, and the others.
 
     Args:
         path: tables/claims.csv.
@@ -99,10 +73,10 @@ def _claims(path: Path, listed: set[str]) -> dict:
         rows.setdefault(row["claim"], []).append(claims.row_text(row) | {"cells": of})
     found = [row | {"rows": rows.get(row["claim"], [])} for row in claims.summary(table).to_dict("records")]
     return {
-        "run": [claim for claim in found if claim["overall"] != claims.NOT_RUN],
-        "rest": [claim for claim in found if claim["overall"] == claims.NOT_RUN],
+        "run": [claim for claim in found if claim["overall"] != NOT_RUN],
+        "rest": [claim for claim in found if claim["overall"] == NOT_RUN],
         "linked": listed,
-        "left_out": (table["verdict"] != claims.NOT_RUN).sum() - len(shown),
+        "left_out": (table["verdict"] != NOT_RUN).sum() - len(shown),
     }
 
 
@@ -111,13 +85,13 @@ def _paths(row: dict, folders: str) -> list[str]:
 
 
 def _data_uri(svg: Path) -> str:
-    """A figure as a page can hold it: the SVG, or the PNG beside it where the SVG is large."""
+    """Return a figure as a page can hold it: the SVG, or the PNG beside it where the SVG is large."""
     kind, path = ("svg+xml", svg) if svg.stat().st_size <= SVG_BYTES else ("png", svg.with_suffix(".png"))
     return f"data:image/{kind};base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _row(results: Path, path: str) -> dict:
-    """A cell's line in the report; its number, and what produced it."""
+def _row(results: Path, path: str, metric: Metric) -> dict:
+    """Return a cell's line in the report: its number, and what produced it."""
     metrics = json.loads((results / path / "metrics.json").read_text())
     provenance = json.loads((results / path / "provenance.json").read_text())
     done = metrics["status"] == "finished"
@@ -125,14 +99,14 @@ def _row(results: Path, path: str) -> dict:
         "path": path,
         "status": metrics["status"],
         "error": metrics.get("error", ""),
-        "top1": f"{metrics['networks'][0]['last']['top1']:.2f}" if done else "",
+        "last": f"{metrics['networks'][0]['last'][metric.name]:{metric.form}}" if done else "",
         "seconds": metrics["timings"]["seconds"] if done else 0.0,
         "provenance": provenance,
     }
 
 
 def _facts(records: list[dict]) -> list[tuple[str, str, int]]:
-    """(what, value, number of cells) of everything that should be one and the same in all cells."""
+    """Return (what, value, number of cells) of everything that should be one and the same in all cells."""
     found = {}
     for record in records:
         machine, git = record["machine"], record["git"] or {}

@@ -14,7 +14,7 @@ from typing import IO
 
 
 def devices() -> list[str]:
-    """GPUs that this process may use, found without CUDA: those in CUDA_VISIBLE_DEVICES (SLURM sets it), else all, by UUID."""
+    """Return the GPUs that this process may use, by UUID: those in CUDA_VISIBLE_DEVICES (set by SLURM), else all."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         names = [name.strip() for name in visible.split(",")]

@@ -121,7 +121,7 @@ class Ours:
 
     @property
     def networks(self) -> list[nn.Module]:
-        """The networks of the group, in order."""
+        """Return the networks of the group, in order."""
         return self._group.networks
 
     def train(self) -> None:

@@ -64,7 +64,7 @@ class PlainProcess:
         return last
 
     def call(self, name: str, **arguments) -> tuple[float, float]:
-        """Have a method of the training that was set up last called, and return its seconds and CPU-seconds."""
+        """Call a method of the training that was set up last, and return its seconds and CPU-seconds."""
         return self._ask(call=name, arguments=arguments)
 
     def _start(self, kind: str, cell: Cell, **arguments) -> None:

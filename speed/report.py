@@ -1,11 +1,10 @@
-"""Write the measured figures into speed/README.md and README.md: `python -m speed.report`.
+"""Write the measured figures into speed/README.md: `python -m speed.report`.
 
-They come from speed/results/*.json, speed/tried.yaml and results/fast-path/cells.csv; a test holds the pages to that.
+They come from speed/results/*.json, speed/tried.yaml and results/fast-path/cells.csv; a test holds the page to that.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pandas as pd
 import yaml
@@ -16,6 +15,7 @@ from speed import ROOT
 from speed.format import number, percent, spread, table
 from speed.measured import EPOCH, PUBLIC_CODE_MS, WITHOUT_OWN, headline, own_multiple, read, shares_of_epoch, step_seconds
 
+PAGE = ROOT / "speed" / "README.md"
 SHOWN = (
     ("cifar_resnet20", "kd"),
     ("cifar_resnet32", "dgd"),
@@ -24,7 +24,7 @@ SHOWN = (
     ("cifar_mobilenetv2", "dgd"),
     ("resnet18", "kd"),
 )
-"""Model and method of the rows of steps that stand in README.md."""
+"""Model and method of the rows of steps that stand in the short table."""
 GROWTH = ("plan", "collect", "tabulate", "plot", "report")
 """What `speed.scale` times."""
 
@@ -197,7 +197,7 @@ def memory_table(found: Mapping) -> str:
 
 
 def machine_section(found: Mapping) -> list[str]:
-    """Return all of one machine, for speed/README.md."""
+    """Return all measurements of one machine, in parts."""
     parts = [f"## {found['machine']['name']}", machine_text(found)]
     if "steps" in found:
         parts += ["### A training step", *([headline_text(found)] if headline(found) else []), steps_table(found)]
@@ -215,7 +215,7 @@ def machine_section(found: Mapping) -> list[str]:
 
 
 def measurements_page(machines: Sequence[Mapping], growth: Sequence[Mapping], tried: Sequence[Mapping]) -> str:
-    """Return what stands in speed/README.md."""
+    """Return all measurements of all machines, and what was tried."""
     parts = [part for found in machines for part in machine_section(found)] or ["Nothing was measured yet: `make speed`."]
     for found in growth:
         rows = [
@@ -230,29 +230,28 @@ def measurements_page(machines: Sequence[Mapping], growth: Sequence[Mapping], tr
     return "\n\n".join(parts)
 
 
-def readme_section(machines: Sequence[Mapping]) -> str:
-    """Return what stands in README.md: a short table and a few sentences for each machine."""
-    parts = []
-    for found in machines:
-        rows = {(row["model"], row["method"]): row for row in found.get("steps", ())}
-        shown = [rows[key] for key in SHOWN if key in rows]
-        if shown:
-            parts.append(f"**{found['machine']['name']}**, batch {shown[0]['batch_size']}, images of 32x32:")
-            parts.append(
-                table(
-                    {
-                        "model": row["model"] + (f" ← {row['teacher']}" if row["teacher"] else ""),
-                        "method": row["method"],
-                        "plain loop, images/s": number(row["images_per_second"]["plain"]["median"]),
-                        "ours, images/s": number(row["images_per_second"]["ours"]["median"]),
-                        "ratio": number(row["speedup"]["ours"]["median"]),
-                    }
-                    for row in shown
-                )
-            )
-        sentences = {"data": data_text, "exchange": exchange_text, "overhead": overhead_text}
-        parts.append(" ".join(sentence(found) for part, sentence in sentences.items() if part in found))
-    return "\n\n".join(filter(None, parts)) or "Nothing was measured yet: `make speed`."
+def summary_table(found: Mapping) -> str:
+    """Return the table of some training steps of one machine, "" where none of them was measured."""
+    rows = {(row["model"], row["method"]): row for row in found.get("steps", ())}
+    shown = [rows[key] for key in SHOWN if key in rows]
+    if not shown:
+        return ""
+    return table(
+        {
+            "model": row["model"] + (f" ← {row['teacher']}" if row["teacher"] else ""),
+            "method": row["method"],
+            "plain loop, images/s": number(row["images_per_second"]["plain"]["median"]),
+            "ours, images/s": number(row["images_per_second"]["ours"]["median"]),
+            "ratio": number(row["speedup"]["ours"]["median"]),
+        }
+        for row in shown
+    )
+
+
+def summary(machines: Sequence[Mapping]) -> str:
+    """Return the short tables of all machines."""
+    tables = [(found["machine"]["name"], summary_table(found)) for found in machines]
+    return "\n\n".join(f"**{name}**, images of 32x32:\n\n{text}" for name, text in tables if text)
 
 
 def between(text: str, name: str, content: str) -> str:
@@ -262,22 +261,18 @@ def between(text: str, name: str, content: str) -> str:
     return f"{before}{start}\n\n{content}\n\n{end}{rest.partition(end)[2]}" if mark else text
 
 
-def render() -> dict[Path, str]:
-    """Return path -> text of the two files as they should be."""
+def render() -> str:
+    """Return speed/README.md as it should be."""
     machines, growth = read()
     tried = yaml.safe_load((ROOT / "speed" / "tried.yaml").read_text())
     accuracy = accuracy_text(pd.read_csv(ROOT / "results" / "fast-path" / "cells.csv"))
-    pages = {
-        ROOT / "speed" / "README.md": ("results", accuracy + "\n\n" + measurements_page(machines, growth, tried)),
-        ROOT / "README.md": ("speed", readme_section(machines) + "\n\n" + accuracy),
-    }
-    return {path: between(path.read_text(), *place) for path, place in pages.items()}
+    parts = [summary(machines), accuracy, measurements_page(machines, growth, tried)]
+    return between(PAGE.read_text(), "results", "\n\n".join(filter(None, parts)))
 
 
 def main() -> None:
-    """Write the two files."""
-    for path, text in render().items():
-        write_text(path, text)
+    """Write the page."""
+    write_text(PAGE, render())
 
 
 if __name__ == "__main__":

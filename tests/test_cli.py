@@ -36,13 +36,13 @@ def test_list(capsys, benchmark):
         "kd-crd": "0.1 ce + 0.9 kd(tau=4.0) - 1 1 faithful teacher",
         "label-smoothing": "ce(smoothing=0.1) - 1 0 faithful",
         # The least faithful part decides, an exchange's class is a part, and a need may come from an option's default.
-        "kr+kd": "ce + kd(tau=4.0) + kr - 1 1 reconstruction teacher, taps",
+        "kr+kd": "ce + kd(tau=4.0) + kr - 1 1 reconstruction teacher, features",
         "repr": "ce repr 1 0 deviates",
-        "dml": "ce + mutual - 2 0 deviates peers, same_batch, together",
-        "self-explanation-shuffled": "ce + explanation(shuffle) - 1 0 reconstruction input_gradient",
+        "dml": "ce + mutual - 2 0 deviates peers on the same batch, at once",
+        "self-explanation-shuffled": "ce + explanation(shuffle) - 1 0 reconstruction input gradient, image",
     }.items():
         assert rows[name].split() == [name, *rest.split()]
-    assert all(len(rows[name]) < 140 for name in METHODS)
+    assert all(len(rows[name]) < 150 for name in METHODS)
     assert cli.main(["list", str(benchmark)]) == 0
     assert capsys.readouterr().out.split() == [
         "t/digits/cifar_resnet20/baseline/seed0",
@@ -54,7 +54,7 @@ def test_list(capsys, benchmark):
 def test_train_filters_and_table(capsys, benchmark, tmp_path):
     results = tmp_path / "results"
     assert cli.main(["train", str(benchmark), "digits/cifar_resnet8/kd/seed0", "--results", str(results)]) == 0
-    assert capsys.readouterr().out.count("% test top-1 at the last epoch") == 2  # the teacher came first, by itself
+    assert capsys.readouterr().out.count("% test top-1 accuracy at the last epoch") == 2  # the teacher came first, by itself
     cell = results / "t/digits/cifar_resnet8/kd/seed0"
     assert cli.main(["filters", str(cell)]) == 0
     out = capsys.readouterr().out
@@ -87,11 +87,15 @@ def test_train_filters_and_table(capsys, benchmark, tmp_path):
     assert len(rows) == 1
 
 
-def test_a_changed_config_is_trained_anew(capsys, benchmark, tmp_path):
+def test_a_cell_that_is_not_what_is_asked_for_is_only_trained_again_on_request(capsys, benchmark, tmp_path):
     command = ["train", str(benchmark), "*/cifar_resnet8/baseline/*", "--results", str(tmp_path / "results")]
     assert cli.main(command) == 0
     benchmark.write_text(benchmark.read_text().replace("train_images: 40", "train_images: 50"))
-    assert cli.main(command) == 0
+    before = (tmp_path / "results/t/digits/cifar_resnet8/baseline/seed0/metrics.json").read_bytes()
+    assert cli.main(command) == 1
+    assert "is stale: data.train_images was 40 and is 50 (--again trains again)" in capsys.readouterr().err
+    assert (tmp_path / "results/t/digits/cifar_resnet8/baseline/seed0/metrics.json").read_bytes() == before
+    assert cli.main([*command, "--again"]) == 0
     assert "already there" not in capsys.readouterr().err
     manifest = json.loads((tmp_path / "data/prepared/t/digits/manifest.json").read_text())
     assert manifest["sizes"]["train"] == 50
@@ -105,13 +109,87 @@ def test_a_diverged_cell_does_not_stop_the_others(capsys, benchmark, tmp_path):
     assert cli.main(["train", str(benchmark), "--results", str(tmp_path / "results")]) == 1
     captured = capsys.readouterr()
     assert "wild/seed0: diverged: the loss of network 0 is not finite" in captured.err
-    assert captured.out.count("% test top-1") == 2
+    assert captured.out.count("% test top-1 accuracy") == 2
 
 
 def test_mistakes_are_one_line(capsys, benchmark, tmp_path):
     assert cli.main(["train", str(tmp_path / "no.yaml")]) == 1
     assert capsys.readouterr().err.strip() == f"dgd-bench: {tmp_path / 'no.yaml'}: no such file"
-    with pytest.raises(SystemExit, match=r"no cell matches 'x'; `dgd-bench list"):
-        cli.main(["train", str(benchmark), "x"])
+    assert cli.main(["train", str(benchmark), "x"]) == 1
+    assert "no cell matches 'x'; `dgd-bench list" in capsys.readouterr().err
+    assert cli.main(["train"]) == 2
+    assert cli.main(["train", str(benchmark), "--agian"]) == 2
     assert cli.main(["filters", str(tmp_path)]) == 1
     assert "model.safetensors: no such file" in capsys.readouterr().err
+
+
+def test_status_says_what_is_stale_and_why(capsys, benchmark, tmp_path):
+    results = str(tmp_path / "results")
+    assert cli.main(["train", str(benchmark), "*/kd/*", "--results", results]) == 0
+    capsys.readouterr()
+    assert cli.main(["status", str(benchmark), "--results", results]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "t/digits/cifar_resnet20/baseline/seed0: fresh",
+        "t/digits/cifar_resnet8/baseline/seed0: stale: metrics.json is missing",
+        "t/digits/cifar_resnet8/kd/seed0: fresh",
+    ]
+    assert cli.main(["status", f"{results}/t"]) == 0
+    benchmark.write_text(benchmark.read_text().replace("batch_size: 20", "batch_size: 10"))
+    assert cli.main(["status", str(benchmark), "--results", results]) == 1
+    assert "kd/seed0: stale: recipe.batch_size was 20 and is 10; the teacher t/digits" in capsys.readouterr().out
+
+
+def test_the_same_cell_of_another_benchmark_is_taken_over(capsys, benchmark, tmp_path):
+    results = tmp_path / "results"
+    assert cli.main(["train", str(benchmark), "--results", str(results)]) == 0
+    benchmark.write_text(benchmark.read_text().replace("benchmark: t", "benchmark: renamed"))
+    capsys.readouterr()
+    assert cli.main(["train", str(benchmark), "--results", str(results)]) == 0
+    assert capsys.readouterr().out.count("taken over from") == 3
+    was, now = (results / name / "digits/cifar_resnet8/kd/seed0" for name in ("t", "renamed"))
+    assert (was / "model.safetensors").read_bytes() == (now / "model.safetensors").read_bytes()
+    assert json.loads((now / "metrics.json").read_text())["cell"]["benchmark"] == "renamed"
+    assert json.loads((now / "provenance.json").read_text())["origin"] == "t/digits/cifar_resnet8/kd/seed0"
+    assert yaml.safe_load((now / "config.yaml").read_text())["path"] == "renamed/digits/cifar_resnet8/kd/seed0"
+    assert cli.main(["status", str(benchmark), "--results", str(results)]) == 0
+
+
+def test_verify_trains_a_cell_again_and_compares(capsys, benchmark, tmp_path):
+    results = tmp_path / "results"
+    assert cli.main(["train", str(benchmark), "*/kd/*", "--results", str(results)]) == 0
+    cell = results / "t/digits/cifar_resnet8/kd/seed0"
+    (results / "t/digits/cifar_resnet20/baseline/seed0/model.safetensors").unlink()  # as committed cells are
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert cli.main(["verify", str(cell)]) == 0
+    assert f"{cell}: equal: history, predictions, filters, and metrics but timings" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
+    history = (cell / "history.csv").read_text()
+    (cell / "history.csv").write_text(history.replace("\n", "\n9", 1))
+    assert cli.main(["verify", str(cell)]) == 1
+    assert "history.csv differs, first in line 2" in capsys.readouterr().out
+    (cell / "history.csv").write_text(history)
+    metrics = json.loads((cell / "metrics.json").read_text())
+    metrics["parameters"] += 1
+    (cell / "metrics.json").write_text(json.dumps(metrics))
+    assert cli.main(["verify", str(cell)]) == 1
+    assert "metrics.json differs: parameters was" in capsys.readouterr().out
+
+
+def test_a_frozen_benchmark_is_read_and_not_trained(capsys, benchmark, tmp_path):
+    results = tmp_path / "results"
+    command = ["train", str(benchmark), "*/cifar_resnet8/baseline/*", "--results", str(results)]
+    assert cli.main(["freeze", str(results / "t")]) == 1
+    assert cli.main(command) == 0
+    assert cli.main(["freeze", str(results / "t")]) == 0
+    assert "frozen, 1 cell made by " in capsys.readouterr().out
+    assert cli.main([*command, "--again"]) == 1
+    assert "t is frozen: it is read and not trained" in capsys.readouterr().err
+    assert cli.main(["table", str(results / "t")]) == 0
+    assert "Frozen: 1 cell made by " in capsys.readouterr().out
+    benchmark.write_text(benchmark.read_text().replace("batch_size: 20", "batch_size: 10"))
+    assert cli.main(["status", str(benchmark), "--results", str(results)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "recipe.batch_size was 20 and is 10 (t/digits/cifar_resnet8/baseline/seed0)" in line
+    assert cli.main(["freeze", "--thaw", str(results / "t")]) == 0
+    assert cli.main([*command, "--again"]) == 0

@@ -1,223 +1,128 @@
-"""Every file in config/: a dry run, its header, and a step of every kind of cell that it has, on a few random images."""
+"""Files of configs: what YAML they may hold, and that Snakemake, dgd-bench and Python say the same of each."""
 
-import json
-import re
+import contextlib
+import io
+import os
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
+import yaml
 
-from dgd import checkpoint, config, data, methods, models, training
+from dgd import cli, config
 from dgd.config import ConfigError
-from dgd.tables import read_papers
-from pipeline.cells import names
-from pipeline.config import load
-from speed import ROOT, copy_workflow
-from tests.test_zoo import take_statistics
+from pipeline.config import resolve
+from tests.test_config import BENCHMARK, ROOT, lines
 
-CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
-environment = cache(training.provenance._environment)
-DRY_RUN = """
-import contextlib, io, json, re, sys
-from snakemake.cli import main
-found = {}
-for path in sys.argv[1:]:
-    out = io.StringIO()
+FILES = {
+    "no mapping": (b"[1, 2]", "a benchmark is [1, 2]; it must be a mapping of keys"),
+    "empty": (b"", "a benchmark is None; it must be a mapping of keys"),
+    "two keys of one name": (
+        b"seeds: [0]\nbenchmark: b\nseeds: [1]\n",
+        "line 3, column 1: the key 'seeds' is there twice; keep one",
+    ),
+    "two keys of one name inside": (b"recipe: {lr: 1, lr: 2}", "line 1, column 17: the key 'lr' is there twice"),
+    "not a number": (b"recipe: {lr: .nan}", "line 1, column 14: .nan is no finite number; write a number"),
+    "infinity": (b"recipe:\n  lr: -.inf\n", "line 2, column 7: -.inf is no finite number"),
+    "a number for a key": (b"7: 1\n", 'line 1, column 1: the key 7 is no text; write "7"'),
+    "yes for a key": (b"recipe: {on: 1}", 'line 1, column 10: the key on is no text; write "on"'),
+    "a list for a key": (b"? [a]\n: 1\n", "line 1, column 3: the key a list or a mapping is no text"),
+    "latin-1": ("benchmark: caf\u00e9".encode("latin-1"), "not UTF-8 (byte 14); save it as UTF-8"),
+    "binary": (b"\x00\x01\x02", "not YAML: "),
+    "utf-16": ("benchmark: b".encode("utf-16"), "not UTF-8 (byte 0); save it as UTF-8"),
+    "no YAML": (b"a: [1, 2", "not YAML: "),
+    "no date": (b"benchmark: 2020-13-45", "line 1, column 12: '2020-13-45' cannot be read as timestamp"),
+    "another tag": (b"benchmark: !!python/object:os.system {}", "could not determine a constructor"),
+    "a wrong tag": (b"benchmark: !!int ''", "line 1, column 12: '' cannot be read as int"),
+    "nested without end": (b"[" * 500, "not YAML: nested too deeply"),
+    "a number of many digits": (b"seeds: [" + b"9" * 5000 + b"]", "cannot be read as int"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), FILES.values(), ids=FILES)
+def test_a_file_that_nobody_could_have_meant_is_refused_in_one_line(tmp_path, content, message):
+    path = tmp_path / "b.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        config.load(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert message in str(error.value)
+    assert str(error.value).isprintable()
+    assert said_by_snakemake(path) == said_by_the_command(path) == str(error.value)
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    for path, message in ((tmp_path / "none.yaml", "no such file"), (tmp_path, "a folder; give a YAML file")):
+        with pytest.raises(ConfigError) as error:
+            config.load(path)
+        assert str(error.value) == f"{path}: {message}"
+    with pytest.raises(ConfigError, match="cannot be read: "):
+        config.load(tmp_path / ("x" * 300))
+    if os.geteuid():
+        (tmp_path / "closed.yaml").touch(0o000)
+        with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
+            config.load(tmp_path / "closed.yaml")
+
+
+def test_aliases_and_merges_are_read(tmp_path):
+    path = tmp_path / "b.yaml"
+    merged = "recipe: &r {epochs: 3, lr: 0.5}\nteacher_recipe: {<<: *r, lr: 0.25}\n"
+    path.write_text(yaml.safe_dump(BENCHMARK) + merged)
+    found = config.load(path)
+    assert (found.recipe.lr, found.teacher_recipe) == (0.5, {"epochs": 3, "lr": 0.25})
+
+
+def test_aliases_that_grow_without_end_are_refused_in_one_line(tmp_path):
+    path = tmp_path / "b.yaml"
+    laughs = "".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefghi", "bcdefghij"))
+    for text in ("a: &a [x]\n" + laughs, "recipe: &r {lr: *r}\n", "methods: &m [*m]\n", "pairs: &p [{student: *p}]\n"):
+        path.write_text(yaml.safe_dump({"benchmark": "b"}) + text)
+        with pytest.raises(ConfigError) as error:
+            config.load(path)
+        assert all(line.startswith(f"{path}: ") and len(line) < 500 for line in str(error.value).split("\n"))
+
+
+def said_by_snakemake(path: Path) -> str:
+    """What the Snakefile says about a config; "" if nothing is wrong with it."""
     try:
-        with contextlib.redirect_stdout(out):
-            main(["-n", "--cores", "1", "--configfile", path])
-    except SystemExit as end:
-        jobs = dict(re.findall(r"^(\\w+) +(\\d+)$", out.getvalue(), re.MULTILINE))
-        trained = re.findall(r"^Job \\d+: training (?:the teacher )?(\\S+)$", out.getvalue(), re.MULTILINE)
-        found[path] = {"code": end.code, "jobs": jobs, "trained": trained}
-print(json.dumps(found))
-"""
+        resolve([path])
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
-@cache
-def cells(path: Path) -> list[dict]:
-    return config.cells(load(path, folders=False))
+def said_by_the_command(path: Path) -> str:
+    """What `dgd-bench list` says about a config; "" if it lists its cells."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(["list", str(path)])
+    assert bool(out.getvalue()) == (code == 0)
+    return err.getvalue().removeprefix("dgd-bench: ").rstrip("\n")
 
 
-@pytest.fixture(scope="module")
-def plans(tmp_path_factory) -> dict:
-    """What `snakemake -n` would do for each config, from one process, since importing it takes longer than a plan."""
-    folder = tmp_path_factory.mktemp("dry")
-    copy_workflow(folder)
-    (folder / "config").symlink_to(ROOT / "config")
-    for split in ("train", "val"):
-        (folder / "data/imagenet" / split / "a").mkdir(parents=True)
-        (folder / "data/imagenet" / split / "a" / "1.png").touch()
-    command = [sys.executable, "-c", DRY_RUN, *(f"config/{path.name}" for path in CONFIGS)]
-    done = subprocess.run(command, cwd=folder, text=True, capture_output=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def test_command_line_of_snakemake_replaces_keys_of_files(tmp_path):
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(BENCHMARK | {"recipe": {"epochs": 7, "lr": 0.5}}))
+    (tmp_path / "c.yaml").write_text("recipe: {lr: 0.25}\n")
+    found = resolve([tmp_path / "b.yaml", tmp_path / "c.yaml"], {"recipe": {"batch_size": "9"}, "seeds": ["3"]})
+    assert (found.recipe.epochs, found.recipe.lr, found.recipe.batch_size, found.seeds) == (7, 0.25, 9, (3,))
+    with pytest.raises(ConfigError, match=r"^b\.yaml: no such file$"):
+        resolve(["b.yaml"], {})
+    with pytest.raises(ConfigError, match=r"^--config: '\[1': line 1, column 3: not YAML"):
+        resolve([tmp_path / "b.yaml"], {"seeds": "[1"})
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_passes_a_dry_run(plans, path):
-    plan = plans[f"config/{path.name}"]
-    assert plan["code"] == 0
-    assert sorted(plan["trained"]) == sorted(cell["path"] for cell in cells(path))
-    assert plan["jobs"]["report"] == "1"
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_headers_say_how_many_cells_and_the_command(path):
-    head = path.read_text().partition("\nbenchmark:")[0]
-    count = len(cells(path))
-    assert re.search(rf"(?<!\d){count} cells", head), f"{path.name} has {count} cells"
-    assert "snakemake --cores" in head
-    assert path.stem == "quick" or f"--configfile config/{path.name}" in head
-
-
-def test_imagenet_wants_its_folder_and_its_cells_do_not(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = ROOT / "config" / "imagenet.yaml"
-    with pytest.raises(ConfigError, match=r"imagenet\.yaml: datasets: 'data/imagenet' is no folder; write imagefolder:<path"):
-        load(path)
-    assert "imagenet-imagefolder-imagenet-resnet50-baseline-0" in names([path])
-    (tmp_path / "data" / "imagenet").mkdir(parents=True)
-    assert load(path)["datasets"] == ["imagefolder:data/imagenet"]
-
-
-def test_controls_hold_each_gain_against_all_that_the_issue_names():
-    """A row that no method is held against would be trained for nothing."""
-    controls = load(ROOT / "config" / "controls.yaml")
-    read = {reading.partition("@")[0] for readings in controls["controls"].values() for reading in readings}
-    trained = {cell["method"] for cell in config.cells(controls)}
-    assert trained - read - set(controls["controls"]) == set()
-    assert {f"baseline-lr{lr}" for lr in (0.01, 0.02, 0.04, 0.05, 0.06)} < trained  # 0.1 is the baseline's
-    assert controls["recipe"]["lr"] == 0.1
-    by_method = {cell["method"]: cell for cell in config.cells(controls)}
-    rates = training.learning_rates(by_method["grafting-dlr"]["recipe"], 2)
-    alone = training.learning_rates(by_method["baseline-net1"]["recipe"], 1)
-    for time in (0, 0.5, 60, 199.9):
-        assert alone(time)[0] == pytest.approx(rates(time)[0])
-
-
-# Data that no benchmark has.
-LEFT_OUT = ("market1501", "dukemtmc")
-# Published under a name of its own: the ensemble of independent networks, and A = 0.4 with c = 500, which is the default.
-OTHER_NAMES = {"ensemble": "independent-6", "grafting-a0.4-c500": "grafting"}
-
-
-def test_every_published_setting_is_in_the_files_of_the_papers():
-    trained = {
-        (cell["slug"].removeprefix("imagefolder-"), cell["student"], cell["teacher"] or "", cell["method"], cell["networks"])
-        for name in ("cifar10", "cifar100", "filter-grafting", "imagenet", "zoo")
-        for cell in cells(ROOT / "config" / f"{name}.yaml")
-    }
-    published = read_papers(sorted((ROOT / "papers").glob("*.yaml"))).fillna({"teacher": ""}).dropna(subset="dataset")
-    wanted = {
-        (row.dataset, row.model, row.teacher, OTHER_NAMES.get(row.method, row.method), row.networks)
-        for row in published.itertuples()
-        if row.dataset not in LEFT_OUT
-    }
-    assert wanted - trained == set()
-
-
-# ------------------------------------------------------------------------------------------------------------ a step
-
-
-@cache
-def kinds() -> dict[str, dict]:
-    """One cell of each kind that the configs have, shrunk; those of one kind differ in seed, data or epochs alone."""
-    found = {}
-    for path in CONFIGS:
-        for cell in map(shrunk, cells(path)):
-            apart = {key: value for key, value in cell.items() if key not in ("method", "model", "path")}
-            name = f"{cell['student']}-{cell['method']}"
-            found.setdefault(json.dumps(apart, sort_keys=True), cell | {"name": name})
-    return {f"{cell['name']}-{i}": cell for i, cell in enumerate(found.values())}
-
-
-def shrunk(cell: dict) -> dict:
-    """The cell with two epochs of one batch each, so that there is an exchange and what follows it."""
-    size, teacher = cell["data"]["image_size"] or 32, cell["teacher"]
-    recipe = cell["recipe"] | {"epochs": 2, "batch_size": 2, "device": "cpu", "average_from": 1}
-    recipe |= {"evaluate_every": 1, "filters_every": 1, "step_epochs": 1, "lr": 0.01}
-    return cell | {
-        "benchmark": "step",
-        "dataset": f"imagefolder:{size}",
-        "slug": str(size),
-        "seed": 0,
-        "model": cell["student"],
-        "teachers": [f"teachers/{teacher}-{size}-{k}" for k in range(len(cell["teachers"]))],
-        "data": config.DATA | {"image_size": size, "loader": "memory", "workers": 0},
-        "recipe": recipe,
-        "path": f"{cell['method']}-{cell['student']}",
-    }
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """A folder of random images of three classes for each size, prepared when it is first asked for."""
-    root = tmp_path_factory.mktemp("images")
-
-    @cache
-    def prepared(size: int) -> Path:
-        draw = np.random.default_rng(size)
-        for split, count in {"train": 3, "test": 2}.items():
-            for name in "abc":
-                folder = root / str(size) / split / name
-                folder.mkdir(parents=True)
-                for i in range(count):
-                    Image.fromarray(draw.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-        data.prepare(f"imagefolder:{root / str(size)}", root / f"{size}-out", image_size=size, validation_images=3)
-        return root / f"{size}-out"
-
-    return prepared
-
-
-@pytest.fixture(autouse=True)
-def _environment_once(monkeypatch):
-    """To list the packages takes as long as a step; that they are listed is tested elsewhere."""
-    monkeypatch.setattr(training.provenance, "_environment", environment)
-
-
-def learn(cell: dict, prepared: Path, results: Path) -> None:
-    """Train a shrunk cell, its teachers being fresh networks, and look at what it left."""
-    dataset = data.load(prepared)
-    for path in cell["teachers"]:
-        teacher = results / path
-        if not teacher.is_dir():
-            teacher.mkdir(parents=True)
-            network = training._create(cell["teacher"], dataset, cell)
-            take_statistics(network, torch.randn(4, dataset.in_chans, dataset.image_size, dataset.image_size))
-            checkpoint.save_weights(teacher / "model.safetensors", {f"0.{k}": v for k, v in network.state_dict().items()})
-            record = {"status": "finished", "cell": {"student": cell["teacher"]}}
-            (teacher / "metrics.json").write_text(json.dumps(record))
-    metrics = training.train_cell(cell, results=results, data=prepared)
-    assert metrics["status"] == "finished"
-    assert len(metrics["networks"]) == cell["networks"]
-    if cell["exchange"] and cell["exchange"]["name"] not in methods.ALONE:
-        with np.load(results / cell["path"] / "filters.npz") as arrays:
-            assert arrays["exchanges"].tolist() == [0]
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "adapt_stem"),
-    sorted({(c["student"], c["data"]["image_size"] or 32, c["adapt_stem"]) for path in CONFIGS for c in cells(path)}),
-)
-def test_one_step_of_every_model(name, size, adapt_stem):
-    """Every gradient is finite and the first layer moves. Not every layer: timm starts some at zero, which hold back others."""
-    torch.manual_seed(0)
-    network = models.create(name, num_classes=10, image_size=size, adapt_stem=adapt_stem)
-    first = next(network.parameters())
-    before = first.clone()
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
-    torch.nn.functional.cross_entropy(network(torch.randn(2, 3, size, size)), torch.tensor([0, 1])).backward()
-    optimiser.step()
-    assert all(value.grad.isfinite().all() for value in network.parameters())
-    assert not torch.equal(first, before)
-
-
-@pytest.mark.parametrize("name", kinds())
-def test_one_step_of_every_cell(name, images, tmp_path):
-    cell = kinds()[name]
-    learn(cell, images(cell["data"]["image_size"]), tmp_path)
+def test_a_launcher_without_networks_says_the_same_but_for_registries():
+    """Snakemake's own environment has no torch: terms and their options are known there too."""
+    code = (
+        "import sys, yaml\nfrom dgd import config\n"
+        "try: config.check(yaml.safe_load(sys.stdin.read()), 'b.yaml')\n"
+        "except config.ConfigError as error: print(error)\n"
+        "assert 'torch' not in sys.modules and 'timm' not in sys.modules\n"
+    )
+    rows = [{"x": {"base": "kd", "objective": {"kd": {"taau": 1}, "dk": 1}}}, {"y": {"base": "grafting", "exchange": {"a": 2}}}]
+    given = {**BENCHMARK, "methods": rows, "seeds": "abc", "recipe": {"epochs": 0}}
+    text, env = yaml.safe_dump(given, sort_keys=False), os.environ | {"DGD_NETWORKS": "no"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, input=text, env=env, text=True, capture_output=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines() == [f"b.yaml: {line}" for line in lines(given)]

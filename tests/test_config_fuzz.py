@@ -11,7 +11,7 @@ import yaml
 from dgd import checks, config, keys
 from dgd.benchmark import Benchmark
 from dgd.config import ConfigError
-from tests.test_config import said_by_snakemake, said_by_the_command
+from tests.test_config_files import said_by_snakemake, said_by_the_command
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = [*sorted(ROOT.glob("config/*.yaml")), ROOT / "config" / "test" / "tiny.yaml"]

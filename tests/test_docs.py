@@ -1,6 +1,7 @@
-"""docs/methods.md: its table is that of the classes, and its paragraphs name every method, need and option with its default."""
+"""docs/methods.md: its table is that of the classes; every method, requirement and option (with its default) is described."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 
 from dgd import terms
 from dgd.methods import GRAFTED, METHODS
-from dgd.objectives import NEEDS, STATUSES, TERMS
+from dgd.objectives import STATUSES, TERMS, Requires
 from pipeline import reference
 
 ROOT = Path(__file__).parents[1]
@@ -39,8 +40,11 @@ def names() -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", sorted(names() | set(NEEDS)))
-def test_every_method_and_every_need_has_its_words(name):
+REQUIREMENTS = {field.name for field in fields(Requires)} | set(Requires.TEACHER + Requires.PEERS) - {""}
+
+
+@pytest.mark.parametrize("name", sorted(names() | REQUIREMENTS))
+def test_every_method_and_every_requirement_is_described(name):
     assert f"`{name}`" in WRITTEN
 
 

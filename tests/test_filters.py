@@ -114,13 +114,13 @@ def test_bad_readings_and_models_are_named():
 
 
 def test_the_tables_use_the_same_law():
-    """tables.py computes the sets with numpy alone, so that its environment needs no torch."""
-    from dgd import tables
+    """The read side computes the sets with numpy alone, so that its environment needs no torch."""
+    from dgd.read.thresholds import filter_sets
 
     g = torch.Generator().manual_seed(0)
     norms, reference = (torch.rand(200, generator=g) * 3 for _ in range(2))
     for threshold in (1.0, 0.1):
-        row = tables.filter_sets(norms.numpy(), reference.numpy(), threshold)
+        row = filter_sets(norms.numpy(), reference.numpy(), threshold)
         for reading in ("rank", "position"):
             valid, invalid = filters.mean_l1(norms, reference, threshold, reading)
             assert row[f"mean_l1_valid_{reading}"] == pytest.approx(valid)

@@ -9,7 +9,7 @@ import yaml
 from snakemake.cli import get_argument_parser
 
 from dgd.config import cells, check, read
-from dgd.memory import MIB, estimate
+from dgd.train.memory import MIB, estimate
 from pipeline.jobs import gpus, mem_mb
 
 ROOT = Path(__file__).parents[1]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dgd import config, tables
+from dgd import config, keys
+from dgd.read.cells import collect
 from pipeline import tabulate
-from pipeline.config import load
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = sorted(path.parent for path in (ROOT / "results").glob("*/cells.csv") if (path.parent / "tables").is_dir())
@@ -20,13 +20,12 @@ def test_there_are_some():
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
 def test_tables_come_out_again(folder, tmp_path):
-    benchmark = load(ROOT / "config" / f"{folder.name}.yaml")
-    expected = config.cells(benchmark)
-    frame = tables.collect(folder, expected)
+    benchmark = config.load(ROOT / "config" / f"{folder.name}.yaml")
+    frame = collect(folder, config.cells(benchmark))
     frame.to_csv(tmp_path / "cells.csv", index=False)
     assert (tmp_path / "cells.csv").read_bytes() == (folder / "cells.csv").read_bytes()
-    papers = [f"{ROOT}/papers/{name}.yaml" for name in benchmark["papers"]]
-    options = ["--report", benchmark["report"], "--controls", json.dumps(benchmark["controls"])]
+    papers = [f"{ROOT}/papers/{name}.yaml" for name in benchmark.papers]
+    options = ["--report", benchmark.report, "--controls", json.dumps(keys.plain(benchmark.controls))]
     options += ["--papers", *papers] if papers else []
     tabulate.main(["--cells", str(folder / "cells.csv"), "--out", str(tmp_path / "tables"), *options])
     made = sorted((tmp_path / "tables").iterdir())

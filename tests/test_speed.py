@@ -148,7 +148,7 @@ def test_measuring_runs_and_is_rendered(tmp_path):
     page = report.measurements_page([found], [], [])
     assert "kd, cifar_resnet8 → cifar_resnet8, batch 64: " in page
     assert "| cifar_resnet8 | grafting |" in " ".join(page.split())
-    assert "after the `snakemake` command" in report.readme_section([found])
+    assert "after the `snakemake` command" in page
 
 
 def test_every_row_of_the_method_table_is_measured():
@@ -330,20 +330,17 @@ def test_what_is_rendered_is_what_was_measured(tmp_path):
         "| CUDA graphs | 1.00 times | left out |",
     ):
         assert text in page
-    short = " ".join(report.readme_section(machines).split())
-    assert "| cifar_resnet20 ← cifar_resnet56 | kd | 100 | 300 | 3.00 |" in short
-    assert "1.50 % of a kd step" in short
-    assert "at most 0.00600 % of an epoch" in short
+    assert "at most 0.00600 % of an epoch" in page
+    assert "| cifar_resnet20 ← cifar_resnet56 | kd | 100 | 300 | 3.00 |" in " ".join(report.summary(machines).split())
 
 
 def test_marks_keep_the_text_around_them():
-    mark = "<!-- speed: written by `python -m speed.report` -->"
-    text = report.between(f"before\n{mark}\nold\n<!-- end of speed -->\nafter\n", "speed", "new")
-    assert text == f"before\n{mark}\n\nnew\n\n<!-- end of speed -->\nafter\n"
-    assert report.between(text, "speed", "new") == text
-    assert report.between("no marks\n", "speed", "new") == "no marks\n"
+    mark = "<!-- results: written by `python -m speed.report` -->"
+    text = report.between(f"before\n{mark}\nold\n<!-- end of results -->\nafter\n", "results", "new")
+    assert text == f"before\n{mark}\n\nnew\n\n<!-- end of results -->\nafter\n"
+    assert report.between(text, "results", "new") == text
+    assert report.between("no marks\n", "results", "new") == "no marks\n"
 
 
 def test_the_written_figures_are_the_measured_ones():
-    for path, text in report.render().items():
-        assert path.read_text() == text, f"{path.name}: run `python -m speed.report`"
+    assert report.PAGE.read_text() == report.render(), "run `python -m speed.report`"

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dgd.statistics import (
+from dgd.read.statistics import (
     VERDICTS,
     difference,
     holm,
     mean_interval,
+    minimum_detectable_effect,
     prediction_interval,
-    smallest_difference,
     stratified_bootstrap,
     verdict,
 )
@@ -102,28 +102,28 @@ def test_simulated_differences_are_ours():
         assert ours[1:] == pytest.approx(theirs)
 
 
-def test_smallest_difference_is_where_the_t_test_has_its_power():
+def test_minimum_detectable_effect_is_where_the_t_test_has_its_power():
     # 16 a side for 1 sd at 80 %: the textbooks' 2 x 17 for a two-sided t-test at 5 %
-    assert smallest_difference(1, 16) > 1 > smallest_difference(1, 17)
+    assert minimum_detectable_effect(1, 16) > 1 > minimum_detectable_effect(1, 17)
     for n in (2, 3, 10):
-        effect = smallest_difference(2.0, n, 0.9) / 2 / math.sqrt(2 / n)
+        effect = minimum_detectable_effect(2.0, n, 0.9) / 2 / math.sqrt(2 / n)
         shown = stats.nct.sf(stats.t.ppf(0.975, 2 * n - 2), 2 * n - 2, effect)
         assert shown == pytest.approx(0.9)
-    assert smallest_difference(1, (5, 3)) == pytest.approx(smallest_difference(1, (3, 5)))
-    assert smallest_difference(1, 5) < smallest_difference(1, (5, 3)) < smallest_difference(1, 3)
-    assert smallest_difference(0, 5) == 0
+    assert minimum_detectable_effect(1, (5, 3)) == pytest.approx(minimum_detectable_effect(1, (3, 5)))
+    assert minimum_detectable_effect(1, 5) < minimum_detectable_effect(1, (5, 3)) < minimum_detectable_effect(1, 3)
+    assert minimum_detectable_effect(0, 5) == 0
 
 
-def test_smallest_difference_without_seeds_or_sense():
-    assert math.isnan(smallest_difference(1, 1))
-    assert math.isnan(smallest_difference(math.nan, 5))
-    assert math.isnan(smallest_difference(1, (5, 1)))
+def test_minimum_detectable_effect_without_seeds_or_sense():
+    assert math.isnan(minimum_detectable_effect(1, 1))
+    assert math.isnan(minimum_detectable_effect(math.nan, 5))
+    assert math.isnan(minimum_detectable_effect(1, (5, 1)))
     for arguments in ((-1, 5), (math.inf, 5)):
         with pytest.raises(ValueError, match="sd must be"):
-            smallest_difference(*arguments)
+            minimum_detectable_effect(*arguments)
     for arguments in ((1, 5, 80), (1, 5, 0.01), (1, 5, 0.8, 95)):
         with pytest.raises(ValueError, match="power"):
-            smallest_difference(*arguments)
+            minimum_detectable_effect(*arguments)
 
 
 def stated(function, pattern):
@@ -133,10 +133,10 @@ def stated(function, pattern):
 
 
 @pytest.mark.parametrize(("ratio", "pattern"), [(1, r"in (70.*?) % of cases"), (3, r"in (62.*?) % where one")])
-def test_smallest_difference_is_seen_as_often_as_stated(ratio, pattern):
-    for n, expected in zip((3, 4, 5, 10), stated(smallest_difference, pattern)):
+def test_minimum_detectable_effect_is_seen_as_often_as_stated(ratio, pattern):
+    for n, expected in zip((3, 4, 5, 10), stated(minimum_detectable_effect, pattern)):
         generator = np.random.default_rng([n, ratio])
-        gain = smallest_difference(math.sqrt((1 + ratio**2) / 2), n)
+        gain = minimum_detectable_effect(math.sqrt((1 + ratio**2) / 2), n)
         low, _, _ = welch(generator.normal(gain, 1, (40000, n)), generator.normal(0, ratio, (40000, n)))
         assert 100 * (low > 0).mean() == pytest.approx(expected, abs=1)
 

@@ -226,10 +226,9 @@ def test_dvc_trains_a_cell_once_and_again_only_for_new_code(repo):
 @pytest.mark.parametrize(
     ("markdown", "expected"),
     [
-        ("# Head", "<h3>Head</h3>"),
         ("a < b", "<p>a &lt; b</p>"),
-        ("| a | b |\n|:--|--:|\n| 1 | x \\| y |", "<tr><td>1</td><td>x | y</td></tr>"),
-        ("- one\n- two", "<ul><li>one</li><li>two</li></ul>"),
+        ("| a | b |\n|:--|:--|\n| 1 | x \\| *y* |", '>1</td><td style="text-align:left">x | *y*</td></tr>'),
+        ("|a|\n|:--|\n|1|\n\n- one <i>\n- two", "<ul><li>one &lt;i&gt;</li><li>two</li></ul>"),
     ],
 )
 def test_the_report_turns_our_markdown_into_html(markdown, expected):

@@ -1,8 +1,7 @@
 """Real data sets as uint8 tensors with a checksummed manifest, and batches augmented on the device.
 
-`prepare` writes a data set once (images.safetensors, manifest.json), `load` reads it back, and
-`Dataset.loader` gives the batches. `NAMES` are the data sets that go by a bare name; a folder of
-images goes by `imagefolder:<path>`.
+`prepare` writes a data set once (images.safetensors, manifest.json), `load` reads it back, and `Dataset.loader` gives the
+batches. `NAMES` are the data sets with a name of their own; a folder of images is named `imagefolder:<path>`.
 """
 
 from dgd.data.loader import Dataset, Examples, Loader, augment, load

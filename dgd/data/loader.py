@@ -1,8 +1,8 @@
 """Read a prepared data set and give batches of it, augmented on the device.
 
-All images of a split lie on the device as uint8, zero-padded once; a batch is one gather, one flip and one
-conversion. The law is that of torchvision's RandomCrop(size, padding), RandomHorizontalFlip, ToTensor and
-Normalize, image by image, and the numbers are the same to the last bit.
+All images of a split lie on the device as uint8, zero-padded once; a batch is one gather, one flip and one conversion. The
+distribution is that of torchvision's RandomCrop(size, padding), RandomHorizontalFlip, ToTensor and Normalize for each image,
+and given the same shifts and flips the values are equal to the last bit.
 """
 
 import json
@@ -47,12 +47,12 @@ def normalize(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, chann
 
     Args:
         images: uint8 (B, C, H, W).
-        mean: float32 (C, 1, 1) in 0..1, on the images' device; `std` alike.
-        std: see `mean`.
+        mean: float32 (C, 1, 1) in 0..1, on the images' device.
+        std: like `mean`.
         channels_last: memory format of the result.
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    # A tensor, not a number: CUDA multiplies by the rounded inverse of a number, and the last bit would differ.
+    # A tensor instead of a number, because CUDA multiplies by a number's rounded inverse, which changes the last bit.
     full = torch.full((), 255.0, device=images.device)
     return images.to(torch.float32, memory_format=layout).div_(full).sub_(mean).div_(std)
 
@@ -72,12 +72,12 @@ def augment(
     Args:
         padded: all images with `pad` zeros on each side, uint8 (N, C, H + 2 pad, W + 2 pad).
         index: which images, int64 (B,).
-        shifts: row and column of each crop's first pixel in the padded image, int64 (2, B) in 0..2 pad; None: the
+        shifts: row and column of each crop's first pixel in the padded image, int64 (2, B) in 0..2 pad; None for the
             image itself.
-        flips: which images to mirror left to right, bool (B,); None: none.
+        flips: which images to mirror left to right, bool (B,); None for none.
         pad: see `padded`.
-        mean: float32 (C, 1, 1); `std` alike.
-        std: see `mean`.
+        mean: float32 (C, 1, 1).
+        std: like `mean`.
         channels_last: memory format of the result.
 
     Returns:
@@ -95,7 +95,7 @@ def augment(
 
 
 class Loader:
-    """Batches of one split that lies in memory.
+    """A loader of batches of one split that is held in memory.
 
     Attributes:
         images: number of images of the split.
@@ -117,34 +117,37 @@ class Loader:
         self.std = torch.tensor(dataset.std, device=device)[:, None, None]
 
     def __len__(self) -> int:
-        """Number of steps of an epoch; for the training split the steps of a training epoch."""
+        """Return the number of steps in an epoch; for the training split, in a training epoch."""
         return -(-self._used(self.split == "train") // self.batch_size)
 
     def _used(self, training: bool) -> int:
-        """Number of images in an epoch; a last training batch of one image a shard is left out, for batch norm's sake."""
+        """Return the number of images in an epoch.
+
+        A last training batch with less than two images for each shard is left out, because batch norm needs two.
+        """
         rest = self.images % self.batch_size
         alone = training and self.images > self.batch_size and rest < 2 * self.shard[1]
         return self.images - alone * rest
 
     def size(self, step: int) -> int:
-        """Number of images of a training step's batch, over all shards."""
+        """Return the number of images in a training step's batch, over all shards."""
         return min(self.batch_size, self._used(True) - step * self.batch_size)
 
     def _slices(self, images: int) -> list[slice]:
-        """Where this shard's part of each batch lies in the epoch's order."""
+        """Return the slice of the epoch's order that is this shard's part of each batch."""
         part, parts = self.shard
         bounds = [*range(0, images, self.batch_size), images]
         if images > self.batch_size and images % self.batch_size < parts and images % self.batch_size:
-            del bounds[-2]  # a last batch with nothing for some shard goes to the one before
+            del bounds[-2]  # a last batch with fewer images than shards is merged into the one before
         return [
             slice(start + (end - start) * part // parts, start + (end - start) * (part + 1) // parts)
             for start, end in pairwise(bounds)
         ]
 
     def batches(self, order: torch.Generator | None = None, augment: torch.Generator | None = None) -> Iterator[Examples]:
-        """Return an epoch's batches. All random numbers are drawn here, on the CPU, before the first batch.
+        """Return an epoch's batches; all random numbers are drawn in this call, on the CPU, before the first batch.
 
-        With neither generator every image comes once, in order and as it is. With either, this is a training epoch:
+        With neither generator every image comes once, in order and without augmentation. With either, this is a training epoch:
         the last batch is left out if a shard of it would hold less than two images.
 
         Args:
@@ -167,24 +170,24 @@ class Loader:
         padded, labels = self.dataset.on_device(self.split, self.device)
         index = index.to(self.device)
 
-        def batch(of: slice) -> Examples:
+        def batch(part: slice) -> Examples:
             images = augment(
                 padded,
-                index[of],
-                None if shifts is None else shifts[:, of],
-                None if flips is None else flips[of],
+                index[part],
+                None if shifts is None else shifts[:, part],
+                None if flips is None else flips[part],
                 pad if self.split == "train" else 0,
                 self.mean,
                 self.std,
                 self.channels_last,
             )
-            return Examples({"image": images}, labels[index[of]], index[of])
+            return Examples({"image": images}, labels[index[part]], index[part])
 
         return map(batch, self._slices(len(index)))
 
 
 class _Files(torch.utils.data.Dataset):
-    """Image files as uint8 tensors; the key (index, seed) decides alone what comes out, in whichever worker."""
+    """A torch data set of image files as uint8 tensors; an item depends on its key (index, seed) only, not on the worker."""
 
     def __init__(self, paths: list[str], labels: torch.Tensor, training: torch.nn.Module, testing: torch.nn.Module):
         self.paths, self.labels, self.training, self.testing = paths, labels, training, testing
@@ -200,7 +203,7 @@ class _Files(torch.utils.data.Dataset):
 
 
 class StreamLoader(Loader):
-    """Batches of one split that is read from image files anew each epoch, by worker processes."""
+    """A loader of batches of one split that worker processes read from image files in every epoch."""
 
     def __init__(self, *args, workers: int):
         super().__init__(*args)
@@ -221,10 +224,10 @@ class StreamLoader(Loader):
         keys = list(zip(index.tolist(), seeds))
         loader = torch.utils.data.DataLoader(
             self.files,
-            batch_sampler=[keys[of] for of in self._slices(len(keys))],
+            batch_sampler=[keys[part] for part in self._slices(len(keys))],
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # its own: the global one stays as it is
+            generator=torch.Generator(),  # so that the global generator does not advance
         )
 
         def on_device(batch: list[torch.Tensor]) -> Examples:
@@ -242,8 +245,8 @@ class Dataset:
         num_classes: number of classes; their names are in the manifest.
         in_chans: number of channels of an image.
         image_size: side of an image in pixels.
-        mean: a number a channel in 0..1, over the training split (ImageNet's for a streamed folder).
-        std: alike.
+        mean: mean of each channel in 0..1, over the training split (ImageNet's for a streamed folder).
+        std: standard deviation of each channel, in the same units.
         sizes: number of images of each split: train, validation, test.
         manifest: what `prepare` wrote.
         tensors: the tensors of images.safetensors on the CPU.
@@ -261,7 +264,7 @@ class Dataset:
         self._on_device = {}
 
     def on_device(self, split: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a split's images (training images zero-padded) and labels there: one copy for all loaders."""
+        """Return a split's images (training images zero-padded) and labels on a device: one copy for all loaders."""
         key = split, device
         if key not in self._on_device:
             images = self.tensors[f"{split}_images"].to(device)
@@ -284,14 +287,14 @@ class Dataset:
 
         Args:
             split: train, validation or test.
-            batch_size: images a batch.
-            device: where the batches are made and given.
-            workers: processes that read files; only a streamed folder has any.
+            batch_size: number of images in a batch, over all shards.
+            device: the device on which the batches are computed and returned.
+            workers: number of processes that read files; used for a streamed folder only.
             channels_last: memory format of the images.
-            shard: (k, n): give the k-th of n parts of every batch, as one of n processes that share it.
+            shard: (k, n) to return the k-th of n parts of every batch, for one of n processes that share it.
 
         Raises:
-            ValueError: no such split, an empty one, or training batches of less than two images a shard.
+            ValueError: the split does not exist or is empty, or training batches have less than two images for each shard.
         """
         if not self.sizes.get(split):
             there = [name for name, size in self.sizes.items() if size]
@@ -309,11 +312,11 @@ def load(out: str | Path, *, verify: bool = True) -> Dataset:
 
     Args:
         out: the folder.
-        verify: hold the files to the checksums of the manifest.
+        verify: compare the files with the checksums of the manifest.
 
     Raises:
-        FileNotFoundError: not prepared, or not to the end.
-        ValueError: another format, or a checksum that differs; names the file.
+        FileNotFoundError: the data set was not prepared, or not completely.
+        ValueError: the format is another one, or a checksum differs; the message names the file.
     """
     manifest_path, images_path = Path(out) / "manifest.json", Path(out) / "images.safetensors"
     for path in (manifest_path, images_path):

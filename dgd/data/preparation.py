@@ -1,4 +1,4 @@
-"""Write a data set once: fixed stratified splits, uint8 tensors, and a manifest that says where all of it came from."""
+"""Write a data set once: fixed stratified splits, uint8 tensors, and a manifest with the origin of all of it."""
 
 import hashlib
 import json
@@ -18,14 +18,14 @@ IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def list_sha256(lines: list[str]) -> str:
-    """Return the SHA-256 of a list of file names or hashes, one a line."""
+    """Return the SHA-256 of a list of file names or hashes, joined by newlines."""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def moments(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation over all pixels of each channel, in units of 0..1.
 
-    Counted in whole numbers, so that every machine gets the same digits. A constant channel has deviation 1.
+    Sums are computed in whole numbers, so that every machine gets the same digits. A constant channel has deviation 1.
 
     Args:
         images: uint8 (N, C, H, W).
@@ -42,10 +42,10 @@ def moments(images: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def _split(name: str, labels: np.ndarray, train_images: int | None, validation_images: int, seed: int) -> dict:
-    """Carve validation and then training images out of the training part: two ascending, disjoint index arrays.
+    """Choose validation and then training images from the training part, as two ascending, disjoint index arrays.
 
-    The validation images depend on their number and the seed only, not on `train_images`. Labels that are numbers have no
-    classes to keep in proportion.
+    The validation images depend on their number and the seed only, not on `train_images`. With labels that are numbers the
+    choice is not stratified.
     """
     if labels.dtype.kind == "f":
         labels = np.zeros(len(labels), np.int64)
@@ -65,7 +65,7 @@ def _split(name: str, labels: np.ndarray, train_images: int | None, validation_i
 
 
 def is_prepared(out: str | Path, name: str, *, data_dir: str | Path = "data", **arguments) -> bool:
-    """Say whether `out` holds what `prepare` would write for these arguments, going by the manifest alone."""
+    """Return whether `out` holds what `prepare` would write for these arguments, according to the manifest alone."""
     path = Path(out) / "manifest.json"
     if not path.is_file():
         return False
@@ -96,10 +96,9 @@ def prepare(
 ) -> dict:
     """Write `out`/images.safetensors and then `out`/manifest.json, each atomically.
 
-    The test part is kept whole. Training and validation images are drawn from the training part, each class in
-    proportion to what the part it is drawn from holds (to within one image). The same arguments on the same
-    source files give the same bytes. A streamed folder has only labels in images.safetensors; its manifest lists
-    the files.
+    The test part is kept whole. Training and validation images are drawn from the training part, with each class in
+    proportion (to within one image) to its size in the images that are drawn from. The same arguments and source files give
+    the same bytes. For a streamed folder images.safetensors has only labels, and the manifest lists the files.
 
     Args:
         name: one of `NAMES`, or `imagefolder:<path>`.
@@ -108,16 +107,16 @@ def prepare(
         train_images: number of training images, None for all that validation leaves.
         validation_images: number of validation images.
         image_size: side in pixels; must be given for folders, and can only be the images' own for the others.
-        loader: `memory` (uint8 tensors), `stream` (folders only: read and augmented anew each epoch), or `auto`:
+        loader: `memory` (uint8 tensors), `stream` (folders only: read and augmented in every epoch), or `auto`:
             memory up to 2 GiB.
-        seed: of the split, 0..2**32-1.
+        seed: seed of the split, 0..2**32-1.
 
     Returns:
         The manifest.
 
     Raises:
-        ValueError: an argument that cannot be, or a corrupt file.
-        FileNotFoundError: missing files that cannot be downloaded.
+        ValueError: an argument is invalid, or a file is corrupt.
+        FileNotFoundError: files are missing and cannot be downloaded.
     """
     arguments = _arguments(train_images, validation_images, image_size, loader, seed)
     source, folder = find(name)
@@ -152,7 +151,8 @@ def prepare(
             for i, path in enumerate(paths):
                 images[split][i] = resized(folder / path, image_size)
         source_sha256 = {path: file_hash(folder / path) for paths in files.values() for path in paths}
-    else:  # one hash a split over the files' hashes, in the order of the list: a million of them would swamp the manifest
+    else:
+        # One hash for each split, of the files' hashes in the order of the list, keeps the manifest small for a million files.
         source_sha256 = {split: list_sha256([file_hash(folder / path) for path in paths]) for split, paths in files.items()}
     mean, std = moments(images["train"]) if images else (IMAGENET_MEAN, IMAGENET_STD)
     pad = image_size // 8 if source.pad is None else source.pad
@@ -185,7 +185,7 @@ def prepare(
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "manifest.json").unlink(missing_ok=True)  # a manifest is there only when what it describes is there
+    (out / "manifest.json").unlink(missing_ok=True)  # a manifest must never exist without the files that it describes
     save_file(tensors, out / "images.safetensors.tmp")
     manifest["images_sha256"] = file_hash(out / "images.safetensors.tmp")
     os.replace(out / "images.safetensors.tmp", out / "images.safetensors")

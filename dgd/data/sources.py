@@ -1,8 +1,8 @@
-"""Where images come from: one row of `SOURCES` and one function a data set.
+"""Sources of images: one row of `SOURCES` and one function for each data set.
 
-A function takes the folder to look in and returns a `Raw`. Files with published checksums are checked in
-memory, and the bytes that were checked are the bytes that are parsed: nothing is unpickled before its
-checksum is known to be right, and no file of the user is ever overwritten.
+A function takes the folder with the files and returns a `Raw`. Files with published checksums are checked in memory, and the
+bytes that were checked are the bytes that are parsed: nothing is unpickled before its checksum is verified, and no file of the
+user is ever overwritten.
 """
 
 import gzip
@@ -42,7 +42,7 @@ class Part(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """A data set as it came: its two parts, the class names, and the SHA-256 of each file that was read."""
+    """A data set before preparation: its two parts, the class names, and the SHA-256 of each file that was read."""
 
     train: Part
     test: Part
@@ -53,8 +53,8 @@ class Raw(NamedTuple):
 class Source(NamedTuple):
     """A row of the registry: how to read a data set, and how its training images are augmented.
 
-    `pad` is the zero-padding of the random crop in pixels (None: an eighth of the image size), `flip` says
-    whether a mirrored image is still the same thing. `shape`, for planning: classes, channels, side, training and test images.
+    `pad` is the zero-padding of the random crop in pixels (None: an eighth of the image size). `flip` is True if a mirrored
+    image keeps its label. `shape`, from which memory is estimated, has classes, channels, side, training and test images.
     """
 
     read: Callable[[Path], Raw]
@@ -66,12 +66,12 @@ class Source(NamedTuple):
 def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Choose `count` of the images so that the classes keep their proportions.
 
-    The largest-remainder rule in whole numbers: a class's count is its proportional share rounded up or down.
-    Which images of a class is drawn by numpy's frozen MT19937 stream, so a choice depends on the arguments only.
+    Counts follow the largest-remainder rule in whole numbers: a class's count is its proportional share rounded up or down.
+    The images of a class are drawn by numpy's frozen MT19937 stream, so the choice depends on the arguments only.
 
     Args:
         labels: class of each image, int64 (n,).
-        count: how many to choose, 0..n.
+        count: number of images to choose, 0..n.
         seed: 0..2**32-1.
 
     Returns:
@@ -89,7 +89,11 @@ def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def _checked(content: bytes, md5: str, path: str | Path) -> bytes:
-    """Return `content` if it has this MD5 checksum, else raise a ValueError that names the file."""
+    """Return `content` if it has this MD5 checksum.
+
+    Raises:
+        ValueError: the checksum is another one; the message names the file.
+    """
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
         raise ValueError(
@@ -100,10 +104,10 @@ def _checked(content: bytes, md5: str, path: str | Path) -> bytes:
 
 
 def _fetch(path: Path, urls: list[str], md5: str) -> None:
-    """Download to `path` from the first address that answers; the file appears there whole and checked, or not at all.
+    """Download to `path` from the first address that has the file; it is written whole and checked, or not at all.
 
     Raises:
-        FileNotFoundError: no address gave the file.
+        FileNotFoundError: no address has the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     problems = []
@@ -119,19 +123,19 @@ def _fetch(path: Path, urls: list[str], md5: str) -> None:
 
 
 def _digits_rotation(data_dir: Path) -> Raw:
-    """Return the digits, each turned by an angle of its own that is its label: uniform in +-60 degrees, given in radians."""
+    """Return the digits, each rotated by a random angle, uniform in +-60 degrees, which is its label in radians."""
     plain, draw = _digits(data_dir), np.random.RandomState(ROTATION_SEED)
 
-    def turned(part: Part) -> Part:
+    def rotated(part: Part) -> Part:
         angles = draw.uniform(-60, 60, len(part.labels))
         images = [rotate(image[0], angle, reshape=False, order=1) for image, angle in zip(part.images, angles)]
         return Part(np.radians(angles).astype(np.float32), np.stack(images)[:, None])
 
-    return plain._replace(train=turned(plain.train), test=turned(plain.test), classes=[])
+    return plain._replace(train=rotated(plain.train), test=rotated(plain.test), classes=[])
 
 
 def _digits(data_dir: Path) -> Raw:
-    """scikit-learn's embedded 8x8 digits, 0..16 scaled to 0..255; a fixed third is the test part (none is official)."""
+    """Return scikit-learn's 8x8 digits, 0..16 scaled to 0..255; a fixed third is the test part, as there is no official one."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -149,7 +153,7 @@ def _digits(data_dir: Path) -> Raw:
 
 
 def _cifar(data_dir: Path, table: type[CIFAR10]) -> Raw:
-    """CIFAR-10 or -100 from the extracted folder if there is one, else from the archive, downloaded if it is missing.
+    """Read CIFAR-10 or -100 from the extracted folder if it exists, else from the archive, which is downloaded if missing.
 
     Names and checksums are torchvision's.
     """
@@ -183,7 +187,7 @@ def _cifar(data_dir: Path, table: type[CIFAR10]) -> Raw:
 
 
 def _idx(content: bytes) -> np.ndarray:
-    """Read an IDX file of unsigned bytes: 0, 0, type 8, number of axes, one big-endian int32 an axis, the values.
+    """Read an IDX file of unsigned bytes: 0, 0, type 8, number of axes, the length of each axis (big-endian int32), values.
 
     Raises:
         ValueError: The content is no such file, or is shorter or longer than its header says.
@@ -197,10 +201,10 @@ def _idx(content: bytes) -> np.ndarray:
 
 
 def _fashion_mnist(data_dir: Path) -> Raw:
-    """Fashion-MNIST from the four .gz files in torchvision's place, or from what was extracted from them.
+    """Read Fashion-MNIST from the four .gz files in torchvision's folder, or from the files extracted from them.
 
     The extracted files have no published checksums: their headers and sizes are checked, nothing in them is unpickled, and
-    their SHA-256 stands in the manifest.
+    their SHA-256 is in the manifest.
     """
     folder = Path("FashionMNIST") / "raw"
     arrays, sha256 = {}, {}
@@ -228,7 +232,7 @@ def _fashion_mnist(data_dir: Path) -> Raw:
 
 
 def _image_folder(path: Path) -> Raw:
-    """List a folder of images: `path`/train/<class>/*.png|jpg|..., and `path`/test or `path`/val alike."""
+    """List the images of a folder: `path`/train/<class>/*.png|jpg|..., and in the same form `path`/test or `path`/val."""
     test = next((path / name for name in ("test", "val") if (path / name).is_dir()), path / "test")
     classes = sorted(p.name for p in (path / "train").glob("*") if p.is_dir())
     if not classes or not test.is_dir():
@@ -256,16 +260,16 @@ def decode(path: Path):
     """Read an image file as an RGB PIL image.
 
     Raises:
-        ValueError: the file cannot be read as an image; names the file.
+        ValueError: the file cannot be read as an image; the message names it.
     """
     try:
         return default_loader(str(path))
-    except Exception as error:  # an image library raises whatever a broken file makes it stumble over
+    except Exception as error:  # image libraries raise many kinds of errors on a broken file
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
 
 def resized(path: Path, image_size: int) -> np.ndarray:
-    """Read an image file, resize its shorter side to `image_size` and cut out the centre: uint8 (3, size, size)."""
+    """Read an image file, resize its shorter side to `image_size` and crop the centre: uint8 (3, size, size)."""
     image = F.center_crop(F.resize(decode(path), image_size), image_size)
     return np.array(image).transpose(2, 0, 1)
 
@@ -282,7 +286,7 @@ NAMES = tuple(name for name in SOURCES if name != "imagefolder")
 
 
 def is_known(name: str) -> bool:
-    """Say whether `name` is one of `NAMES` or `imagefolder:<path>`."""
+    """Return whether `name` is one of `NAMES` or `imagefolder:<path>`."""
     return name in NAMES or (name.startswith("imagefolder:") and Path(name.partition(":")[2]).name != "")
 
 
@@ -290,7 +294,7 @@ def find(name: str) -> tuple[Source, Path | None]:
     """Return the row of `name`, and for `imagefolder:<path>` the path (None otherwise).
 
     Raises:
-        ValueError: no such data set.
+        ValueError: there is no such data set.
     """
     if not is_known(name):
         raise ValueError(f"no data set {name!r}; there are {', '.join(NAMES)} and imagefolder:<path>")

@@ -1,12 +1,13 @@
 """What networks do to their weights at an epoch's end: one file for each exchange, named as the exchange.
 
-Options and their defaults are kinds in `dgd.cell`. What the file of an exchange holds follows from its kind:
+Options and their defaults are kinds in `dgd.cell`. The kind of an exchange decides which function its file defines:
 
-* `cell.Ring`: `shares(states, options)`, what each tensor of each network keeps of itself; `blending.blend` applies it.
-* `cell.Within`: `within(state, options, epoch=..., generator=...)`, the new state of one network.
-* `cell.Surgery`: `surgery(network, example, options)`, a module that acts on one network after every step and epoch.
+* `cell.Ring`: `shares(states, options)` returns the share that each tensor of each network keeps of itself;
+  `blending.blend` applies it.
+* `cell.Within`: `within(state, options, epoch=..., generator=...)` returns the new state of one network.
+* `cell.Surgery`: `surgery(network, example, options)` returns a module that acts on one network after every step and epoch.
 
-`Grafter` grafts the networks of a training loop of one's own.
+`grafter.Grafter` grafts the networks of a user's own training loop.
 """
 
 from importlib import import_module
@@ -20,7 +21,7 @@ __all__ = ["GraftingError", "blend", "find"]
 
 
 def find(name: str) -> ModuleType:
-    """Return the module of an exchange; only that one is imported.
+    """Import and return the module of an exchange.
 
     Raises:
         ValueError: There is no such exchange.

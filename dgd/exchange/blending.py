@@ -1,4 +1,4 @@
-"""Blend the weights of networks: what all exchanges share."""
+"""Blend the weights of networks, and check that they can be blended; all exchanges use this."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,29 +10,29 @@ from dgd import filters
 State = Mapping[str, Tensor]
 Shares = dict[str, float | Tensor | None]
 CARRIED = "momentum/"
-"""Before the key of a parameter: a tensor that is blended as the parameter is, and says nothing about it."""
+"""Prefix to the key of a parameter, for a tensor (its momentum) that is blended with the parameter's share."""
 
 
 class GraftingError(ValueError):
-    """These networks cannot exchange weights; the message says what is wrong and why."""
+    """An error for networks that cannot exchange weights; the message says what is wrong and why."""
 
 
 def blend(own: State, neighbour: State, shares: Shares, rounded: bool = False) -> dict[str, Tensor]:
-    """`share * own + (1 - share) * neighbour` for every tensor; nothing is changed in place.
+    """Return `share * own + (1 - share) * neighbour` for every tensor; nothing is changed in place.
 
     Args:
-        own, neighbour: State dicts of one architecture, each perhaps with `CARRIED` tensors.
-        shares: Key -> number, tensor that broadcasts over the first dimensions of the tensor, or None: it stays.
-        rounded: Two products and a sum, each rounded, as in the published script; otherwise lerp.
+        own, neighbour: State dicts of one architecture, which may have `CARRIED` tensors.
+        shares: Key -> a number, a tensor that broadcasts over the first dimensions of the tensor, or None for one that stays.
+        rounded: Compute two products and a sum, each rounded, as in the published script; otherwise lerp.
     """
     share_of = {key: shares[key.removeprefix(CARRIED)] for key in own}
     blended = {key: value.clone() if share_of[key] is None else value for key, value in own.items()}
     plain = [key for key, value in own.items() if value.is_floating_point() and isinstance(share_of[key], float)]
-    whole = [key for key in plain if share_of[key] == 0]  # to the bit, also where lerp would turn -0 into 0
-    blended.update({key: neighbour[key].clone() for key in whole})
+    copied = [key for key in plain if share_of[key] == 0]  # copied, because lerp would turn -0 into 0
+    blended.update({key: neighbour[key].clone() for key in copied})
     plain = [key for key in plain if share_of[key] != 0]
     theirs, ours, kept = [neighbour[key] for key in plain], [own[key] for key in plain], [share_of[key] for key in plain]
-    # All tensors in one call: the calls would take most of the time.
+    # All tensors in one call, because a call for each tensor would take most of the time.
     if not plain:
         mixed = []
     elif rounded:
@@ -53,7 +53,7 @@ def blend(own: State, neighbour: State, shares: Shares, rounded: bool = False) -
 
 @torch.no_grad()
 def write(own: State, state: State) -> None:
-    """Put a state into the tensors of a model's own `state_dict()`: as `load_state_dict`, without its time in Python."""
+    """Copy a state into the tensors of a model's `state_dict()`, as `load_state_dict` does but with less time in Python."""
     torch._foreach_copy_(list(own.values()), [state[key] for key in own])
 
 
@@ -69,14 +69,14 @@ def check_states(states: Sequence[State], layers: str | None, alone: bool = Fals
 
     Args:
         states: State dicts of the networks.
-        layers: What must be there, see `layers_of`; None: nothing.
+        layers: Layers that each network must have, see `layers_of`; None to require none.
         alone: One network is enough.
 
     Raises:
-        GraftingError: One network, no such layers, different architectures, or a value that is not finite.
+        GraftingError: There is one network, such layers are missing, architectures differ, or a value is not finite.
     """
     if len(states) < 2 and not alone:
-        raise GraftingError(f"grafting takes at least two networks, {len(states)} given: there is nobody to receive from")
+        raise GraftingError(f"grafting takes at least two networks, {len(states)} given: there is no neighbour to receive from")
     for i, state in enumerate(states):
         if layers and not layers_of(state, layers):
             what = "no tensor with 'conv' in its name" if layers == "name" else "no convolution filters"

@@ -2,8 +2,8 @@
 
 Network i receives from network i-1 (the first from the last): `W_i <- w W_i + (1 - w) W_{i-1}`, with
 `w = A/pi * arctan(c * (H(W_i) - H(W_{i-1}))) + 0.5`. Sources: 2001.05868 equations 6 to 8 and algorithm 1; 2004.12311 section
-3.4. The printed formula leaves out the division by pi; with A = 0.4 its weights would leave (0, 1), and the paper's figure and
-the published code both divide. Everything here is a pure function of state dicts.
+3.4. The printed formula omits the division by pi. Without it the weights would leave (0, 1) at A = 0.4, and the paper's figure
+and the published code both divide. Everything here is a pure function of state dicts.
 """
 
 import math
@@ -22,26 +22,26 @@ from dgd.exchange.blending import GraftingError, Shares, State, blend, check_sta
 def blending_weights(states: Sequence[State], **options) -> list[dict[str, float | Tensor]]:
     """Return the share that each convolution layer of each network keeps of itself, a dict for each network.
 
-    Layer level: key -> w in (0.5 - a/2, 0.5 + a/2). Filter level: key -> w (filters,).
+    At layer level it maps a key to w in (0.5 - a/2, 0.5 + a/2), at filter level to w (filters,).
 
     Args:
         states: State dicts of N >= 2 networks of one architecture.
-        options: Of `dgd.cell.Graft`, which has a sentence on each.
+        options: Options of `dgd.cell.Graft`, which describes each.
 
             a: Amplitude A; 0 is plain averaging of neighbours.
             c: Slope, per unit of the criterion.
-            criterion: What a layer or filter is said to hold. 'entropy', nats (2001.05868 equation 6); 'l1', norm of the
-                weights; 'bn-gamma', sum of |gamma| of the batch norm that follows.
+            criterion: Measure of the information in a layer or filter. 'entropy', nats (2001.05868 equation 6); 'l1', norm of
+                the weights; 'bn-gamma', sum of |gamma| of the batch norm that follows.
             level: 'layer' (equation 6) or 'filter' (equation 5).
             rule: 'arctan', the formula above; 'ratio', own / (own + neighbour's), 0.5 where both are 0.
-            share: A fixed share instead of all that.
-            protocol: 'paper' or 'reference-code', what the next three follow where they are not given.
-            layers: What has a share of its own: 'dimension', weights of dimension 4; 'name', keys with 'conv' in them.
+            share: A fixed share, instead of one by criterion and rule.
+            protocol: 'paper' or 'reference-code', which decides the next three where they are not given.
+            layers: Tensors with a share of their own: 'dimension', weights of dimension 4; 'name', keys with 'conv' in them.
             include_max: The entropy's last bin holds the largest weight.
-            digits: Decimals that a share is rounded to; None leaves it alone.
+            digits: Decimals that a share is rounded to; None does not round.
 
     Raises:
-        GraftingError: What cannot be grafted, and unknown options.
+        GraftingError: These networks cannot be grafted, or an option is unknown.
     """
     return _blending_weights(states, options_of(options))
 
@@ -51,24 +51,25 @@ def _blending_weights(states: Sequence[State], options: Graft) -> list[dict[str,
     layers = layers_of(states[0], options.layers)
     if options.share is not None:
         return [dict.fromkeys(layers, float(options.share)) for _ in states]
-    held = [_information(state, layers, options) for state in states]
-    return [{key: _weight(held[i][key], held[i - 1][key], options) for key in held[i]} for i in range(len(states))]
+    information = [_information(state, layers, options) for state in states]
+    pairs = [(information[i], information[i - 1]) for i in range(len(states))]
+    return [{key: _weight(own[key], neighbour[key], options) for key in own} for own, neighbour in pairs]
 
 
 def graft(states: Sequence[State], **options) -> list[dict[str, Tensor]]:
     """Graft N networks once, in a ring: `states[i]` receives from `states[i - 1]`, all from un-grafted weights.
 
-    What a tensor without a share of its own (batch norm, bias, classifier) gets is `non_conv`: 'last', the share of the
-    convolution before it in the state dict; 'own', one from its own values; 'none', it stays; or a number. One that stands
-    before the first convolution takes the first one's ('dimension') or is an error, as in the script ('name'). Integer tensors
-    (batch counters) stay the network's own; the script blends and truncates them (`counters: blend`).
+    `non_conv` decides the share of a tensor that has none of its own (batch norm, bias, classifier): 'last', the share of the
+    convolution before it in the state dict; 'own', one computed from its own values; 'none', it stays; or a number. A tensor
+    before the first convolution takes the first one's share ('dimension') or is an error, as in the script ('name'). Integer
+    tensors (batch counters) stay the network's own; the script blends and truncates them (`counters: blend`).
 
-    At filter level a filter's batch norm entries and bias have its share. 'reference-code' does there what the published
-    filter_level script does: it blends each filter by its own share and its inputs by those of the layer before, and re-blends
-    the whole batch norm once for each filter, so that the neighbour's is left; biases and classifier stay.
+    At filter level a filter's batch norm entries and bias have its share. There 'reference-code' follows the published
+    filter_level script: it blends each filter by its own share and its inputs by those of the layer before, and re-blends the
+    whole batch norm once for each filter, which leaves the neighbour's; biases and classifier stay.
 
-    At layer level 'reference-code' gives the float32 numbers of the published script, to the bit, on the networks it was
-    written for.
+    At layer level 'reference-code' gives the float32 numbers of the published script bit for bit, on the networks that the
+    script was written for.
 
     Args:
         states: State dicts of N >= 2 networks of one architecture.
@@ -78,32 +79,33 @@ def graft(states: Sequence[State], **options) -> list[dict[str, Tensor]]:
         New state dicts; nothing is changed in place.
 
     Raises:
-        GraftingError: One network, different architectures, no filters, NaN weights, unknown options.
+        GraftingError: There is one network, architectures differ, there are no filters, weights are not finite, or an option is
+            unknown.
     """
     found = options_of(options)
-    of = shares(states, found)
-    return [blend(states[i], states[i - 1], of[i], found.digits is not None) for i in range(len(states))]
+    kept = shares(states, found)
+    return [blend(states[i], states[i - 1], kept[i], found.digits is not None) for i in range(len(states))]
 
 
 def shares(states: Sequence[State], options: Graft) -> list[Shares]:
-    """Return the share that every tensor of every network keeps of itself in a grafting; None: it is not touched."""
+    """Return the share that every tensor of every network keeps of itself when grafted; None for a tensor that stays."""
     weights = _blending_weights(states, options)
     if options.level == "filter" and options.protocol == "reference-code":
         return [_script_shares(state, weights[i]) for i, state in enumerate(states)]
     if options.non_conv == "own":
         others = {key: v for key, v in states[0].items() if v.is_floating_point() and key not in weights[0]}
         whole = replace(options, level="layer")
-        held = [_information(state, others, whole) for state in states]
+        information = [_information(state, others, whole) for state in states]
         for i, own in enumerate(weights):
-            own |= {key: _weight(held[i][key], held[i - 1][key], whole) for key in others}
+            own |= {key: _weight(information[i][key], information[i - 1][key], whole) for key in others}
     return [_all_shares(state, weights[i], options) for i, state in enumerate(states)]
 
 
 def options_of(given: Mapping) -> Graft:
-    """Return the options of a grafting, with the protocol's where they are not given.
+    """Return the options of `graft`, with those of the protocol where they are not given.
 
     Raises:
-        GraftingError: An option is unknown, has a value that it cannot have, or is for a training loop.
+        GraftingError: An option is unknown, has an invalid value, or concerns a training loop only.
     """
     for option in given:
         if option in keys.specs(cell.Ring):
@@ -116,7 +118,7 @@ def options_of(given: Mapping) -> Graft:
 
 
 def _information(state: State, layers: Mapping, options: Graft) -> dict[str, float | Tensor]:
-    """What each layer, or at filter level each filter of a layer, holds by the criterion."""
+    """Return the information in each layer, or at filter level in each filter of a layer, by the criterion."""
     layers = {key: state[key] for key in layers}
     per_filter, criterion, include_max = options.level == "filter", options.criterion, options.include_max
     if per_filter:
@@ -134,7 +136,7 @@ def _information(state: State, layers: Mapping, options: Graft) -> dict[str, flo
 
 
 def _gammas(state: State, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gamma of the batch norm that follows each convolution: the next one in the state dict with as many channels."""
+    """Return the gamma of the batch norm after each convolution: the next one in the state dict, if its channels agree."""
     found, waiting = {}, None
     for key, value in state.items():
         if value.ndim == 4:
@@ -152,12 +154,12 @@ def _gammas(state: State, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _weight(own, neighbour, options: Graft) -> float | Tensor:
-    """The share that a layer (number) or each filter of it (filters,) keeps of itself."""
+    """Return the share that a layer (a number) or each of its filters (filters,) keeps of itself."""
     if isinstance(own, Tensor):
         own, neighbour = own.double().numpy(), neighbour.double().numpy()
     if options.rule == "ratio":
         total = np.asarray(own) + np.asarray(neighbour)
-        script = options.protocol == "reference-code"  # where 0 / 0 is NaN
+        script = options.protocol == "reference-code"  # in the script 0 / 0 is NaN
         with np.errstate(invalid="ignore", divide="ignore"):
             w = own / total if script else np.where(total == 0, 0.5, own / np.where(total == 0, 1, total))
     else:
@@ -169,7 +171,7 @@ def _weight(own, neighbour, options: Graft) -> float | Tensor:
 
 
 def _all_shares(state: State, weights: Mapping, options: Graft) -> Shares:
-    """Every tensor's share, from those of the layers."""
+    """Return the share of every tensor, from the shares of the layers."""
     rest, by_name = options.non_conv, options.layers == "name"
     number = None if isinstance(rest, str) else float(rest)
     w = None if by_name else next(iter(weights.values()))
@@ -186,7 +188,7 @@ def _all_shares(state: State, weights: Mapping, options: Graft) -> Shares:
                     "error; use protocol='paper' for this architecture"
                 )
             elif isinstance(share, Tensor) and tuple(value.shape) != tuple(share.shape):
-                share = float(share.mean())  # a classifier, say: not of these filters
+                share = float(share.mean())  # the tensor (a classifier, say) has no entry for each of these filters
         else:
             share = weights[key]
         if not value.is_floating_point() and (options.counters == "keep" or isinstance(share, Tensor)):
@@ -196,7 +198,7 @@ def _all_shares(state: State, weights: Mapping, options: Graft) -> Shares:
 
 
 def _script_shares(state: State, weights: Mapping[str, Tensor]) -> Shares:
-    """What the published filter_level script does with |gamma| shares, see `graft`."""
+    """Return the shares that amount to what the published filter_level script does with |gamma|; see `graft`."""
     shares: Shares = dict.fromkeys(state)
     before, w = None, None
     for key, value in state.items():

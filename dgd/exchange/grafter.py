@@ -1,4 +1,4 @@
-"""Grafting for a training loop of one's own."""
+"""Grafting for a user's own training loop."""
 
 from collections.abc import Sequence
 
@@ -10,31 +10,32 @@ from dgd.exchange.graft import options_of, shares
 
 
 class Grafter:
-    """Graft networks at the end of each epoch: call `step()` after evaluation.
+    """A ring of networks that are grafted at the end of each epoch: call `step()` after evaluation.
 
     Args:
         models: N >= 2 modules of one architecture, in ring order; no module twice.
         options: See `dgd.exchange.graft.graft`.
 
     Raises:
-        GraftingError: Unknown options, fewer than two modules, the same module twice, or modules that cannot be grafted.
+        GraftingError: An option is unknown, there are fewer than two modules, a module is given twice, or the modules cannot be
+            grafted.
     """
 
     def __init__(self, models: Sequence[nn.Module], **options):
         self.models, self.options = list(models), options_of(options)
         if len(set(map(id, self.models))) < len(self.models):
-            raise GraftingError("a module is there twice: grafted with itself it would stay as it is")
+            raise GraftingError("a module is given twice: grafted with itself it would stay as it is")
         check_states([model.state_dict() for model in self.models], self.options.layers)
 
     @torch.no_grad()
     def step(self) -> None:
-        """Blend the models' weights in place. Optimiser state is left alone, as in the published code.
+        """Blend the models' weights in place; the optimisers' state stays, as in the published code.
 
         Raises:
             GraftingError: A value is not finite; the models are then unchanged.
         """
         states = [model.state_dict() for model in self.models]
-        of = shares(states, self.options)
-        new = [blend(states[i], states[i - 1], of[i], self.options.digits is not None) for i in range(len(states))]
+        kept = shares(states, self.options)
+        new = [blend(states[i], states[i - 1], kept[i], self.options.digits is not None) for i in range(len(states))]
         for own, state in zip(states, new):
             write(own, state)

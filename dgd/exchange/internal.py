@@ -1,4 +1,4 @@
-"""A layer's large filters as the source of information for its invalid ones, within each network."""
+"""Add a layer's largest filters to its invalid ones, within each network."""
 
 from torch import Tensor
 
@@ -8,16 +8,17 @@ from dgd.exchange.blending import State, check_states
 
 
 def within(state: State, options: Internal, **_) -> dict[str, Tensor]:
-    """Add the i-th largest filter of a layer to its i-th smallest while that one's L1 norm is below gamma.
+    """Add the i-th largest filter of a layer to its i-th smallest, for all filters whose L1 norm is below gamma.
 
-    Source: 2001.05868 section 3.2, and its code's history (gamma = 0.1).
+    Source: 2001.05868 section 3.2, and its code's history (gamma = 0.1). The code adds in place, one filter after another; here
+    the original weights are added. Both agree while at most half of a layer's filters are below gamma.
 
     Args:
         state: State dict of a network.
         options: `gamma`, the L1 norm below which a filter is invalid.
 
     Raises:
-        GraftingError: No filters, NaN weights.
+        GraftingError: The network has no filters, or a value that is not finite.
     """
     check_states([state], "dimension", alone=True)
     new = dict(state)

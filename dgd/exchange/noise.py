@@ -1,4 +1,4 @@
-"""Gaussian noise as the source of information for invalid filters, within each network."""
+"""Add Gaussian noise to invalid filters, within each network."""
 
 import torch
 from torch import Tensor
@@ -16,11 +16,11 @@ def within(state: State, options: Noise, *, epoch: int, generator: torch.Generat
     Args:
         state: State dict of a network.
         options: `gamma`, the L1 norm below which a filter is invalid, and `base`, the a of sigma_t = a^t.
-        epoch: Epochs trained so far, from 1; sigma is `base^(epoch - 1)`.
+        epoch: Number of epochs trained so far, at least 1; sigma is `base^(epoch - 1)`.
         generator: A CPU generator.
 
     Raises:
-        GraftingError: No filters, NaN weights.
+        GraftingError: The network has no filters, or a value that is not finite.
     """
     check_states([state], "dimension", alone=True)
     new = dict(state)

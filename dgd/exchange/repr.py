@@ -1,4 +1,4 @@
-"""RePr: filters that overlap most are dropped for some epochs and start anew, within one network."""
+"""RePr: drop the filters that overlap most for some epochs, then re-initialise them, within one network."""
 
 import math
 from collections.abc import Mapping
@@ -20,30 +20,32 @@ class Layer(NamedTuple):
     norms: Mapping[str, nn.Module]
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """What has an entry for each filter, by its name in the network."""
+        """Return the parameters that have an entry for each filter, with their names in the network."""
         modules = {self.name: self.conv, **self.norms}
         found = [(f"{name}.{key}", getattr(module, key)) for name, module in modules.items() for key in ("weight", "bias")]
         return [(name, parameter) for name, parameter in found if parameter is not None]
 
 
 class RePr(nn.Module):
-    """Drop the filters that overlap most for some epochs, then start them anew, orthogonal to all that was there; repeat.
+    """A module that drops the filters that overlap most for some epochs, then re-initialises them orthogonally, in cycles.
 
-    `normal` epochs, drop, `pruned` epochs without the dropped filters, start them anew; `cycles` times, then normal to the end.
-    A dropped filter is off: its weights and bias are zero, and so are gamma and beta of the batch norm that directly follows.
-    Its channel may still carry what else feeds it, such as a shortcut. Filters of all layers are ranked together, by `overlap`.
-    Filters of few weights overlap more by chance alone: where kernels differ in size, 1x1 convolutions lose most.
+    A cycle is `normal` epochs with all filters, a drop, `pruned` epochs without the dropped filters, and their
+    re-initialisation; after the last of `cycles` cycles all filters are trained to the end. The weights and bias of a dropped
+    filter are zero, and so are gamma and beta of the batch norm that directly follows. Its channel may still be nonzero through
+    another input, such as a shortcut. Filters of all layers are ranked together, by `overlap`. Filters with few weights overlap
+    more by chance alone: where kernels differ in size, 1x1 convolutions lose most.
 
-    A new filter has length 1 (more of them than the null space has dimensions are drawn as PyTorch starts a convolution), zero
-    bias, and a fresh batch norm: gamma 1, beta 0, running mean 0 and variance 1.
+    A new filter is orthogonal to all filters of its layer, those before the drop included, and has length 1; if the null space
+    is too small, the rest are drawn from PyTorch's initialisation of a convolution. Its bias is zero and its batch norm fresh:
+    gamma 1, beta 0, running mean 0 and variance 1.
 
     Args:
-        network: On its device; a reference is kept, and it is no submodule.
+        network: The network, on its device. A reference is kept; it does not become a submodule.
         example: Images (B, C, H, W) on the same device; one pass in eval mode shows which batch norm follows which convolution.
-        share: Of the ranked filters that is dropped, above 0 and below 1. A layer keeps at least one.
+        share: Share of the ranked filters that is dropped, above 0 and below 1. A layer keeps at least one.
         normal: Epochs before filters are dropped, and between two drops.
-        pruned: Epochs without them.
-        cycles: How often.
+        pruned: Epochs without the dropped filters.
+        cycles: Number of cycles.
         skip_first: The convolution that reads the image is not ranked.
 
     Raises:
@@ -51,12 +53,12 @@ class RePr(nn.Module):
         GraftingError: The network has no convolution filters to rank.
     """
 
-    source = "RePr, 1811.07275; code: siahuat0727/RePr, a community's"
+    source = "RePr, 1811.07275; code: siahuat0727/RePr, not the authors'"
     status = "deviates"
     deviations = (
-        "What reads a dropped filter's channel keeps its weights; the code draws them anew, or zeroes them.",
+        "The next layer's weights for a dropped filter's channel stay, as by default in the code; `--zero_init` zeroes them.",
         "Momentum and weight decay of dropped filters are held too; the code masks gradients alone, of SGD without either.",
-        "Bias and batch norm of a dropped filter are off too; the code's network has no batch norm, and keeps biases.",
+        "Bias and batch norm of a dropped filter are zeroed too; the code's network has no batch norm, and keeps biases.",
         "New filters are random directions of the null space; the code takes QR's own vectors, clamped to +-1/sqrt(fan in).",
         "As the authors said and not as the code does, the first convolution is not ranked.",
         "Grouped convolutions are not ranked, and a layer keeps at least one filter.",
@@ -72,14 +74,14 @@ class RePr(nn.Module):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"repr: {key} is {value}; it must be a whole number of at least 1")
         self.share, self.normal, self.pruned, self.cycles = share, normal, pruned, cycles
-        self.layers = _layers(network, example, skip_first)  # in a list, nn.Module does not take it for its own
+        self.layers = _layers(network, example, skip_first)  # a list, so nn.Module does not register them as submodules
         if not self.layers:
             raise GraftingError("the network has no convolution filters to rank: RePr drops filters that overlap with others")
         for layer in self.layers:
             weight = layer.conv.weight
             self.register_buffer(_key("dropped", layer), weight.new_zeros(len(weight), dtype=torch.bool, requires_grad=False))
             self.register_buffer(_key("values", layer), torch.zeros_like(weight, requires_grad=False))
-        self.active = False  # whether filters are dropped now, known without asking the device
+        self.active = False  # whether filters are dropped now; kept on the host so that no step reads the device
         self._kept: dict[str, tuple[Tensor, Tensor]] | None = None
 
     def _load_from_state_dict(self, *args) -> None:
@@ -87,12 +89,12 @@ class RePr(nn.Module):
         self.active, self._kept = any(bool(mask.any()) for mask, _ in map(self._held, self.layers)), None
 
     def _held(self, layer: Layer) -> tuple[Tensor, Tensor]:
-        """Of a layer: the mask (J,) of dropped filters, and their values (J, C, h, w) before."""
+        """Return a layer's mask (J,) of dropped filters, and the values (J, C, h, w) that they had before."""
         return getattr(self, _key("dropped", layer)), getattr(self, _key("values", layer))
 
     @torch.no_grad()
     def after_step(self, momentum: Mapping[str, Tensor]) -> None:
-        """Hold dropped filters at zero. For SGD this equals masking their gradient, momentum and weight decay.
+        """Hold dropped filters at zero; for SGD this equals masking their gradient, momentum and weight decay.
 
         Args:
             momentum: Name of a parameter in the network -> its momentum buffer.
@@ -111,12 +113,12 @@ class RePr(nn.Module):
 
     @torch.no_grad()
     def after_epoch(self, epoch: int, momentum: Mapping[str, Tensor], generator: torch.Generator) -> None:
-        """Drop filters or start them anew, when it is time.
+        """Drop filters or re-initialise them, if a drop or the end of a cycle is due after this epoch.
 
         Args:
-            epoch: That is just over, from 0.
+            epoch: The epoch that has just ended, from 0.
             momentum: As in `after_step`.
-            generator: On the CPU; new filters are drawn from it.
+            generator: A CPU generator, from which new filters are drawn.
         """
         cycle, place = divmod(epoch + 1, self.normal + self.pruned)
         if place == self.normal and cycle < self.cycles:
@@ -126,12 +128,12 @@ class RePr(nn.Module):
             self._renew(generator)
 
     def _drop(self) -> None:
-        """Choose the filters that overlap most over all layers; `after_step` puts them to zero."""
+        """Choose the filters that overlap most over all layers; `after_step` sets them to zero."""
         scores = [overlap(layer.conv.weight) for layer in self.layers]
         total = sum(map(len, scores))
         count = min(int(self.share * total + 0.5), total - len(scores))
         for score in scores:
-            score[score.argmin()] = -math.inf  # the one that its layer keeps whatever happens
+            score[score.argmin()] = -math.inf  # a layer keeps at least this one
         highest = torch.cat(scores).argsort(descending=True, stable=True)[:count]
         chosen = torch.zeros(total, dtype=torch.bool).index_fill_(0, highest, True)
         for layer, part in zip(self.layers, chosen.split([len(score) for score in scores])):
@@ -141,7 +143,7 @@ class RePr(nn.Module):
         self.active, self._kept = count > 0, None
 
     def _renew(self, generator: torch.Generator) -> None:
-        """Give dropped filters new values, and forget which they were. Their momentum has been held at zero."""
+        """Re-initialise the dropped filters and clear the masks; their momentum has been held at zero."""
         for layer in self.layers:
             mask, values = self._held(layer)
             if not mask.any():
@@ -156,33 +158,33 @@ class RePr(nn.Module):
 
 
 def surgery(network: nn.Module, example: Tensor, options: cell.RePr) -> RePr:
-    """Return the module that acts on a network as the options say."""
+    """Return the `RePr` module of a network with these options."""
     given = {name: getattr(options, name) for name in ("share", "normal", "pruned", "cycles", "skip_first")}
     return RePr(network, example, **given)
 
 
 def overlap(weight: Tensor) -> Tensor:
-    """How much each filter of a layer looks like the others: `sum_j |W W^T - I| / J`, W's rows of length 1.
+    """Return the overlap of each filter with the others of its layer: `sum_j |W W^T - I| / J`, with W's rows of length 1.
 
     Args:
         weight: (J, C, h, w).
 
     Returns:
-        (J,), float64 on the CPU: the ranking must not depend on the device's rounding.
+        (J,), float64 on the CPU, because the ranking must not depend on the device's rounding.
     """
     rows = nn.functional.normalize(weight.detach().cpu().double().flatten(1), eps=1e-12)
     return (rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype)).abs().sum(1) / len(rows)
 
 
 def orthogonal(weight: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:
-    """New filters, orthogonal to all that a layer holds and held, and to each other.
+    """Return new filters, orthogonal to a layer's present and former filters and to each other.
 
-    Where there are more than the null space has dimensions, the others are drawn as PyTorch starts a convolution.
+    If there are more than the null space has dimensions, the rest are drawn from PyTorch's initialisation of a convolution.
 
     Args:
-        weight: (J, C, h, w) on the CPU: surviving filters, and the others' values of before they were dropped.
-        chosen: Bool (J,), those to be new.
-        generator: On the CPU.
+        weight: (J, C, h, w) on the CPU: surviving filters, and the values that the others had before they were dropped.
+        chosen: Bool (J,), True for the filters to be replaced.
+        generator: A CPU generator.
 
     Returns:
         (J, C, h, w), of the weight's type; zero where not chosen.
@@ -196,7 +198,7 @@ def orthogonal(weight: Tensor, chosen: Tensor, generator: torch.Generator) -> Te
     free = min(count, rows.shape[1] - len(basis))
     if free:
         part = drawn[:free]
-        for _ in range(2):  # the second time takes away what rounding left
+        for _ in range(2):  # the second projection removes the rounding error of the first
             part = part - (part @ basis.T) @ basis
         drawn[:free] = torch.linalg.qr(part.T).Q.T
     new[chosen] = drawn
@@ -204,7 +206,7 @@ def orthogonal(weight: Tensor, chosen: Tensor, generator: torch.Generator) -> Te
 
 
 def _layers(network: nn.Module, example: Tensor, skip_first: bool) -> list[Layer]:
-    """The convolutions to rank, in the network's own order."""
+    """Return the convolutions to rank, in the network's own order."""
     training = network.training
     with torch.no_grad():
         pairs, calls = followers(network.eval(), example)
@@ -213,11 +215,11 @@ def _layers(network: nn.Module, example: Tensor, skip_first: bool) -> list[Layer
     first = next((module for module in calls if isinstance(module, nn.Conv2d)), None)  # calls are in order
     convs = [conv for conv in names if isinstance(conv, nn.Conv2d) and conv in calls and f"{names[conv]}.weight" in ranked]
     convs = [conv for conv in convs if conv.groups == 1 and not (skip_first and conv is first)]
-    # A batch norm that several convolutions share keeps the others' channels.
+    # A batch norm that several convolutions share is left out, because it acts on the others' channels too.
     own = {norm: conv for norm, conv in pairs.items() if calls[norm] == 1}
     return [Layer(names[conv], conv, {names[n]: n for n in own if own[n] is conv}) for conv in convs]
 
 
 def _key(what: str, layer: Layer) -> str:
-    """The name of a layer's buffer; a dot cannot be in it."""
+    """Return the name of a layer's buffer; torch allows no dot in it."""
     return f"{what}:{layer.name.replace('.', '/')}"

@@ -7,6 +7,6 @@ from dgd.exchange.blending import Shares, State, check_states
 
 
 def shares(states: Sequence[State], options: Swap) -> list[Shares]:
-    """Return 0, all of the neighbour's, for every tensor."""
+    """Return a share of 0 for every tensor: all of it is the neighbour's."""
     check_states(states, None)
     return [dict.fromkeys(state, 0.0) for state in states]

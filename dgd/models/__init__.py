@@ -1,8 +1,8 @@
 """Models by name: the CIFAR networks of the papers, registered with timm, and every other model of timm.
 
-Importing this package registers the networks of its files that use timm's `@register_model`: `cifar_resnet8/20/32/44/56/110`,
-`cifar_resnet8/20/32/56/110_leaky`, `cifar_mobilenetv2`, `cifar_vgg16_bn`, `cifar_wrn28_10` and `cifar_wrn10_1`. A new file is
-found by itself. Weights are never downloaded.
+Importing this package imports its files that use timm's `@register_model`, and so registers `cifar_resnet8/20/32/44/56/110`,
+`cifar_resnet8/20/32/56/110_leaky`, `cifar_mobilenetv2`, `cifar_vgg16_bn`, `cifar_wrn28_10` and `cifar_wrn10_1`. A new file
+needs no entry here. Weights are never downloaded.
 """
 
 import difflib
@@ -22,7 +22,7 @@ for _path in sorted(Path(__file__).parent.glob("*.py")):
     if "\n@register_model\n" in _path.read_text(encoding="utf-8"):
         import_module(f"{__name__}.{_path.stem}")
 
-# Where timm's models keep what shrinks the image between the stem's convolution and the first stage.
+# Names in timm's models of the modules that reduce the resolution between the stem's convolution and the first stage.
 STEM_POOLS = ("maxpool", "stem.pad", "stem.pool", "features.pool0")
 
 
@@ -32,7 +32,7 @@ def is_known(name: str) -> bool:
 
 
 def suggest(name: str) -> str:
-    """Return one line that says why a name is not known and what would be right."""
+    """Return a one-line message that says why a name is unknown and suggests known ones."""
     plain = str(name).split(".")[0]
     if plain != name and is_known(plain):
         return f"unknown model {name!r}: a tag names pretrained weights, which are never loaded; write {plain!r}"
@@ -44,18 +44,18 @@ def suggest(name: str) -> str:
 def create(name: str, *, num_classes: int, in_chans: int = 3, image_size: int = 32, adapt_stem: bool = False) -> nn.Module:
     """Build a model with fresh weights, drawn from torch's global generator alone, and try it on one image.
 
-    Models built for one image size (ViT, Swin, Mixer, ...) are built for `image_size`. With `adapt_stem` the part that
-    ImageNet sizes need goes:
+    Models of a fixed image size (ViT, Swin, Mixer, ...) are built for `image_size`. `adapt_stem` removes what only images of
+    ImageNet's size need:
 
     * a convolutional stem keeps the image's resolution: stride 1, no pooling after it; a kernel that is even (the
       patches of ConvNeXt) or 7 and larger becomes 3x3 with padding 1. Only the first convolution changes, so a stem
-      with a second strided convolution still halves the image. `feature_info` follows;
-    * a model built for one image size gets patches of about an eighth of it, the nearest size that tiles the image:
+      with a second strided convolution still halves the image. `feature_info` is updated;
+    * a model of a fixed image size gets patches of about an eighth of the image, the nearest size that tiles it:
       4 pixels for 32 and 28, 1 for 8;
-    * a VGG loses the two wide layers before its classifier, as is usual for CIFAR. Left in, 120 of vgg11_bn's 129
-      million parameters work on a 7x7 map that timm blows up from a 1x1 one.
+    * a VGG loses the two wide layers before its classifier, as is usual for CIFAR. Otherwise 120 of vgg11_bn's 129 million
+      parameters would process a 7x7 map that timm upsamples from a 1x1 one.
 
-    A stem that keeps the resolution already stays as it is.
+    A stem that keeps the resolution already is left unchanged.
 
     Args:
         name: A name of `timm.list_models()`.
@@ -65,7 +65,7 @@ def create(name: str, *, num_classes: int, in_chans: int = 3, image_size: int = 
         adapt_stem: Turn an ImageNet stem into one for small images.
 
     Raises:
-        ValueError: If the name is unknown, the model cannot be built for or run on such images, or its stem cannot be
+        ValueError: The name is unknown, the model cannot be built for such images or run on them, or its stem cannot be
             adapted.
     """
     if not is_known(name):
@@ -78,7 +78,7 @@ def create(name: str, *, num_classes: int, in_chans: int = 3, image_size: int = 
         if adapt_stem:
             arguments["patch_size"] = _patch_size(image_size)
     elif adapt_stem and name in timm.list_models(module="vgg"):
-        arguments["mlp_ratio"] = 1 / 4096  # one feature instead of 4096: the layer is thrown away below
+        arguments["mlp_ratio"] = 1 / 4096  # one feature instead of 4096, because the layer is replaced below
     try:
         model = timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **arguments)
         if adapt_stem and not fixed_size:
@@ -99,7 +99,7 @@ def create(name: str, *, num_classes: int, in_chans: int = 3, image_size: int = 
 
 
 def _patch_size(image_size: int) -> int:
-    """The divisor of the image size that is nearest to an eighth of it."""
+    """Return the divisor of the image size that is nearest to an eighth of it."""
     divisors = [size for size in range(1, image_size + 1) if image_size % size == 0]
     return min(divisors, key=lambda size: abs(size - image_size / 8))
 
@@ -131,7 +131,7 @@ def _adapt_stem(model: nn.Module) -> None:
 
 
 def _first_convs(model: nn.Module) -> list[nn.Conv2d]:
-    """The convolutions that read the image: those timm names (parallel branches are several), else the first one."""
+    """Return the convolutions that read the image: those timm names (several for parallel branches), else the first one."""
     names = model.pretrained_cfg.get("first_conv") or ()
     modules = dict(model.named_modules())
     named = [modules.get(name) for name in ([names] if isinstance(names, str) else names)]
@@ -143,7 +143,7 @@ def _first_convs(model: nn.Module) -> list[nn.Conv2d]:
 
 
 def _make_3x3(conv: nn.Conv2d, *, patches: bool) -> None:
-    """Turn a convolution into a fresh 3x3 one, in place: ConvNeXt's initialisation for patches, else ResNet's."""
+    """Turn a convolution into a fresh 3x3 one, in place, with ConvNeXt's initialisation for patches, else ResNet's."""
     if hasattr(conv, "scale"):  # timm's scaled weight standardisation keeps a factor of the old kernel's size
         raise ValueError(f"its stem is a {type(conv).__name__}, which cannot change its kernel; leave adapt_stem out")
     conv.kernel_size, conv.padding = (3, 3), (1, 1)
@@ -157,10 +157,10 @@ def _make_3x3(conv: nn.Conv2d, *, patches: bool) -> None:
 
 
 def _try(model: nn.Module, num_classes: int, in_chans: int, image_size: int) -> None:
-    """Run one image; in evaluation mode and apart from the random generator, so that nothing of the model moves."""
+    """Run the model on one image, in evaluation mode and with a forked random generator, so that no state changes."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         logits = model.eval()(torch.zeros(1, in_chans, image_size, image_size))
     model.train()
     if tuple(getattr(logits, "shape", ())) != (1, num_classes):
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(f"it answers {found} where (1, {num_classes}) is due")
+        raise ValueError(f"its output is {found} and should be (1, {num_classes})")

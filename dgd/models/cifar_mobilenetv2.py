@@ -15,10 +15,10 @@ ROWS = [(1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, 1x1 projection without activation, and a sum where the size stays.
+    """A block of 1x1 expansion, 3x3 depthwise and 1x1 projection without activation, with a shortcut where the size stays.
 
-    Where the size stays and the channels change the shortcut is a 1x1 convolution with batch norm. It is not in the
-    paper but in the reference code, whose rule `'conv' in key` does not see it: the name `shortcut` is part of that.
+    Where the size stays and the channels change, the shortcut is a 1x1 convolution with batch norm. It is not in the paper but
+    in the reference code, whose rule `'conv' in key` does not match it; its name `shortcut` must stay for that reason.
     """
 
     def __init__(self, in_channels: int, channels: int, expansion: int, stride: int) -> None:
@@ -38,7 +38,7 @@ class InvertedResidual(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, in_channels, h, w) to (n, channels, ceil(h / stride), ceil(w / stride))."""
+        """Map (n, in_channels, h, w) to (n, channels, ceil(h / stride), ceil(w / stride))."""
         out = self.act1(self.bn1(self.conv1(x)))
         out = self.act2(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
@@ -46,10 +46,10 @@ class InvertedResidual(nn.Module):
 
 
 class CifarMobileNetV2(CifarNet):
-    """MobileNetV2 with a stride-1 stem, ReLU, and 1280 features; PyTorch's own initialisation.
+    """A MobileNetV2 with a stride-1 stem, ReLU, 1280 features and PyTorch's own initialisation.
 
-    57 convolutions: 53 with 'conv' in their name (17088 filters) and 4 shortcuts. A stage is a run of blocks of one
-    resolution; its output is a block's, without activation.
+    It has 57 convolutions: 53 with 'conv' in their name (17088 filters) and 4 shortcuts. A stage is a run of blocks of one
+    resolution; its output is that of its last block, without activation.
 
     Args:
         num_classes: Width of the classifier; 0 leaves it out.
@@ -81,7 +81,7 @@ class CifarMobileNetV2(CifarNet):
         self.reset_classifier(num_classes)
 
     def stages(self) -> Sequence[nn.Module]:
-        """The runs of blocks of one resolution."""
+        """Return the runs of blocks of one resolution."""
         starts = [0, *self._stage_ends[:-1]]
         return [self.layers[start:end] for start, end in zip(starts, self._stage_ends)]
 
@@ -91,7 +91,7 @@ class CifarMobileNetV2(CifarNet):
         self.layers = self.layers[: self._stage_ends[-1] if keep else 0]
 
     def tail(self, x: Tensor) -> Tensor:
-        """The 1x1 convolution to 1280 features."""
+        """Apply the 1x1 convolution to 1280 features, its batch norm and activation."""
         return self.act2(self.bn2(self.conv2(x)))
 
     def drop_tail(self) -> None:
@@ -104,6 +104,6 @@ default_cfgs = generate_default_cfgs({"cifar_mobilenetv2": cifar_cfg()})
 
 @register_model
 def cifar_mobilenetv2(pretrained: bool = False, **kwargs) -> CifarMobileNetV2:
-    """MobileNetV2 for CIFAR, 2.3 M parameters with 10 classes."""
+    """Build MobileNetV2 for CIFAR, 2.3 M parameters with 10 classes."""
     features = {"out_indices": (0, 1, 2, 3, 4), "feature_cls": "getter"}
     return build_model_with_cfg(CifarMobileNetV2, "cifar_mobilenetv2", pretrained, feature_cfg=features, **kwargs)

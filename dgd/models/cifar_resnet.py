@@ -1,4 +1,4 @@
-"""CIFAR ResNets of He et al. 2015 (arXiv 1512.03385, section 4.2), and what CIFAR networks here share."""
+"""CIFAR ResNets of He et al. 2015 (arXiv 1512.03385, section 4.2), and the base class of all CIFAR networks here."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ __all__ = ["CifarNet", "CifarResNet"]
 
 
 def cifar_cfg() -> dict:
-    """timm's description of a CIFAR network: no weights to download, 32x32 images, CIFAR-10 mean and deviation."""
+    """Return timm's description of a CIFAR network: no weights to download, 32x32 images, CIFAR-10 mean and deviation."""
     return {
         "url": "",
         "num_classes": 10,
@@ -31,12 +31,12 @@ def cifar_cfg() -> dict:
 
 
 class CifarNet(nn.Module):
-    """timm's model interface over a stem, stages, a tail and a linear classifier.
+    """A base class that gives a stem, stages, a tail and a linear classifier the interface of timm's models.
 
-    A subclass sets `conv1`, `bn1` and `act1` (or has a `stem` of its own), `feature_info` and `num_features`, defines
+    A subclass sets `conv1`, `bn1` and `act1` (or defines its own `stem`), `feature_info` and `num_features`, defines
     `stages` and `drop_stages`, then calls `reset_classifier`. Activations are modules and never in place, so a hook on a
-    batch norm or a block's last activation sees the values before the activation. Images may have any size that the
-    strides leave a pixel of.
+    batch norm or a block's last activation sees the values before the activation. Images may have any size of which the
+    strides leave at least one pixel.
 
     Tap 0 of `forward_intermediates` is the stem's output, tap k the output of stage k, both after their activation
     where they have one.
@@ -50,7 +50,7 @@ class CifarNet(nn.Module):
         self._pool_type = global_pool
 
     def stages(self) -> Sequence[nn.Module]:
-        """The stages in the order they run, one for each row of `feature_info` after the stem's."""
+        """Return the stages in the order in which they run, one for each row of `feature_info` after the stem's."""
         raise NotImplementedError
 
     def drop_stages(self, keep: int) -> None:
@@ -58,33 +58,33 @@ class CifarNet(nn.Module):
         raise NotImplementedError
 
     def tail(self, x: Tensor) -> Tensor:
-        """What runs between the last stage and the classifier head: nothing, unless a subclass says so."""
+        """Apply what is between the last stage and the classifier head: nothing, unless a subclass overrides this."""
         return x
 
     def drop_tail(self) -> None:
         """Remove the tail."""
 
     def init_layer(self, layer: nn.Module) -> None:
-        """Initialise one layer; PyTorch's own initialisation, unless a subclass says so."""
+        """Initialise one layer: as PyTorch has done already, unless a subclass overrides this."""
 
     def stem(self, x: Tensor) -> Tensor:
-        """Images (n, in_chans, h, w) to the stem's activations."""
+        """Return the stem's activations of images (n, in_chans, h, w)."""
         return self.act1(self.bn1(self.conv1(x)))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (n, in_chans, h, w) to the last feature map (n, num_features, h', w')."""
+        """Return the last feature map (n, num_features, h', w') of images (n, in_chans, h, w)."""
         x = self.stem(x)
         for stage in self.stages():
             x = stage(x)
         return self.tail(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last feature map to logits (n, num_classes), or to pooled features (n, head_hidden_size)."""
+        """Return logits (n, num_classes), or pooled features (n, head_hidden_size), of the last feature map."""
         x = self.drop(self.global_pool(x))
         return x if pre_logits else self.linear(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (n, in_chans, h, w) to logits (n, num_classes)."""
+        """Return logits (n, num_classes) of images (n, in_chans, h, w)."""
         return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
@@ -96,18 +96,18 @@ class CifarNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Features and intermediate features in one pass, as timm's models give them.
+        """Return features and intermediate features from one pass, with the interface of timm's models.
 
         Args:
             x: Images (n, in_chans, h, w).
-            indices: Taps to give: all if None, the last n if an integer, else those listed (negative from the end).
-            norm: Without effect, there is no final norm.
-            stop_early: Stop at the last tap asked for; the features are then that tap.
+            indices: Taps to return: all if None, the last n if an integer, else those listed (negative from the end).
+            norm: Without effect, because there is no final norm.
+            stop_early: Stop at the last requested tap; the features are then that tap.
             output_fmt: Only "NCHW".
-            intermediates_only: Leave the features out of the answer, and the tail out of the work.
+            intermediates_only: Return the taps only, without running the tail.
 
         Raises:
-            ValueError: For another `output_fmt`.
+            ValueError: `output_fmt` is not "NCHW".
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
@@ -127,7 +127,7 @@ class CifarNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove what the taps `indices` do not need; give their numbers counted from the stem."""
+        """Remove what the taps `indices` do not need; return their numbers, counted from the stem."""
         take, last = feature_take_indices(len(self.feature_info), indices)
         cut = last < len(self.feature_info) - 1
         if cut:
@@ -140,11 +140,11 @@ class CifarNet(nn.Module):
         return take
 
     def get_classifier(self) -> nn.Module:
-        """The linear classifier."""
+        """Return the linear classifier."""
         return self.linear
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier in place, none if `num_classes` is 0; `global_pool` None keeps the pooling."""
+        """Replace the classifier, by none if `num_classes` is 0; `global_pool` None keeps the pooling."""
         self._pool_type = self._pool_type if global_pool is None else global_pool
         self.num_classes = num_classes
         self.global_pool, linear = create_classifier(self.num_features, num_classes, pool_type=self._pool_type)
@@ -153,17 +153,17 @@ class CifarNet(nn.Module):
         self.linear = linear.to(next(self.parameters()))  # the model may have been moved since it was built
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Refused: these networks are small, and a second forward would move batch norm's statistics twice."""
+        """Refuse checkpointing, because a second forward pass would update batch norm's statistics twice."""
         if enable:
             raise NotImplementedError(f"{type(self).__name__} has no gradient checkpointing")
 
     def group_matcher(self, coarse: bool = False) -> dict:
-        """timm's rule for layer-wise learning rates: the stem, then the blocks."""
+        """Return timm's groups for layer-wise learning rates: the stem, then the blocks."""
         return {"stem": r"^(conv1|bn1)\.", "blocks": r"^layer(\d+)" if coarse else r"^layers?(\d*)\.(\d+)"}
 
 
 class PadShortcut(nn.Module):
-    """Option A: every second row and column, and zero channels on both sides; no parameters."""
+    """A shortcut of option A, without parameters: every second row and column, and zero channels on both sides."""
 
     def __init__(self, new_channels: int) -> None:
         super().__init__()
@@ -171,13 +171,13 @@ class PadShortcut(nn.Module):
         self.after = new_channels - self.before
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) to (n, c + new_channels, ceil(h / 2), ceil(w / 2))."""
-        # A pooling over one pixel, not x[:, :, ::2, ::2]: the same numbers, and its gradient keeps the layout of x.
+        """Map (n, c, h, w) to (n, c + new_channels, ceil(h / 2), ceil(w / 2))."""
+        # A pooling over one pixel gives the same values as x[:, :, ::2, ::2], and its gradient keeps the layout of x.
         return F.pad(F.avg_pool2d(x, 1, 2), (0, 0, 0, 0, self.before, self.after))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; the last activation follows the sum."""
+    """A block of two 3x3 convolutions and a shortcut; the last activation follows the sum."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, act_layer: Callable[[], nn.Module] = nn.ReLU) -> None:
         super().__init__()
@@ -190,14 +190,14 @@ class BasicBlock(nn.Module):
         self.act2 = act_layer()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, in_channels, h, w) to (n, channels, ceil(h / stride), ceil(w / stride))."""
+        """Map (n, in_channels, h, w) to (n, channels, ceil(h / stride), ceil(w / stride))."""
         out = self.act1(self.bn1(self.conv1(x)))
         return self.act2(self.bn2(self.conv2(out)) + self.shortcut(x))
 
     def fused(self) -> nn.Module:
-        """This block for a CPU and without gradients, once its batch norms are folded away; itself if they are not.
+        """Return the block in fused form, for inference on a CPU.
 
-        A block with another activation than ReLU stays as it is, too.
+        A block whose batch norms are not folded, or whose activations are not ReLU, is returned as it is.
         """
         folded = isinstance(self.bn1, nn.Identity) and isinstance(self.bn2, nn.Identity)
         plain = type(self.act1) is nn.ReLU and type(self.act2) is nn.ReLU
@@ -207,8 +207,8 @@ class BasicBlock(nn.Module):
 class FusedBlock(nn.Module):
     """A folded `BasicBlock` whose activations and sum are computed inside its convolutions, by oneDNN.
 
-    The operators are those that torch's own compiler emits for such a block; they are not part of torch's public interface, so
-    `dgd.models.folding.freeze` tries them and does without where they fail.
+    The operators are those that torch's compiler emits for such a block. They are not part of torch's public interface, so
+    `dgd.models.folding.freeze` tries them and keeps the unfused block if they fail.
     """
 
     def __init__(self, block: BasicBlock) -> None:
@@ -216,7 +216,7 @@ class FusedBlock(nn.Module):
         self.conv1, self.conv2, self.shortcut = block.conv1, block.conv2, block.shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `BasicBlock`."""
+        """Compute the same as `BasicBlock.forward`."""
         x = x.to(self.conv1.weight.dtype)
         out = torch.ops.mkldnn._convolution_pointwise(x, *_arguments(self.conv1), "relu", [], "")
         return torch.ops.mkldnn._convolution_pointwise.binary(
@@ -231,9 +231,9 @@ def _arguments(conv: nn.Conv2d) -> tuple:
 class CifarResNet(CifarNet):
     """A CIFAR ResNet of depth 6n + 2: a 3x3 stem and three stages of n blocks with 16, 32 and 64 channels.
 
-    Convolutions and the classifier start from `kaiming_normal_` (fan in, gain sqrt 2), as in the reference code of
-    filter grafting (arXiv 2001.05868), with whatever activation; the classifier's bias is PyTorch's. The rule 'conv' in
-    key of that code sees every convolution's weight, and nothing else.
+    Convolutions and the classifier are initialised by `kaiming_normal_` (fan in, gain sqrt 2) for every activation, as in the
+    reference code of filter grafting (arXiv 2001.05868); the classifier's bias is PyTorch's. That code's rule 'conv' in key
+    matches every convolution's weight, and nothing else.
 
     Args:
         depth: 6n + 2 with n >= 1.
@@ -244,7 +244,7 @@ class CifarResNet(CifarNet):
         act_layer: Makes an activation; it must not work in place.
 
     Raises:
-        ValueError: If `depth` is not 6n + 2.
+        ValueError: `depth` is not 6n + 2.
     """
 
     def __init__(
@@ -278,12 +278,12 @@ class CifarResNet(CifarNet):
 
     @torch.no_grad()
     def init_layer(self, layer: nn.Module) -> None:
-        """`kaiming_normal_` for convolutions and linear layers alike."""
+        """Initialise a convolution or a linear layer by `kaiming_normal_`."""
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight)
 
     def stages(self) -> Sequence[nn.Module]:
-        """`layer1`, `layer2`, `layer3`."""
+        """Return `layer1`, `layer2` and `layer3`."""
         return [self.layer1, self.layer2, self.layer3]
 
     def drop_stages(self, keep: int) -> None:
@@ -293,7 +293,7 @@ class CifarResNet(CifarNet):
 
 
 DEPTHS = {"": (8, 20, 32, 44, 56, 110), "_leaky": (8, 20, 32, 56, 110)}
-SLOPE = 0.01  # of the leaky ReLU below zero: torch's own, which the reference code leaves as it is
+SLOPE = 0.01  # negative slope of the leaky ReLU: torch's default, which the reference code does not change
 
 
 def _create(name: str, pretrained: bool, **kwargs) -> CifarResNet:
@@ -309,65 +309,65 @@ default_cfgs = generate_default_cfgs({f"cifar_resnet{depth}{end}": cifar_cfg() f
 
 @register_model
 def cifar_resnet8(pretrained: bool = False, **kwargs) -> CifarResNet:
-    """ResNet-8: one block a stage; for tests and quick runs, not in the paper."""
+    """Build ResNet-8, with one block in each stage; for tests and quick runs, not in the paper."""
     return _create("cifar_resnet8", pretrained, **kwargs)
 
 
 @register_model
 def cifar_resnet20(pretrained: bool = False, **kwargs) -> CifarResNet:
-    """ResNet-20, 688 conv filters."""
+    """Build ResNet-20, 688 conv filters."""
     return _create("cifar_resnet20", pretrained, **kwargs)
 
 
 @register_model
 def cifar_resnet32(pretrained: bool = False, **kwargs) -> CifarResNet:
-    """ResNet-32, 1136 conv filters."""
+    """Build ResNet-32, 1136 conv filters."""
     return _create("cifar_resnet32", pretrained, **kwargs)
 
 
 @register_model
 def cifar_resnet44(pretrained: bool = False, **kwargs) -> CifarResNet:
-    """ResNet-44, 1584 conv filters."""
+    """Build ResNet-44, 1584 conv filters."""
     return _create("cifar_resnet44", pretrained, **kwargs)
 
 
 @register_model
 def cifar_resnet56(pretrained: bool = False, **kwargs) -> CifarResNet:
-    """ResNet-56, 2032 conv filters."""
+    """Build ResNet-56, 2032 conv filters."""
     return _create("cifar_resnet56", pretrained, **kwargs)
 
 
 @register_model
 def cifar_resnet110(pretrained: bool = False, **kwargs) -> CifarResNet:
-    """ResNet-110, 4048 conv filters."""
+    """Build ResNet-110, 4048 conv filters."""
     return _create("cifar_resnet110", pretrained, **kwargs)
 
 
 @register_model
 def cifar_resnet8_leaky(pretrained: bool = False, **kwargs) -> CifarResNet:
-    """`cifar_resnet8` with leaky ReLUs; for tests and quick runs, not in the paper."""
+    """Build `cifar_resnet8` with leaky ReLUs; for tests and quick runs, not in the paper."""
     return _create("cifar_resnet8_leaky", pretrained, **kwargs)
 
 
 @register_model
 def cifar_resnet20_leaky(pretrained: bool = False, **kwargs) -> CifarResNet:
-    """`cifar_resnet20` with leaky ReLUs; not in the paper."""
+    """Build `cifar_resnet20` with leaky ReLUs; not in the paper."""
     return _create("cifar_resnet20_leaky", pretrained, **kwargs)
 
 
 @register_model
 def cifar_resnet32_leaky(pretrained: bool = False, **kwargs) -> CifarResNet:
-    """`cifar_resnet32` with leaky ReLUs (slope 0.01)."""
+    """Build `cifar_resnet32` with leaky ReLUs (slope 0.01)."""
     return _create("cifar_resnet32_leaky", pretrained, **kwargs)
 
 
 @register_model
 def cifar_resnet56_leaky(pretrained: bool = False, **kwargs) -> CifarResNet:
-    """`cifar_resnet56` with leaky ReLUs (slope 0.01)."""
+    """Build `cifar_resnet56` with leaky ReLUs (slope 0.01)."""
     return _create("cifar_resnet56_leaky", pretrained, **kwargs)
 
 
 @register_model
 def cifar_resnet110_leaky(pretrained: bool = False, **kwargs) -> CifarResNet:
-    """`cifar_resnet110` with leaky ReLUs (slope 0.01)."""
+    """Build `cifar_resnet110` with leaky ReLUs (slope 0.01)."""
     return _create("cifar_resnet110_leaky", pretrained, **kwargs)

@@ -14,14 +14,14 @@ STAGES = [(64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class CifarVGG(CifarNet):
-    """VGG-16: 13 3x3 convolutions with biases and batch norms, five max pools, one linear classifier from 512 features.
+    """A VGG-16 of 13 3x3 convolutions with biases and batch norms, five max pools, and one linear classifier of 512 features.
 
     The three wide layers of the ImageNet network are one here, as in the reference code of filter grafting (arXiv
-    2001.05868); the initialisation is PyTorch's own, as there. So are the names: the rule 'conv' in key sees no tensor of
-    this network (`features.0.weight`, ...), the published main script stops at it, and the rule by dimension sees the 13
-    weights, 4224 filters. A pool that does not fit takes what is left, so that other sizes than 32 run too.
+    2001.05868), and the initialisation is PyTorch's own, as there. The names are that code's too: the rule 'conv' in key
+    matches no tensor of this network (`features.0.weight`, ...), so the published main script stops with an error; the rule by
+    dimension matches the 13 weights, 4224 filters. A pool at the border may be smaller, so that other sizes than 32 run too.
 
-    Tap 0 is the first convolution's activation, tap k the last one before pool k; the fifth pool is the tail.
+    Tap 0 is the first convolution's activation, tap k the last activation before pool k; the fifth pool is the tail.
 
     Args:
         num_classes: Width of the classifier; 0 leaves it out.
@@ -51,20 +51,20 @@ class CifarVGG(CifarNet):
         self.reset_classifier(num_classes)
 
     def stem(self, x: Tensor) -> Tensor:
-        """Images (n, in_chans, h, w) to the first convolution's activations (n, 64, h, w)."""
+        """Return the first convolution's activations (n, 64, h, w) of images (n, in_chans, h, w)."""
         return self.features[: self._ends[0]](x)
 
     def stages(self) -> Sequence[nn.Module]:
-        """The rest of the first run of convolutions, then each run with the pool before it."""
+        """Return the rest of the first run of convolutions, then each run with the pool before it."""
         return [self.features[start:end] for start, end in pairwise(self._ends)]
 
     def drop_stages(self, keep: int) -> None:
-        """Cut what follows the first `keep` stages."""
+        """Remove what follows the first `keep` stages."""
         self._ends = self._ends[: keep + 1]
         self.drop_tail()
 
     def tail(self, x: Tensor) -> Tensor:
-        """The last pool: (n, 512, h, w) to (n, 512, ceil(h / 2), ceil(w / 2))."""
+        """Apply the last pool, from (n, 512, h, w) to (n, 512, ceil(h / 2), ceil(w / 2))."""
         return self.features[self._ends[-1] :](x)
 
     def drop_tail(self) -> None:
@@ -72,7 +72,7 @@ class CifarVGG(CifarNet):
         self.features = self.features[: self._ends[-1]]
 
     def group_matcher(self, coarse: bool = False) -> dict:
-        """timm's rule for layer-wise learning rates: the first convolution, then the layers one by one."""
+        """Return timm's groups for layer-wise learning rates: the first convolution, then the layers one by one."""
         return {"stem": r"^features\.[01]\.", "blocks": r"^features\.(\d+)"}
 
 
@@ -81,6 +81,6 @@ default_cfgs = generate_default_cfgs({"cifar_vgg16_bn": cifar_cfg() | {"first_co
 
 @register_model
 def cifar_vgg16_bn(pretrained: bool = False, **kwargs) -> CifarVGG:
-    """VGG-16 with batch norm for CIFAR, 14.7 M parameters with 10 classes, 4224 conv filters."""
+    """Build VGG-16 with batch norm for CIFAR, 14.7 M parameters with 10 classes, 4224 conv filters."""
     features = {"out_indices": (0, 1, 2, 3, 4, 5), "feature_cls": "getter"}
     return build_model_with_cfg(CifarVGG, "cifar_vgg16_bn", pretrained, feature_cfg=features, **kwargs)

@@ -12,10 +12,10 @@ __all__ = ["CifarWideResNet"]
 
 
 class PreActBlock(nn.Module):
-    """Two 3x3 convolutions, each after its batch norm and ReLU, and a sum.
+    """A block of two 3x3 convolutions, each after its batch norm and ReLU, and a sum with the shortcut.
 
-    Where the channels change, the shortcut is a 1x1 convolution that reads the activated input, without batch norm. Its name
-    `shortcut.conv` is the reference code's: the rule 'conv' in key sees it.
+    Where the channels change, the shortcut is a 1x1 convolution of the activated input, without batch norm. Its name
+    `shortcut.conv` has a 'conv' in it, so that the reference code's rule 'conv' in key matches it.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -31,7 +31,7 @@ class PreActBlock(nn.Module):
             self.shortcut.add_module("conv", nn.Conv2d(in_channels, channels, 1, stride, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, in_channels, h, w) to (n, channels, ceil(h / stride), ceil(w / stride))."""
+        """Map (n, in_channels, h, w) to (n, channels, ceil(h / stride), ceil(w / stride))."""
         out = self.act1(self.bn1(x))
         x = self.shortcut(out) if len(self.shortcut) else x
         return self.conv2(self.act2(self.bn2(self.conv1(out)))) + x
@@ -40,12 +40,13 @@ class PreActBlock(nn.Module):
 class CifarWideResNet(CifarNet):
     """A WRN of depth 6n + 4 without dropout: a 3x3 stem of 16 channels, three stages of n pre-activation blocks, a batch norm.
 
-    Initialised as in the reference code of filter grafting (arXiv 2001.05868): convolutions from `kaiming_normal_` (fan in),
-    the scales of batch norms from U(0, 1) (not 1), the classifier's bias 0, its weight PyTorch's. Names and order are that
-    code's, too: the rule 'conv' in key sees every convolution, the three 1x1 shortcuts with it; and as a batch norm stands
-    before its convolution, a tensor without a blending weight of its own takes that of the convolution before it, another one.
+    It is initialised as in the reference code of filter grafting (arXiv 2001.05868): convolutions by `kaiming_normal_` (fan
+    in), the scales of batch norms from U(0, 1) instead of 1, the classifier's bias by 0, its weight as PyTorch does. Tensors
+    have that code's order, and other names (`layer1.0`, `conv1`, `linear` are `stage1.block1`, `conv`, `fc` there) with a
+    'conv' in the same places: the rule 'conv' in key matches every convolution, including the three 1x1 shortcuts. Since a
+    batch norm precedes its convolution, it takes the blending weight of the convolution before it, as in that code.
 
-    A tap is a stage's sum, without batch norm and activation; the last ones are the tail.
+    Tap k > 0 is stage k's sum, without batch norm and activation; the last batch norm and activation are the tail.
 
     Args:
         depth: 6n + 4 with n >= 1.
@@ -56,7 +57,7 @@ class CifarWideResNet(CifarNet):
         drop_rate: Dropout before the classifier.
 
     Raises:
-        ValueError: If `depth` is not 6n + 4.
+        ValueError: `depth` is not 6n + 4.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class CifarWideResNet(CifarNet):
 
     @torch.no_grad()
     def init_layer(self, layer: nn.Module) -> None:
-        """One layer as the reference code starts it."""
+        """Initialise one layer as the reference code does."""
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
         elif isinstance(layer, nn.BatchNorm2d):
@@ -100,11 +101,11 @@ class CifarWideResNet(CifarNet):
             nn.init.zeros_(layer.bias)
 
     def stem(self, x: Tensor) -> Tensor:
-        """Images (n, in_chans, h, w) to (n, 16, h, w); the first block begins with batch norm and activation."""
+        """Map images (n, in_chans, h, w) to (n, 16, h, w); the first block begins with batch norm and activation."""
         return self.conv1(x)
 
     def stages(self) -> Sequence[nn.Module]:
-        """`layer1`, `layer2`, `layer3`."""
+        """Return `layer1`, `layer2` and `layer3`."""
         return [self.layer1, self.layer2, self.layer3]
 
     def drop_stages(self, keep: int) -> None:
@@ -113,7 +114,7 @@ class CifarWideResNet(CifarNet):
             setattr(self, f"layer{stage}", nn.Sequential())
 
     def tail(self, x: Tensor) -> Tensor:
-        """The last batch norm and activation."""
+        """Apply the last batch norm and activation."""
         return self.act(self.bn(x))
 
     def drop_tail(self) -> None:
@@ -132,11 +133,11 @@ default_cfgs = generate_default_cfgs({name: cifar_cfg() for name in ("cifar_wrn1
 
 @register_model
 def cifar_wrn10_1(pretrained: bool = False, **kwargs) -> CifarWideResNet:
-    """WRN-10-1: one block a stage; for tests and quick runs, not in the paper."""
+    """Build WRN-10-1, with one block in each stage; for tests and quick runs, not in the paper."""
     return _create("cifar_wrn10_1", pretrained, **kwargs)
 
 
 @register_model
 def cifar_wrn28_10(pretrained: bool = False, **kwargs) -> CifarWideResNet:
-    """WRN-28-10, 36.5 M parameters with 10 classes, 10096 conv filters."""
+    """Build WRN-28-10, 36.5 M parameters with 10 classes, 10096 conv filters."""
     return _create("cifar_wrn28_10", pretrained, **kwargs)

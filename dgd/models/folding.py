@@ -1,4 +1,4 @@
-"""A frozen network made cheaper to run: batch norms folded into convolutions, blocks fused, weights cast once."""
+"""Make a frozen network cheaper to run: fold batch norms into convolutions, fuse blocks, cast weights once."""
 
 import copy
 
@@ -12,17 +12,17 @@ TOLERANCE = 1e-3
 
 @torch.no_grad()
 def freeze(net: nn.Module, example: Tensor, precision: str = "fp32", fuse: bool = True) -> nn.Module:
-    """The network for inference only: in eval mode, without gradients, folded where that can be done.
+    """Return a copy of a network for inference only: in eval mode, without gradients, and folded where possible.
 
-    Which batch norm follows which convolution is seen in one forward pass, so this works on any network; what fails, or changes
-    the logits by more than rounding (because something else reads a convolution), is left out.
+    Which batch norm follows which convolution is found in one forward pass, so this works on any network. A change that fails,
+    or that changes the logits by more than rounding (because something else reads the convolution's output), is not made.
 
     Args:
         net: A trained network; it is not changed.
         example: Images (B, C, H, W) on the network's device to try it on.
         precision: 'bf16' casts the weights of convolutions and linear layers once; autocast would cast them to the same
             numbers in every step.
-        fuse: Put blocks in their fused form too, inside which no activation can be seen.
+        fuse: Put blocks in their fused form too, which hides their inner activations from hooks.
 
     Returns:
         A network whose float32 logits differ from the given one's by rounding: at most `TOLERANCE` of their largest.
@@ -43,7 +43,7 @@ def _agree(net: nn.Module, changed: nn.Module, example: Tensor, precision: str) 
         if precision == "bf16":
             with torch.autocast(kind, dtype=torch.bfloat16):
                 _cast(copy.deepcopy(changed))(example)
-    except (AttributeError, RuntimeError):  # an operator that this build of torch does not have, or not for these tensors
+    except (AttributeError, RuntimeError):  # an operator is missing in this build of torch, or does not take these tensors
         return False
     return bool((got - wanted).abs().max() <= TOLERANCE * wanted.abs().max())
 
@@ -56,7 +56,7 @@ def _cast(net: nn.Module) -> nn.Module:
 
 
 def _fuse(net: nn.Module, example: Tensor) -> nn.Module:
-    """Put in their fused form the blocks that have one, on a CPU."""
+    """Replace the blocks that have a fused form by it, on a CPU."""
     if example.device.type == "cpu":
         for name, module in list(net.named_modules()):
             if hasattr(module, "fused"):
@@ -65,28 +65,29 @@ def _fuse(net: nn.Module, example: Tensor) -> nn.Module:
 
 
 def followers(net: nn.Module, example: Tensor) -> tuple[dict[nn.Module, nn.Module], dict[nn.Module, int]]:
-    """Which batch norm directly follows which convolution, seen in one forward pass of a network of any make.
+    """Find out in one forward pass which batch norm directly follows which convolution, in any network.
 
     Args:
-        net: In eval mode; it is not changed.
+        net: A network in eval mode; it is not changed.
         example: Images (B, C, H, W) on the network's device.
 
     Returns:
-        Batch norm -> the convolution that gave its input, the very tensor; and how often each of these modules was called.
+        Batch norm -> the convolution whose output is its input (the same tensor); and the number of calls of each batch norm
+        and convolution.
     """
-    made: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensor is kept, or another would get its id
+    outputs: dict[int, tuple[nn.Module, Tensor]] = {}  # by id; it holds the tensor too, or a new one could get the same id
     pairs: dict[nn.Module, nn.Module] = {}
     calls: dict[nn.Module, int] = {}
 
-    def seen(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def record(module: nn.Module, inputs: tuple, output: Tensor) -> None:
         calls[module] = calls.get(module, 0) + 1
         if isinstance(module, nn.Conv2d):
-            made[id(output)] = module, output
-        elif id(inputs[0]) in made:
-            pairs[module] = made[id(inputs[0])][0]
+            outputs[id(output)] = module, output
+        elif id(inputs[0]) in outputs:
+            pairs[module] = outputs[id(inputs[0])][0]
 
     kinds = (nn.Conv2d, nn.BatchNorm2d)
-    hooks = [module.register_forward_hook(seen) for module in net.modules() if isinstance(module, kinds)]
+    hooks = [module.register_forward_hook(record) for module in net.modules() if isinstance(module, kinds)]
     try:
         net(example)
     finally:
@@ -96,7 +97,7 @@ def followers(net: nn.Module, example: Tensor) -> tuple[dict[nn.Module, nn.Modul
 
 
 def _fold(net: nn.Module, example: Tensor) -> nn.Module:
-    """Fold every batch norm whose input is the very tensor that a convolution gave."""
+    """Fold every batch norm whose input is a convolution's output into that convolution."""
     names = {module: name for name, module in net.named_modules()}
     pairs, calls = followers(net, example)
     for norm, conv in pairs.items():

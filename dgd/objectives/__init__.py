@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from dgd.keys import nearest
 from dgd.objectives.term import STATUSES, Batch, Output, Requires, Setting, Term
 
-__all__ = ["STATUSES", "TERMS", "Batch", "Objective", "Output", "Requires", "Setting", "Term", "weakest"]
+__all__ = ["STATUSES", "TERMS", "Batch", "Objective", "Output", "Requires", "Setting", "Term", "least_faithful"]
 
 
 class Terms(Mapping[str, type[Term]]):
-    """The terms by name. A module is only imported when its term is asked for."""
+    """A read-only mapping of names to terms, which imports a term's module when the term is first asked for."""
 
     def __getitem__(self, name: str) -> type[Term]:
         if name not in _names():
@@ -42,20 +42,20 @@ def _names() -> tuple[str, ...]:
 TERMS = Terms()
 
 
-def weakest(parts: Iterable) -> str:
-    """Return the `status` of the least faithful of a method's terms (and its surgery)."""
+def least_faithful(parts: Iterable) -> str:
+    """Return the `status` of the least faithful part of a method: its terms, and its surgery if it has one."""
     return max((part.status for part in parts), key=STATUSES.index)
 
 
 class Objective(nn.Module):
-    """The weighted sum of terms.
+    """A weighted sum of terms, as one module.
 
     Args:
         spec: Term name -> {'weight': float, option: value, ...}.
-        autocast: Gives the context in which the terms' own convolutions run.
+        autocast: Returns the context in which the terms' own convolutions run.
 
     Attributes:
-        requires: What its terms are to be given, all together.
+        requires: The union of what its terms require.
 
     Raises:
         ValueError: Unknown term or option.
@@ -81,7 +81,7 @@ class Objective(nn.Module):
         self.requires = reduce(or_, (term.requires for term in terms.values()), Requires())
 
     def setup(self, example: Batch, setting: Setting) -> None:
-        """Have every term build its modules; see `Term.setup`.
+        """Build the modules of every term; see `Term.setup`.
 
         Raises:
             ValueError: A term has no meaning for these networks, or lacks a teacher, peers or an input.

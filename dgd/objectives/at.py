@@ -1,4 +1,4 @@
-"""Attention transfer: where in the image the stages of a network look."""
+"""Attention transfer: the student's stages learn to respond where in the image the teacher's do."""
 
 from torch import Tensor
 
@@ -7,11 +7,11 @@ from dgd.objectives.term import Requires, Term
 
 
 class AttentionTransfer(Term):
-    """Squared distance between the attention maps of teacher and student, the sum over stages and the mean over teachers.
+    """A term that minimises the squared distance between attention maps of teacher and student.
 
-    Source: 1612.03928 with p = 2, as its code and the CRD benchmark run it (weight 1000): of each stage, the mean over
-    images and positions of the squared difference. Of two sizes, the larger map is average-pooled to the smaller before it
-    is squared, as in the benchmark.
+    Source: 1612.03928 with p = 2, as its code and the CRD benchmark run it (weight 1000): for each stage, the mean over images
+    and positions of the squared difference; the loss is the sum over stages and the mean over teachers. Where the maps differ
+    in size, the larger is average-pooled to the smaller size before it is squared, as in the benchmark.
     """
 
     source = "1612.03928; github.com/szagoruyko/attention-transfer, github.com/HobbitLong/RepDistiller"
@@ -24,7 +24,7 @@ class AttentionTransfer(Term):
     requires = Requires(teacher="eval", features=True)
 
     def forward(self, batch) -> Tensor:
-        """Scalar: no unit, at most the sum over stages of 2 / (H*W)."""
+        """Return a scalar without unit, at most the sum over stages of 2 / (H*W)."""
         losses = [
             distance(*(_attention(x, tuple(map(min, own.shape[2:], theirs.shape[2:]))) for x in (own, theirs)))
             for teacher in batch.teachers

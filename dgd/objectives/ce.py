@@ -7,10 +7,10 @@ from dgd.objectives.term import Requires, Term
 
 
 class CrossEntropy(Term):
-    """Mean over the batch of -log p(label).
+    """A term that minimises the mean over the batch of -log p(label).
 
     Args:
-        smoothing: Label smoothing: the share of the target that is spread evenly over all classes.
+        smoothing: Label smoothing: the share of the target, 0 to 1, that is spread evenly over all classes.
     """
 
     source = "textbook"
@@ -23,7 +23,7 @@ class CrossEntropy(Term):
         self.smoothing = smoothing
 
     def forward(self, batch) -> Tensor:
-        """Scalar, in nats."""
+        """Return a scalar, in nats."""
         return F.cross_entropy(batch.own.logits.float(), batch.labels, label_smoothing=self.smoothing)
 
 

@@ -8,23 +8,23 @@ from torch import Tensor
 
 from dgd.objectives.banks import BankTerm, log_sum_exp, over_negatives, sum_softplus
 
-EPSILON = 1e-7  # the code's
+EPSILON = 1e-7  # the value of the released code
 
 
 class ContrastiveRepresentation(BankTerm):
-    """Tell an image's embedding by the other network from K embeddings of images of other classes, by noise contrast.
+    """A noise-contrastive term: it tells the other network's embedding of an image from K embeddings of other classes' images.
 
     Source: 1910.10699 equations 17 to 19 and its code (RepDistiller crd/; weight 0.8, with the cross-entropy at 1 and, for
-    CRD+KD, the KL divergence at 1). Embeddings are a linear layer and the L2 norm, of the student s and of the teacher t; both
-    are trained. For the student an image's P is exp(s . t / T) / Z, with t the teacher's row in its memory bank, of the image
-    itself or of a negative; with c = K / N of N training images the loss is the mean over the batch of
-    -log(P / (P + c)) for the image itself, plus the sum over negatives of -log(c / (P + c)). The teacher's loss has the
-    networks exchanged, and the two are added. Z is the mean of exp(s . t / T) over the first batch, times N, and stays. The
-    banks take the batch's embeddings afterwards.
+    CRD+KD, the KL divergence at 1). Embeddings are linear layers followed by L2 normalisation, s for the student and t for the
+    teacher; both are trained. For the student, P of an image is exp(s . t / T) / Z, where t is a row of the teacher's memory
+    bank: that of the image itself or of a negative. With c = K / N and N training images, the loss is the mean over the batch
+    of -log(P / (P + c)) for the image itself, plus the sum over negatives of -log(c / (P + c)). The teacher's loss has the
+    networks exchanged, and the two losses are added. Z is N times the mean of exp(s . t / T) over the first batch, and stays
+    constant. The banks are updated with the batch's embeddings afterwards.
 
     Args:
-        dim: Of the embeddings.
-        negatives: K.
+        dim: Dimension of the embeddings.
+        negatives: K, negatives for each image.
         temperature: T.
         momentum: Share of a bank's row that an update keeps.
     """
@@ -37,20 +37,20 @@ class ContrastiveRepresentation(BankTerm):
 
     def __init__(self, dim: int = 128, negatives: int = 16384, temperature: float = 0.07, momentum: float = 0.5):
         super().__init__(dim, negatives, temperature, momentum)
-        # Of the student's and of the teacher's loss; 0 until the first batch.
+        # Z of the student's and of the teacher's loss; 0 until the first batch.
         self.register_buffer("z", torch.zeros(2))
-        self.z_is_set = False  # for certain: not asked of the device in every step
+        self.z_is_set = False  # kept on the host, so that no step has to read the device; False may also mean unknown
         self.register_load_state_dict_post_hook(_forget)
 
     def forward(self, batch) -> Tensor:
-        """Scalar, in nats, summed over negatives.
+        """Return a scalar, in nats, summed over negatives.
 
         Raises:
             ValueError: The batch has not one teacher.
         """
         index, images = self.negatives(batch.labels), len(self.banks["own"].rows)
         own, teacher = self.embed(batch)
-        # (what learns, the bank that it is compared with)
+        # (query that gets the gradient, rows of the bank that it is compared with)
         sides = [(own / self.temperature, self.banks["teacher"].rows), (teacher / self.temperature, self.banks["own"].rows)]
         positives = [(query * rows[batch.index]).sum(1) for query, rows in sides]
         if not self.z_is_set:
@@ -69,7 +69,7 @@ class ContrastiveRepresentation(BankTerm):
         return loss
 
     def _mean(self, query: Tensor, rows: Tensor, index: Tensor, positive: Tensor) -> Tensor:
-        """Of exp(score), over images, each with its positive and its negatives."""
+        """Return the mean of exp(score) over images, each with its positive and its negatives."""
         total = torch.logaddexp(over_negatives(log_sum_exp, query[:, None], rows, index).squeeze(1), positive)
         return total.exp().mean() / (self.number + 1)
 

@@ -1,4 +1,4 @@
-"""Decoupled distillation: what the teacher says of the true class, and of the others among themselves, each with a weight."""
+"""Decoupled knowledge distillation: separate weights for the teacher's true-class and other-class probabilities."""
 
 import math
 
@@ -9,20 +9,21 @@ from dgd.objectives.term import Requires, Term
 
 
 class DecoupledDistillation(Term):
-    """`ramp * tau^2 * (alpha KL(b_t || b_s) + beta KL(o_t || o_s))`, the mean over images and teachers.
+    """A term that minimises `ramp * tau^2 * (alpha KL(b_t || b_s) + beta KL(o_t || o_s))`, averaged over images and teachers.
 
-    b is the softened probability of the true class against all others, o the softened probabilities among the others. With
-    beta the teacher's probability of the others, instead of a constant, this is plain distillation with alpha = 1.
+    b is the softened probability of the true class against all others, o the softened distribution over the others. If beta
+    were the teacher's probability of the other classes instead of a constant, and alpha 1, this would be plain distillation.
 
     Source: 2203.08679 and its code (mdistiller; weight 1, beside cross-entropy with weight 1).
 
     Args:
-        alpha: Weight of the true class against the others.
-        beta: Weight of the others among themselves. 8 is the code's default; it has 2 for resnet56 -> resnet20 and
+        alpha: Weight of the divergence between the b.
+        beta: Weight of the divergence between the o. 8 is the code's default; it has 2 for resnet56 -> resnet20 and
             resnet110 -> resnet32, 6 for vgg13 -> vgg8 and wide ResNets on CIFAR-100, 0.5 for ResNet-34 -> 18 on ImageNet.
         tau: Temperature; the code's is 4, on ImageNet 1.
-        warmup: Epochs. The k-th epoch's loss is multiplied by min(k / warmup, 1), constant within an epoch as in the code, so
-            the first epoch's factor is not 0. 0 is none; the code has 20, on ImageNet 1, which is none too.
+        warmup: Epochs. The loss of epoch k (from 1) is multiplied by min(k / warmup, 1), which is constant within an epoch as
+            in the code, so the first epoch's factor is not 0. 0 is no warm-up; the code has 20, and 1 on ImageNet, which is
+            none.
     """
 
     source = "2203.08679; github.com/megvii-research/mdistiller"
@@ -38,7 +39,7 @@ class DecoupledDistillation(Term):
         self.alpha, self.beta, self.tau, self.warmup = alpha, beta, tau, warmup
 
     def forward(self, batch) -> Tensor:
-        """Scalar, in nats times tau squared."""
+        """Return a scalar, in nats times tau squared."""
         logits = batch.own.logits
         true = batch.labels[:, None] == torch.arange(logits.shape[1], device=logits.device)
         own_binary, own_others = self.split(logits, true)
@@ -51,15 +52,15 @@ class DecoupledDistillation(Term):
         return self.ramp(batch.time) * self.tau**2 / len(batch.teachers) * loss
 
     def ramp(self, time: float) -> float:
-        """The warm-up's factor after `time` epochs."""
+        """Return the warm-up factor after `time` epochs."""
         return min((math.floor(time) + 1) / self.warmup, 1.0) if self.warmup else 1.0
 
     def split(self, logits: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        """Logarithms of b (B, 2) and of o (B, K), the latter 0 at the true class: there it adds nothing to any divergence.
+        """Return log b (B, 2) and log o (B, K), the latter set to 0 at the true class, where it adds nothing to a divergence.
 
         Args:
             logits: (B, K).
-            true: (B, K), where each image's class is.
+            true: Bool (B, K), True at each image's class.
         """
         z = logits.float() / self.tau
         others = z.masked_fill(true, -torch.inf).logsumexp(1)

@@ -1,4 +1,4 @@
-"""Gradients of a network's logits by its images, each image's own: batch norm's statistics count as constants in them."""
+"""Gradients of a network's logits with respect to each image by itself: batch norm's statistics count as constants."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,20 +8,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-_explaining = False  # not local to a thread: on CUDA the backward pass runs in another one
+_explaining = False  # global, not local to a thread, because on CUDA the backward pass runs in another thread
 
 
 def explain(logits: Tensor, images: Tensor, chosen: Tensor) -> Tensor:
-    """The gradient of each image's chosen logit by the image, for the whole batch in one backward pass.
+    """Return the gradient of each image's chosen logit with respect to the image, for the batch in one backward pass.
 
     Args:
-        logits: (B, K), from a forward pass within `explainable(images)`; of another one, batch norm mixes into an image's
-            gradient what the image does to the others' logits.
-        images: (B, C, H, W). They have a gradient.
-        chosen: (B, K), True once a row.
+        logits: (B, K), from a forward pass within `explainable(images)`. From any other forward pass, an image's gradient would
+            also contain its effect, through batch norm, on the other images' logits.
+        images: (B, C, H, W), which require a gradient.
+        chosen: Bool (B, K), True once in each row.
 
     Returns:
-        (B, C*H*W) float32, without a graph. The graph of the logits is kept.
+        (B, C*H*W) float32, detached. The graph of the logits is kept.
     """
     global _explaining
     _explaining = True
@@ -33,21 +33,21 @@ def explain(logits: Tensor, images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def explainable(images: Tensor) -> AbstractContextManager:
-    """For a network's forward pass on images that `explain` is to be asked about; nothing for images without gradient.
+    """Return the context for a forward pass on images that `explain` will differentiate; it does nothing without gradient.
 
-    Losses and the parameters' gradients stay the same, up to the order of sums where several things read one tensor; the
-    images' own gradient is left out of an ordinary backward pass.
+    Losses and the parameters' gradients stay the same, up to the order of summation where a tensor is read several times; an
+    ordinary backward pass does not compute the gradient of the images.
     """
     return _Explainable(images) if images.requires_grad and torch.is_grad_enabled() else nullcontext()
 
 
 class _Explainable(TorchFunctionMode):
-    """Has batch norm in training mode, and the convolution before it, go backward in two ways: see `_Normalised`."""
+    """A mode that replaces batch norm in training mode, with the convolution before it, by `_Normalised`."""
 
     def __init__(self, images: Tensor):
         super().__init__()
         self.images = images
-        self.made: dict[int, tuple] = {}  # with the tensor, or another would get its id
+        self.convolved: dict[int, tuple] = {}  # by id; it holds the tensor too, or a new tensor could get the same id
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -60,19 +60,19 @@ class _Explainable(TorchFunctionMode):
     def _conv(self, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         y = torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
         if y.requires_grad and not isinstance(padding, str):
-            wanted = input is not self.images  # nothing but `explain` wants the images' gradient
+            wanted = input is not self.images  # only `explain` needs the images' gradient
             how = *map(_pair, (stride, padding, dilation)), groups, wanted
-            self.made[id(y)] = y, y._version, input, weight, bias, how
+            self.convolved[id(y)] = y, y._version, input, weight, bias, how
         return y
 
     def _norm(self, input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
         y, norm = input, (running_mean, running_var, momentum, eps)
-        if not training or y.numel() == y.shape[1]:  # torch refuses the latter
+        if not training or y.numel() == y.shape[1]:  # torch raises its own error for one value in each channel
             return F.batch_norm(y, running_mean, running_var, weight, bias, training, momentum, eps)
-        _, version, x, kernel, shift, how = self.made.pop(id(y), (None,) * 6)
-        if version != y._version:  # no convolution's, or changed in place since
+        _, version, x, kernel, shift, how = self.convolved.pop(id(y), (None,) * 6)
+        if version != y._version:  # not the output of a convolution, or changed in place since
             return _Normalised.apply(y, None, None, weight, bias, y.detach(), norm, None)
-        x, kernel = x.to(y.dtype), kernel.to(y.dtype)  # as autocast has done
+        x, kernel = x.to(y.dtype), kernel.to(y.dtype)  # as autocast has cast them in the convolution
         return _Normalised.apply(x, kernel, shift, weight, bias, y.detach(), norm, how)
 
 
@@ -81,18 +81,18 @@ def _pair(value) -> list[int]:
 
 
 class _Normalised(torch.autograd.Function):
-    """Batch norm in training mode of `y`, which is x or, where there is a kernel, x convolved.
+    """A batch norm in training mode of `y`, which is x or, if there is a kernel, x convolved with it.
 
-    In `explain` it is an affine map of each channel, whose factor goes into the kernel; then a backward pass to the images is
-    little more than one through the convolutions.
+    Its backward pass within `explain` treats it as an affine map of each channel and multiplies the factor into the kernel, so
+    that a backward pass to the images costs little more than one through the convolutions.
     """
 
     @staticmethod
     def forward(ctx, x, kernel, shift, weight, bias, y, norm, how):
         running_mean, running_var, momentum, eps = norm
         if not (y.is_contiguous() or (y.ndim == 4 and y.is_contiguous(memory_format=torch.channels_last))):
-            y = y.contiguous()  # cuDNN's backward pass wants that
-        # What torch.batch_norm calls: cuDNN's where it would take that.
+            y = y.contiguous()  # cuDNN's backward pass requires it
+        # The function behind torch.batch_norm, so that cuDNN runs in the same cases.
         made, mean, invstd, reserve, ctx.which = torch.ops.aten._batch_norm_impl_index(
             y, weight, bias, running_mean, running_var, True, momentum, eps, torch.backends.cudnn.enabled
         )

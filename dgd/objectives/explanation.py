@@ -1,4 +1,4 @@
-"""Introspective learning, as far as its abstract tells: soft labels from how alike a network's explanations of classes are."""
+"""Introspective learning, reconstructed from its abstract: soft labels from the similarity of a network's explanations."""
 
 import torch
 import torch.nn.functional as F
@@ -9,26 +9,26 @@ from dgd.objectives.term import Requires, Term
 
 
 class SelfExplanation(Term):
-    """A reconstruction of introspective learning; not the paper's method, and not to be read as a test of it.
+    """A term that reconstructs introspective learning; it is not the paper's method, and its results are no test of that.
 
-    Of 2009.09140 (ACCV 2020) we found the abstract and the start of the introduction: neither equations, code nor
-    hyper-parameters. It says that distillation works by the answers for other classes than the true one and by what they tell
-    of how similar classes are, and that a network can learn such knowledge from explanations that it makes of itself as it
-    trains. Here, for an image x with label y and logits z, over y and the m - 1 other classes of the largest logits,
+    Of 2009.09140 (ACCV 2020) only the abstract and the start of the introduction were found: no equations, code or
+    hyper-parameters. It says that distillation works through the probabilities of the classes other than the true one, which
+    carry the similarity of classes, and that a network can learn such knowledge from explanations that it makes of itself
+    during training. Here, for an image x with label y and logits z, over y and the m - 1 other classes with the largest logits,
 
         e_k = dz_k/dx,    s_k = cos(e_y, e_k),    q = softmax(s / tau), a constant,    L = KL(q || p)
 
-    The network runs in training mode; batch norm's statistics count as constants in e_k, so that it is the image's own. p is
-    the softmax over all K classes and q is 0 outside the m: a soft label as any other. With cross-entropy, of weight 1,
-    and this, of weight w, the network then learns the one label (onehot + w q) / (1 + w), which is what label
-    smoothing is too, so that the two can be compared. (Of p renormalised over the m classes, the network would be told nothing
-    about how much they have in all; for m = K that is the same.)
+    The network runs in training mode; batch norm's statistics count as constants in e_k, so that e_k depends on the image
+    alone. p is the softmax over all K classes and q is 0 outside the m, so q is a soft label like any other. With cross-entropy
+    of weight 1 and this term of weight w, the network then learns the single label (onehot + w q) / (1 + w). Label smoothing
+    has the same form, so that the two can be compared. (With p renormalised over the m classes, the loss would not constrain
+    their total probability; for m = K there is no difference.)
 
     Args:
-        classes: m; all of them where a network has fewer. Each costs a backward pass to the image.
-        tau: Temperature; the default is ours and was not tuned. Three explanations at right angles give q_y = 0.79.
-        shuffle: A control: the m - 1 others swap their q at random, by image. The label is as soft and the classes are the
-            same, but q does not say any more which of them resembles y. It needs m of 3 or more.
+        classes: m; all classes where a network has fewer. Each costs a backward pass to the image.
+        tau: Temperature; the default is ours and was not tuned. Three orthogonal explanations give q_y = 0.79.
+        shuffle: A control: the q of the m - 1 other classes are permuted at random for each image. The label is as soft and has
+            the same classes, but q no longer says which of them resembles y. It needs m of 3 or more.
     """
 
     source = "2009.09140 (ACCV 2020), abstract only; the equation is this project's"
@@ -53,7 +53,7 @@ class SelfExplanation(Term):
             raise ValueError(f"explanation: the network has {classes} classes; it must have {least} or more")
 
     def forward(self, batch) -> Tensor:
-        """Scalar, 0 or more, in nats.
+        """Return a scalar, 0 or more, in nats.
 
         Raises:
             ValueError: The logits do not depend on the images by a graph.
@@ -63,10 +63,10 @@ class SelfExplanation(Term):
         logits = batch.own.logits
         every = torch.arange(logits.shape[1], device=logits.device)
         true = batch.labels[:, None] == every
-        # Stable: which of two equal logits comes first must not depend on the run.
+        # A stable sort, because the order of equal logits must not depend on the run.
         order = logits.detach().float().masked_fill(true, torch.inf).argsort(dim=1, descending=True, stable=True)
         chosen = order[:, : self.classes].T[:, :, None] == every  # (m, B, K), the true class first
-        # Explanations come without a graph, and so does all that is made of them.
+        # Explanations are detached, so the target below is a constant.
         true_row, *others = (explain(logits, batch.inputs["image"], one) for one in chosen)
         similarity = torch.stack([F.cosine_similarity(true_row, other) for other in others])
         log_q = (F.pad(similarity, (0, 0, 1, 0), value=1.0) / self.tau).log_softmax(0)  # (m, B); cos(e_y, e_y) is 1

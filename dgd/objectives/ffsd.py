@@ -1,4 +1,4 @@
-"""FFSD: a leader learns from the fused features of a group of students, and every network from its own depth."""
+"""FFSD: a leader learns from the fused features of a group of students, and networks distil their own deepest features."""
 
 import math
 
@@ -13,31 +13,31 @@ from dgd.objectives.term import Requires, Term
 
 
 class FeatureFusionSelfDistillation(Term):
-    """All of FFSD but the networks' cross-entropy with the labels (term `ce`), for the network's part in it.
+    """A term with all of FFSD's losses but the networks' cross-entropy with the labels (term `ce`), by the network's role.
 
     Network 0 is the leader, the one that is reported; networks 1.. are the students S_0... Below, F is a deepest map, a its
     `attention`, A the `distance` of two maps, KL is taken at tau and times tau squared, and all weights lam follow the ramp.
 
     * Student S_i: mean over the other students j of KL(p_j || p_i). From S_1 on also lam_div times the mean square between
       a(F_i) at unit length and the target that `flip` makes of a(F_{i-1}), and w SD(F_{i-1} moved to that target).
-    * Leader: KL(p_f || p_leader) + lam_f (A(a(F), a(fused map)) + A(a(Trans(F)), a(the students' F side by side)) + SD(fused
+    * Leader: KL(p_f || p_leader) + lam_f (A(a(F), a(fused map)) + A(a(Trans(F)), a(the students' F, concatenated)) + SD(fused
       map)), with p_f and the fused map from the fusion module, which reads the students' F.
-    * SD(x), the self-distillation: the sum over the shallower stages of A between a of the network's map and a of what the
-      network's `Chain` makes of x.
-    * Modules, with losses that reach no network: the chain learns to make the network's own maps from its F, lam_sd times the
-      sum over the stages of A between maps plus A between their a; the fusion module has cross-entropy + KL(mean of the
-      students' logits || its own). `Trans` is trained with the leader, as a part of it.
+    * SD(x), the self-distillation: the sum over the shallower stages of A between a of the network's map and a of the map that
+      the network's `Chain` computes from x.
+    * Modules, with losses that give no network a gradient: the chain learns to compute the network's own maps from its F, with
+      lam_sd times the sum over the stages of A between maps plus A between their a; the fusion module has cross-entropy +
+      KL(mean of the students' logits || its own). `Trans` is trained as a part of the leader.
 
-    Source: 2103.14473 and its code, which is followed.
+    Source: 2103.14473 and its code; where they differ, the code is followed.
 
     Args:
         tau: Temperature.
         lam_div: Weight of the students' diversity.
         lam_sd: Weight of the chains' own loss.
-        lam_f: Weight of what the leader takes from features.
+        lam_f: Weight of the leader's losses on features.
         ramp: Epochs over which the weights rise: in epoch e from 1, times exp(-5 (1 - e / ramp)^2).
-        self_distillation: w of the students: 'code' is lam_div, so small that it hardly acts; 'meant' is lam_sd, which the
-            code's name for that weight suggests. The leader's is lam_f in both.
+        self_distillation: w of the students: 'code' is lam_div, which is so small that it has hardly any effect; 'meant' is
+            lam_sd, which the code's name for that weight suggests. The leader's is lam_f in both.
     """
 
     source = "2103.14473; github.com/SJLeo/FFSD"
@@ -45,7 +45,7 @@ class FeatureFusionSelfDistillation(Term):
     deviations = (
         "The recipe says schedule, epochs, augmentation and whether momentum is Nesterov's; the code has Nesterov's and trains "
         "299 of its 300 epochs.",
-        "The leader's weight decay is the recipe's; the code reads one that its options do not define.",
+        "The chain's weight decay under Adam is fixed at 1e-4; the code takes the recipe's.",
         "The fusion module's classifier has the data's classes; the CIFAR code's has 100 on all data.",
         "The chain takes channels and sizes of the network's own stages; the code halves channels, or lists them by network.",
         "A stem with a resolution of its own counts as a stage; the code takes the stages after the stem.",
@@ -74,11 +74,11 @@ class FeatureFusionSelfDistillation(Term):
         self.network = self.chain = self.fusion = self.trans = None
 
     def setup(self, example, setting) -> None:
-        """Build the modules of the network's part: chain, fusion and trans for the leader, a chain from S_1 on.
+        """Build the modules of the network's role: chain, fusion and trans for the leader, a chain from S_1 on.
 
         Raises:
-            ValueError: Fewer than three networks, of more than one architecture, with one resolution only, with sizes that no
-                stride joins, or with a deepest map of fewer than three positions.
+            ValueError: There are fewer than three networks, or they differ in architecture, have one resolution only, have
+                sizes that no stride leads to, or have a deepest map of fewer than three positions.
         """
         shapes = [tuple(x.shape[1:]) for x in example.own.stages]
         if setting.networks < 3:
@@ -98,7 +98,7 @@ class FeatureFusionSelfDistillation(Term):
             self.trans = mixer(channels, students * channels).to(device)
 
     def groups(self) -> list[dict]:
-        """The chain under Adam, the fusion module with its own weight decay; `trans` is trained as the leader is."""
+        """Return the chain's group (Adam) and the fusion module's (its own weight decay); `trans` is trained as the leader."""
         groups = []
         if self.chain is not None:
             groups.append({"params": list(self.chain.parameters()), "optimiser": "adam", "lr": 1e-3, "weight_decay": 1e-4})
@@ -107,25 +107,25 @@ class FeatureFusionSelfDistillation(Term):
         return groups
 
     def forward(self, batch) -> Tensor:
-        """Scalar: what the network minimises and what its modules minimise, added."""
+        """Return a scalar: the sum of the network's loss and of its modules' losses."""
         own, scale = batch.own, self.scale(batch.time)
         students = [peer for number, peer in sorted(batch.peers.items()) if number != 0]
         if self.network == 1:
-            return self._answers(own.logits, [peer.logits for peer in students])
+            return self._divergence(own.logits, [peer.logits for peer in students])
         maps = [attention(x) for x in own.stages]
         if self.network == 0:
             loss = self._leader(batch, students, maps, scale)
         else:
             loss = self._student(batch, students, maps, scale)
-        # After the target pass: this one moves the running statistics.
+        # After the pass that computes the targets, because this one updates the running statistics.
         return loss + scale * self.lam_sd * self._chain_loss(own.stages, maps)
 
     def scale(self, time: float) -> float:
-        """What the weights are multiplied by after `time` epochs."""
+        """Return the factor of the weights after `time` epochs."""
         epoch = math.floor(time) + 1
         return math.exp(-5 * (1 - epoch / self.ramp) ** 2) if epoch < self.ramp else 1.0
 
-    def _answers(self, logits: Tensor, targets: list[Tensor]) -> Tensor:
+    def _divergence(self, logits: Tensor, targets: list[Tensor]) -> Tensor:
         return divergences(logits, targets, self.tau).mean()
 
     def _student(self, batch, students, maps, scale: float) -> Tensor:
@@ -134,8 +134,8 @@ class FeatureFusionSelfDistillation(Term):
         diversity = (unit(maps[-1]) - target).square().mean()
         weight = self.lam_div if self.self_distillation == "code" else self.lam_sd
         within = self._within(maps, before + move[:, None] / before.shape[1])
-        answers = self._answers(batch.own.logits, [peer.logits for peer in students])
-        return answers + scale * (self.lam_div * diversity + weight * within)
+        divergence = self._divergence(batch.own.logits, [peer.logits for peer in students])
+        return divergence + scale * (self.lam_div * diversity + weight * within)
 
     def _leader(self, batch, students, maps, scale: float) -> Tensor:
         together = torch.cat([peer.stages[-1] for peer in students], 1)
@@ -144,19 +144,19 @@ class FeatureFusionSelfDistillation(Term):
             wide = self.trans(batch.own.stages[-1])
         fused, logits = fused.detach(), logits.float()
         mean = torch.stack([peer.logits.float() for peer in students]).mean(0)
-        fusion = F.cross_entropy(logits, batch.labels) + self._answers(logits, [mean])
+        fusion = F.cross_entropy(logits, batch.labels) + self._divergence(logits, [mean])
         features = distance(maps[-1], attention(fused)) + distance(attention(wide), attention(together))
         within = self._within(maps, fused)
-        return fusion + self._answers(batch.own.logits, [logits]) + scale * self.lam_f * (features + within)
+        return fusion + self._divergence(batch.own.logits, [logits]) + scale * self.lam_f * (features + within)
 
     def _within(self, maps: list[Tensor], deepest: Tensor) -> Tensor:
-        """SD(deepest) of the network whose stages' attention is `maps`; reaches the network only."""
+        """Return SD(deepest) of the network whose stages have the attention `maps`; only the network gets a gradient."""
         with torch.no_grad(), self.autocast():
             targets = [attention(x) for x in self.chain(deepest, frozen=True)]
         return sum(distance(a, target) for a, target in zip(maps, targets))
 
     def _chain_loss(self, stages, maps: list[Tensor]) -> Tensor:
-        """How far the chain is from the network's own stages, whose attention is `maps`; reaches the chain only."""
+        """Return the chain's distance from the network's stages, whose attention is `maps`; only the chain gets a gradient."""
         with self.autocast():
             made = self.chain(stages[-1].detach())
         return sum(map_distance(x, y.detach(), target.detach()) for x, y, target in zip(made, stages, maps))

@@ -1,4 +1,4 @@
-"""Hints: the student's map of one stage, seen through a small regressor, is to be the teacher's."""
+"""FitNet hints: a small regressor predicts the teacher's map of one stage from the student's."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,16 +8,17 @@ from dgd.objectives.term import Requires, Term
 
 
 class FitNet(Term):
-    """Mean squared error between the teacher's map of a stage and a regressor of the student's.
+    """A term that minimises the mean squared error between the teacher's map of a stage and a regressor of the student's.
 
-    Source: 1412.6550, as the CRD benchmark runs it (weight 100): convolution, batch norm, ReLU, trained with the
-    network from the start. The convolution bridges sizes: 3x3 with stride 2 where the student's map is twice the teacher's,
-    a transposed 4x4 with stride 2 where it is half, otherwise without padding and as large as the difference needs. The ReLU
-    ends the regressor as it ends a ResNet's stage; negative parts of a teacher's map that has them (a ViT's) stay out of reach.
+    Source: 1412.6550, as the CRD benchmark runs it (weight 100). The regressor is a convolution, batch norm and ReLU, trained
+    with the network from the start. The convolution also adapts the size: 3x3 with stride 2 where the student's map is twice
+    the teacher's, a transposed 4x4 with stride 2 where it is half, otherwise without padding and with the kernel that the
+    difference needs. The ReLU ends the regressor as it ends a ResNet's stage, so negative values of a teacher's map (a ViT's)
+    cannot be matched.
 
     Args:
-        stage: Number of the network's stage, from the shallowest, which is 1. The teacher's is the one as far from its deepest.
-            2 is RepDistiller's `hint_layer`: the middle one of a CIFAR ResNet's three.
+        stage: Number of the student's stage, counted from the shallowest, which is 1. The teacher's stage is the one at the
+            same distance from its deepest. 2 is RepDistiller's `hint_layer`, the middle one of a CIFAR ResNet's three.
     """
 
     source = "1412.6550; github.com/HobbitLong/RepDistiller"
@@ -57,7 +58,7 @@ class FitNet(Term):
         self.regressors = nn.ModuleList(regressor(own, teacher.stages[-self.depth]) for teacher in example.teachers)
 
     def forward(self, batch) -> Tensor:
-        """Scalar, in squared units of the teachers' maps: the mean over images, channels and positions, and over teachers."""
+        """Return a scalar in squared units of the teachers' maps: the mean over images, channels, positions and teachers."""
         own, losses = batch.own.stages[-self.depth], []
         for teacher, module in zip(batch.teachers, self.regressors, strict=True):
             with self.autocast():
@@ -67,11 +68,12 @@ class FitNet(Term):
 
 
 def regressor(own: Tensor, theirs: Tensor) -> nn.Sequential:
-    """From maps of one size and number of channels to another's; see `FitNet`.
+    """Return a module that maps one size and number of channels to another; see `FitNet`.
 
     Args:
-        own: (B, C, H, W), what it will be given.
-        theirs: (B, D, h, w), what it is to give; (B, D, min(H, h), min(W, w)) if larger but not twice as large.
+        own: (B, C, H, W), an example of its input.
+        theirs: (B, D, h, w), an example of its target. The output is (B, D, min(H, h), min(W, w)) if the target is larger but
+            not twice as large.
     """
     size, target = own.shape[2:], theirs.shape[2:]
     shape = own.shape[1], theirs.shape[1]

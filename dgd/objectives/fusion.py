@@ -1,4 +1,4 @@
-"""What FFSD trains beside its networks, and how it compares maps; the term is `dgd.objectives.ffsd`.
+"""The modules that FFSD trains beside its networks, and its comparison of maps; the term is `dgd.objectives.ffsd`.
 
 The layers and their initialisation are those of the released code (github.com/SJLeo/FFSD).
 """
@@ -16,10 +16,10 @@ from dgd.objectives.maps import EPS, attention, each, length, total
 
 
 class Chain(nn.Module):
-    """Maps of all shallower stages, made one after another from the deepest: transposed convolution, batch norm, ReLU.
+    """A chain of transposed convolutions, batch norms and ReLUs that computes the shallower stages' maps from the deepest.
 
     Where a stage is twice as large as the next deeper one, the step is the released code's (3x3, stride 2, one row and column
-    more at the end); other sizes take the stride that fits, 1 where they are the same.
+    more at the end); for other sizes the stride is chosen to fit, and is 1 where the sizes are the same.
 
     Args:
         shapes: (C, H, W) of every stage, shallow to deep.
@@ -40,11 +40,11 @@ class Chain(nn.Module):
             self.norms.append(nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor, frozen: bool = False) -> list[Tensor]:
-        """The deepest map (B, C, H, W) to those of the shallower stages, shallow to deep.
+        """Return the maps of the shallower stages, shallow to deep.
 
         Args:
-            x: Deepest map.
-            frozen: Use batch norm's running statistics, and leave them as they are; the chain gets no gradient.
+            x: Deepest map, (B, C, H, W).
+            frozen: Use batch norm's running statistics and leave them as they are; the chain gets no gradient.
         """
         maps = []
         for deconv, norm in zip(self.deconvs, self.norms):
@@ -60,7 +60,7 @@ class Chain(nn.Module):
 
 
 def mixer(inputs: int, outputs: int) -> nn.Sequential:
-    """Depthwise 3x3, batch norm, ReLU, 1x1, batch norm, ReLU: maps (B, inputs, H, W) to (B, outputs, H, W)."""
+    """Return depthwise 3x3, batch norm, ReLU, 1x1, batch norm, ReLU, from (B, inputs, H, W) to (B, outputs, H, W)."""
     layers = nn.Sequential(
         nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False),
         nn.BatchNorm2d(inputs),
@@ -75,12 +75,12 @@ def mixer(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Fusion(nn.Module):
-    """The students' deepest maps, concatenated, to one fused map and its logits.
+    """A module that fuses the students' concatenated deepest maps into one map, and classifies it.
 
     Args:
-        channels: Of one student.
-        students: How many.
-        classes: Of the logits.
+        channels: Channels of one student's map.
+        students: Number of students.
+        classes: Number of classes.
     """
 
     def __init__(self, channels: int, students: int, classes: int):
@@ -89,17 +89,18 @@ class Fusion(nn.Module):
         self.fc = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, students * channels, H, W) to the map (B, channels, H, W) and logits (B, classes)."""
+        """Return the map (B, channels, H, W) and logits (B, classes) of x (B, students * channels, H, W)."""
         x = self.mix(x)
         return x, self.fc(x.mean((2, 3)))
 
 
 class MapDistance(torch.autograd.Function):
-    """`map_distance`; its gradient by x takes two products of the map's size, by all of autograd's own steps six."""
+    """An autograd function for `map_distance`, whose gradient takes two products of the map's size instead of autograd's
+    six."""
 
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor, target: Tensor) -> Tensor:
-        """Of (B, C, H, W) twice and (B, H, W), to a scalar."""
+        """Return the scalar distance of x and y (B, C, H, W) and of their attention, where y's is `target` (B, H, W)."""
         channels, made = x.shape[1], attention(x)
         x, y = x.to(made.dtype), y.to(made.dtype)
         of_maps, a, b = _unit_difference(channels * total(made), channels * total(target), total(x * y))
@@ -112,15 +113,15 @@ class MapDistance(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple:
-        """For x alone."""
+        """Return the gradient with respect to x; the others are constants."""
         x, y, factor, b = ctx.saved_tensors
         return (x * (factor * grad)).addcmul_(y, b * grad, value=-1), None, None
 
 
 def _unit_difference(xx: Tensor, yy: Tensor, xy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """|x / |x| - y / |y||^2 for each image (B,), and a and b of its gradient a x - b y by x.
+    """Return |x / |x| - y / |y||^2 for each image (B,), and a and b of its gradient a x - b y with respect to x.
 
-    From the sums of squares and products: no map at unit length is made.
+    They are computed from the sums of squares and products, without a copy of the maps at unit length.
     """
     n, m = length(xx), length(yy)
     value = xx / n**2 + yy / m**2 - 2 * xy / (n * m)
@@ -129,15 +130,12 @@ def _unit_difference(xx: Tensor, yy: Tensor, xy: Tensor) -> tuple[Tensor, Tensor
 
 
 def map_distance(x: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """`distance(x, y) + distance(attention(x), target)`.
+    """Return `distance(x, y) + distance(attention(x), target)`, a scalar.
 
     Args:
         x: (B, C, H, W).
         y: The same shape.
         target: (B, H, W), y's `attention`.
-
-    Returns:
-        Scalar.
 
     Raises:
         ValueError: y or the target has a gradient; they must be constants.
@@ -148,13 +146,13 @@ def map_distance(x: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 def flip(a: Tensor) -> tuple[Tensor, Tensor]:
-    """The attention that the next student is to have, for one student's attention `a` (B, H, W).
+    """Return the target attention of the next student, for one student's attention `a` (B, H, W).
 
     With n the length of a and y = a / n: y stays where it is below its floor(HW / 3)-th smallest entry, becomes n - y above it
-    and n / 2 at it. (Unit map and length stand side by side as in the released code.)
+    and n / 2 at it. (The unit map y and the length n of a are mixed in this way in the released code.)
 
     Returns:
-        The target (B, H, W), and how far it is from a in the mean square of a channel: (target - y) n, (B, H, W).
+        The target (B, H, W), and (target - y) n (B, H, W), the change of a channel's mean square that leads from a to it.
     """
     n = length(total(a.square()))[:, None, None]
     y = a / n

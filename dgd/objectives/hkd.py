@@ -8,26 +8,27 @@ from dgd.objectives.banks import BankTerm, log_sum_exp, over_negatives
 
 
 class HolisticKnowledge(BankTerm):
-    """Tell an image's embedding by the other network from K of other images, alone and together with its neighbours.
+    """A contrastive term on embeddings of single images and on embeddings of images with their neighbours in the batch.
 
     Source: 2108.05507 and its code (wyc-ruiker/HKD; weight 3, with the cross-entropy at 1 and, for HKD+KD, the KL divergence
-    at temperature 4 at 1). e is a linear layer and the L2 norm of the pooled feature. Among the images of a batch, each has
-    as neighbours itself and those whose softened answers are closest by the cosine; g is a TAGConv with one hop over
-    that graph, W [e ; mean of the neighbours' e] + b, and the L2 norm. Student and teacher have their own W, graph and memory
-    bank M, and all of it is trained. Of the student, with its negatives drawn from its own bank, the loss is
+    at temperature 4 at 1). e is a linear layer of the pooled feature, L2-normalised. Within a batch, each image's neighbours
+    are itself and the images whose softmax outputs have the largest cosine similarity with its own; g is a TAGConv with one hop
+    over that graph, W [e ; mean of the neighbours' e] + b, L2-normalised. Student and teacher have their own W, graph and
+    memory bank M, and all modules are trained. The student's loss, with its K negatives drawn from its own bank, is
 
         InfoNCE(e_s, M_t[i]) + InfoNCE(g_s, norm(smooth M_t[i] + (1 - smooth) g_t))
 
-    the mean over the batch of -log softmax(score / T) of the second argument, which has no gradient, against itself and the
-    negatives. The teacher's loss has the networks exchanged, and the two are added. The banks take e afterwards.
+    where InfoNCE is the mean over the batch of -log softmax(score / T) of the second argument, which has no gradient, against
+    itself and the negatives. The teacher's loss has the networks exchanged, and the two losses are added. The banks are updated
+    with e afterwards.
 
     Args:
-        dim: Of the embeddings.
-        negatives: K.
+        dim: Dimension of the embeddings.
+        negatives: K, negatives for each image.
         temperature: T.
         momentum: Share of a bank's row that an update keeps.
-        neighbours: Of an image, itself among them.
-        smooth: Share of the bank in the positive of g.
+        neighbours: Neighbours of an image, including itself.
+        smooth: Share of the bank's row in the positive of g.
     """
 
     name = "hkd"
@@ -62,7 +63,7 @@ class HolisticKnowledge(BankTerm):
             nn.init.xavier_normal_(self.graphs[which].weight, gain=nn.init.calculate_gain("relu"))  # as DGL's layer does
 
     def forward(self, batch) -> Tensor:
-        """Scalar, in nats: the sum of four InfoNCE.
+        """Return a scalar, in nats: the sum of four InfoNCE losses.
 
         Raises:
             ValueError: The batch has not one teacher.
@@ -90,14 +91,15 @@ class HolisticKnowledge(BankTerm):
 
 @torch.no_grad()
 def neighbourhood(logits: Tensor, neighbours: int) -> Tensor:
-    """The graph of a batch as DGL's TAGConv sees it: D^-1/2 A D^-1/2, with D the number of edges that come in.
+    """Return the normalised adjacency of a batch as DGL's TAGConv computes it: D^-1/2 A D^-1/2, with D the in-degrees.
 
     Args:
         logits: (B, classes).
-        neighbours: k; edges come to each image from itself and from the k - 1 others of greatest cosine of softmax(logits).
+        neighbours: k; each image has incoming edges from itself and from the k - 1 images with the largest cosine similarity of
+            softmax(logits).
 
     Returns:
-        (B, B) float32: 1 / k where an edge comes from image j to image i, all images having k such; else 0.
+        (B, B) float32: entry (i, j) is 1 / k if there is an edge from image j to image i, else 0. Every in-degree is k.
     """
     direction = F.normalize(logits.float().softmax(1))
     k = min(neighbours, len(logits))

@@ -1,4 +1,4 @@
-"""Knowledge distillation in the form of DGD."""
+"""Knowledge distillation as in DGD."""
 
 import torch
 from torch import Tensor
@@ -7,16 +7,16 @@ from dgd.objectives.term import Requires, Term
 
 
 class KnowledgeDistillation(Term):
-    """Cross-entropy between the teachers' and the student's softened probabilities, times tau squared.
+    """A term that minimises tau squared times the cross-entropy between the teachers' and the student's softened probabilities.
 
-    Source: 2004.12311 section 3.5: `L_KD = -sum_i tau^2 sum_k p_k log q_k`, p the mean of the teachers' probabilities, tau = 2,
-    taken here as the mean over the batch, as in the authors' code. It differs from the Kullback-Leibler form (Hinton et al.
-    2015, timm.task.LogitDistillationTask) by the teachers' entropy, which has no gradient.
+    Source: 2004.12311 section 3.5: `L_KD = -sum_i tau^2 sum_k p_k log q_k`, where p is the mean of the teachers' probabilities
+    and tau = 2. Here it is averaged over the batch, as in the authors' code. It differs from the Kullback-Leibler form (Hinton
+    et al. 2015, timm.task.LogitDistillationTask) by the teachers' entropy, which has no gradient.
 
     Args:
         tau: Temperature.
-        teachers: 'mean' of the teachers' probabilities (the text) or 'sum' of one loss a teacher (the released code). The loss
-            is linear in p, so the second is the number of teachers times the first.
+        teachers: 'mean' of the teachers' probabilities (the text) or 'sum' of one loss for each teacher (the released code).
+            The loss is linear in p, so 'sum' is the number of teachers times 'mean'.
     """
 
     source = "2004.12311 section 3.5; Hinton et al. 2015 (1503.02531)"
@@ -31,7 +31,7 @@ class KnowledgeDistillation(Term):
         self.tau, self.teachers = tau, teachers
 
     def forward(self, batch) -> Tensor:
-        """Scalar, in nats times tau squared.
+        """Return a scalar, in nats times tau squared.
 
         Raises:
             ValueError: The batch has no teacher logits.

@@ -1,4 +1,4 @@
-"""Knowledge representing, as far as its abstract tells: our own equation."""
+"""Knowledge representing, reconstructed from the paper's abstract; the equation is this project's."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,26 +8,28 @@ from dgd.objectives.term import Requires, Term
 
 
 class KnowledgeRepresenting(Term):
-    """A reconstruction of knowledge representing (KR); not the paper's method, and not to be read as a test of it.
+    """A term that reconstructs knowledge representing (KR); it is not the paper's method, and its results are no test of that.
 
-    Of 1911.05329 (ICCVW 2019) we found the abstract: neither equations, code nor hyper-parameters. It says that the
+    Of 1911.05329 (ICCVW 2019) only the abstract was found: no equations, code or hyper-parameters. It says that the
     distribution of the teacher's parameters is prior knowledge; that it is aggregated to a more abstract level, against
-    residuals that accumulate in deep layers; that a sparse recoding penalty has the student learn with penalised gradients; and
+    residuals that accumulate in deep layers; that the student learns with gradients penalised by a sparse recoding penalty; and
     that all this can be combined with knowledge from logits. We read "recoding" as a learned map from the student's features to
-    the teacher's, and "aggregation" as a coarser grid. Over pairs g of stages from the deepest, features F_s, F_t, images i,
+    the teacher's, and "aggregation" as a coarser grid. With pairs g of stages from the deepest, features F_s and F_t, and
+    images i,
 
         L = sum_g ( mean_i || R_g a(F_s)_i - a(F_t)_i ||^2 + sparsity / C_t * ||R_g||_1 ),    a(F) = A_g F / || A_g F ||
 
-    - A_g averages over the cells of the next deeper stage's grid (one cell for the deepest), because that grid is what the
-      networks themselves go on with: differences of place below it are not passed on.
-    - R_g is a learned C_t x C_s matrix, the same at every place. It commutes with A_g and comes after it, which is cheaper.
-    - The student's norm is taken before R_g: taken after it, the loss would not depend on the scale of R_g, and the penalty
-      could be met by shrinking it all.
+    - A_g averages over the cells of the next deeper stage's grid (one cell for the deepest), because the networks themselves
+      continue on that grid: differences of position within a cell are not passed on.
+    - R_g is a learned C_t x C_s matrix, the same at every position. It commutes with A_g and is applied after it, which is
+      cheaper.
+    - The student's features are normalised before R_g: normalised after it, the loss would not depend on the scale of R_g, and
+      the penalty could be reduced to nothing by shrinking all of R_g.
     - The student's gradient goes through R_g, so a sparse R_g passes each of the teacher's channels to few of the student's.
 
     Args:
-        sparsity: Of the L1 penalty, per row of R_g. The default is ours and was not tuned. It is minimised by the
-            subgradient, so entries come near to zero without being zero.
+        sparsity: Weight of the L1 penalty, per row of R_g. The default is ours and was not tuned. The penalty is minimised by
+            subgradient steps, so entries come near zero without reaching it.
     """
 
     source = "1911.05329 (ICCVW 2019), abstract only; the equation is this project's"
@@ -45,7 +47,7 @@ class KnowledgeRepresenting(Term):
         self.sparsity = sparsity
 
     def setup(self, example, setting) -> None:
-        """Make R_g for every teacher and stage, deepest first."""
+        """Build R_g for every teacher and stage, deepest first."""
         if not all(output.stages for output in (example.own, *example.teachers)):
             raise ValueError("kr: a network has no stages; the term compares feature maps")
         self.recodings = nn.ModuleList(
@@ -56,7 +58,7 @@ class KnowledgeRepresenting(Term):
         )
 
     def forward(self, batch) -> Tensor:
-        """Scalar, 0 or more; the mean over teachers."""
+        """Return a scalar, 0 or more, the mean over teachers."""
         loss = 0.0
         for recodings, teacher in zip(self.recodings, batch.teachers, strict=True):
             grid = (1, 1)
@@ -71,7 +73,7 @@ class KnowledgeRepresenting(Term):
 
 
 def pairs(own, theirs) -> list[tuple[Tensor, Tensor]]:
-    """Stages of two `Output`s, deepest first; those that only one has are left out."""
+    """Return the paired stages of two `Output`s, deepest first; stages that only one of them has are left out."""
     return list(zip(reversed(own.stages), reversed(theirs.stages), strict=False))
 
 

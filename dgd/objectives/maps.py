@@ -1,4 +1,4 @@
-"""What terms do with feature maps: where they are large, how they differ, and their means over a grid."""
+"""Operations of terms on feature maps: attention, distances, and means over a grid."""
 
 import torch
 import torch.nn.functional as F
@@ -9,53 +9,53 @@ EPS = 1e-12
 
 
 class Attention(torch.autograd.Function):
-    """`attention`, with a gradient of one product of the map's size; autograd's own takes three, and such products are dear."""
+    """An autograd function for `attention`, whose gradient takes one product of the map's size instead of autograd's three."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, H, W)."""
+        """Return the attention (B, H, W) of x (B, C, H, W)."""
         ctx.save_for_backward(x)
         wide = torch.promote_types(x.dtype, torch.float32)
         return torch.linalg.vector_norm(x, dim=1, dtype=wide).square() / x.shape[1]
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        """2 x grad / C."""
+        """Return the gradient with respect to x, 2 x grad / C."""
         (x,) = ctx.saved_tensors
         return (x * (grad * (2 / x.shape[1]))[:, None]).to(x.dtype)
 
 
 def attention(x: Tensor) -> Tensor:
-    """Mean over the channels of the squares: (B, C, H, W) to (B, H, W), in float32 or better."""
+    """Return the mean over channels of the squares, (B, H, W) of x (B, C, H, W), in float32 or better."""
     return Attention.apply(x)
 
 
 def total(x: Tensor) -> Tensor:
-    """Each image's sum: (B, ...) to (B,)."""
+    """Return each image's sum, (B,) of x (B, ...)."""
     return x.sum(tuple(range(1, x.ndim)))
 
 
 def length(squares: Tensor) -> Tensor:
-    """Root of a sum of squares, at least `EPS`; its gradient at zero is zero."""
+    """Return the square root of sums of squares, at least `EPS`; its gradient at zero is zero."""
     return squares.clamp_min(EPS**2).sqrt()
 
 
 def each(numbers: Tensor, x: Tensor) -> Tensor:
-    """A number an image (B,), to be multiplied with x (B, ...)."""
+    """Reshape one number for each image (B,) so that it broadcasts over x (B, ...)."""
     return numbers.view(-1, *[1] * (x.ndim - 1))
 
 
 def unit(x: Tensor) -> Tensor:
-    """Each image's numbers (B, ...), divided by their length; zeros stay zeros."""
+    """Return x (B, ...) with each image divided by its L2 norm; zeros stay zeros."""
     return x / each(length(total(x.square())), x)
 
 
 class Distance(torch.autograd.Function):
-    """`distance`, with a gradient of half as many steps as autograd's own."""
+    """An autograd function for `distance`, whose gradient takes half as many operations as autograd's own."""
 
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
-        """Of (B, ...) each, to a scalar."""
+        """Return the scalar distance of x and y, both (B, ...)."""
         n = each(length(total(x.square())), x)
         own = x / n
         apart = own - unit(y)
@@ -65,21 +65,18 @@ class Distance(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple:
-        """For x alone."""
+        """Return the gradient with respect to x; y is a constant."""
         n, own, apart = ctx.saved_tensors
         along = each(total(own * apart), own)
         return (apart - own * along) * (grad * 2 / own.numel() / n), None
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:
-    """Mean square of the difference of the two after each image's numbers were divided by their length.
+    """Return the mean squared difference of x and y, a scalar, after each image is divided by its L2 norm.
 
     Args:
         x: (B, ...).
         y: The same shape.
-
-    Returns:
-        Scalar.
 
     Raises:
         ValueError: y has a gradient; it must be a constant.
@@ -90,10 +87,10 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def pool(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """`adaptive_avg_pool2d` of (B, C, H, W), with a gradient that CUDA computes deterministically.
+    """Compute `adaptive_avg_pool2d` of x (B, C, H, W) with a gradient that CUDA computes deterministically.
 
     Returns:
-        (B, C, *size); float32 where H, W are no multiples of `size`, else of the type of x.
+        (B, C, *size); float32 where H or W is no multiple of `size`, else of the type of x.
     """
     (h, w), (rows, columns) = x.shape[2:], size
     if (h, w) == (rows, columns):
@@ -104,7 +101,7 @@ def pool(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _averages(length: int, cells: int, device: torch.device) -> Tensor:
-    """(cells, length): row i averages positions floor(i length / cells) to ceil((i + 1) length / cells), without the last."""
+    """Return a matrix (cells, length) whose row i averages floor(i length / cells) .. ceil((i + 1) length / cells) - 1."""
     cell, at = torch.arange(cells, device=device)[:, None], torch.arange(length, device=device)
     inside = (at >= cell * length // cells) & (at < ((cell + 1) * length + cells - 1) // cells)
     return inside / inside.sum(1, keepdim=True)

@@ -7,7 +7,7 @@ from dgd.objectives.term import Requires, Term
 
 
 class MeanSquaredError(Term):
-    """Mean over the batch of (value - label)^2."""
+    """A term that minimises the mean over the batch of (value - label)^2."""
 
     source = "textbook"
     requires = Requires(task="regression")

@@ -1,4 +1,4 @@
-"""Deep mutual learning: every network of the group learns from the answers of the others."""
+"""Deep mutual learning: every network of the group learns from the predictions of the others."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from dgd.objectives.term import Requires, Term
 
 
 class MutualLearning(Term):
-    """Kullback-Leibler divergence from each peer's softened probabilities to the network's own, times tau squared.
+    """A term that minimises tau squared times the KL divergence from each peer's softened probabilities to the network's own.
 
     Source: 1706.00384: with K networks, network k adds `1 / (K - 1) sum_{l != k} KL(p_l || p_k)` to its cross-entropy (term
     `ce`). The peers' probabilities are constants.
@@ -18,9 +18,9 @@ class MutualLearning(Term):
     Args:
         tau: Temperature; 1 in paper and code.
         reduce: 'mean' over the peers (the paper) or their 'sum' (the released code); the same for two networks.
-        batches: 'same': all networks learn together, on the same batch and from the same state. 'turns': in turn on the same
-            batch, from peers that have learned from it already (the paper's algorithm). 'own': in turn, each on a batch of its
-            own (the released code).
+        batches: 'same': all networks take a step at once, on the same batch and from the same state. 'turns': they take turns
+            on the same batch, so that a network sees peers already updated on it (the paper's algorithm). 'own': they take
+            turns, each on a batch of its own (the released code).
     """
 
     source = "1706.00384; github.com/YingZhangDUT/Deep-Mutual-Learning"
@@ -49,16 +49,16 @@ class MutualLearning(Term):
             )
 
     def setup(self, example, setting) -> None:
-        """Nothing to build.
+        """Check that there are peers; there is nothing to build.
 
         Raises:
-            ValueError: The network is alone.
+            ValueError: The group has one network.
         """
         if setting.networks < 2:
             raise ValueError("mutual: the group has 1 network; networks that learn from each other are at least 2")
 
     def forward(self, batch) -> Tensor:
-        """Scalar, in nats times tau squared.
+        """Return a scalar, in nats times tau squared.
 
         Raises:
             ValueError: The batch has no peers.
@@ -70,11 +70,11 @@ class MutualLearning(Term):
 
 
 def divergences(logits: Tensor, targets: Sequence[Tensor], tau: float) -> Tensor:
-    """KL(target || own) between softened probabilities, in nats times tau squared, mean over the batch.
+    """Return KL(target || own) between softened probabilities for each target, in nats times tau squared, batch mean.
 
     Args:
-        logits: (B, K), own.
-        targets: (B, K) each; no gradient reaches them.
+        logits: (B, K), the network's own.
+        targets: Logits (B, K) of each target, which get no gradient.
         tau: Temperature of both.
 
     Returns:

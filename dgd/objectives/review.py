@@ -1,4 +1,5 @@
-"""Knowledge review: each of the student's levels, fused with the deeper ones, is made to resemble a level of the teacher."""
+"""Knowledge review (ReviewKD): each of the student's levels, fused with its deeper ones, learns to match the teacher's
+level."""
 
 import math
 
@@ -10,15 +11,15 @@ from dgd.objectives.term import Output, Requires, Term
 
 
 class KnowledgeReview(Term):
-    """ReviewKD: the hierarchical context loss between fused student levels and the teacher's, summed over levels.
+    """A term that minimises the hierarchical context loss between fused student levels and the teacher's, summed over levels.
 
-    A network's levels are its stages of more than one pixel and its pooled feature, as a map of one pixel; those of student and
-    teacher are paired from the deepest. Going from the deepest to the shallowest, `Fusion` mixes each with what came before.
+    A network's levels are its stages of more than one pixel, and its pooled feature as a map of one pixel; those of student and
+    teacher are paired from the deepest. From the deepest to the shallowest, `Fusion` mixes each level with the deeper ones.
 
     Args:
-        warmup: The loss is scaled by `min(1, e / warmup)` in epoch e, counted from 0 as in the authors' CIFAR script: the first
-            epoch has none of it. 0: no warm-up (their ImageNet script).
-        mid: Channels that levels are fused in, at most; fewer where the student's pooled feature has fewer.
+        warmup: Epochs. The loss is scaled by `min(1, e / warmup)` in epoch e, counted from 0 as in the authors' CIFAR script,
+            so the first epoch's factor is 0. 0 is no warm-up (their ImageNet script).
+        mid: Most channels in which levels are fused; fewer where the student's pooled feature has fewer.
         student: 'post' takes the student's stages after their last activation (the authors' CIFAR networks), 'pre' before it
             (mdistiller on ImageNet). The teacher's are always taken before it.
         teacher: 'eval', or 'train' for batch statistics in the teacher's batch norms, as in the authors' CIFAR script.
@@ -51,7 +52,11 @@ class KnowledgeReview(Term):
             self.requires, self.deviations = self.requires | Requires(teacher="train"), self.deviations[1:]
 
     def setup(self, example, setting) -> None:
-        """Make a `Fusion` for each pair of levels, deepest first."""
+        """Build a `Fusion` for each pair of levels, deepest first.
+
+        Raises:
+            ValueError: There is not exactly one teacher, or a network has no stage of more than one pixel.
+        """
         if len(example.teachers) != 1:
             raise ValueError(f"review: there are {len(example.teachers)} teachers; it must be one")
         own, theirs = levels(example.own, self.taps), levels(example.teachers[0], "before")
@@ -62,7 +67,7 @@ class KnowledgeReview(Term):
         self.fusions = nn.ModuleList(Fusion(x.shape[1], mid, y.shape[1], carried=i > 0) for i, (x, y) in pairs)
 
     def forward(self, batch) -> Tensor:
-        """Scalar, 0 or more, in the square of the unit of the teacher's features."""
+        """Return a scalar, 0 or more, in the square of the unit of the teacher's features."""
         loss, carried = 0.0, None
         pairs = zip(levels(batch.own, self.taps), levels(batch.teachers[0], "before"), strict=False)
         for fusion, (own, theirs) in zip(self.fusions, pairs, strict=True):
@@ -73,11 +78,11 @@ class KnowledgeReview(Term):
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion of a level with the deeper ones.
+    """A module that fuses a level with the deeper ones by attention.
 
     Args:
-        channels: Of the student's level.
-        mid: Channels to fuse in.
+        channels: Channels of the student's level.
+        mid: Channels of the fused map.
         out: Channels of the teacher's level.
         carried: Whether there is a deeper level.
     """
@@ -91,14 +96,15 @@ class Fusion(nn.Module):
             nn.init.kaiming_uniform_(conv.weight, a=1)
 
     def forward(self, x: Tensor, carried: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Fuse a level (B, channels, H, W) with what is carried (B, mid, h, w).
+        """Fuse a level (B, channels, H, W) with the fused deeper levels `carried` (B, mid, h, w).
 
         Returns:
-            What the loss compares (B, out, *size), and what to carry on (B, mid, *size).
+            The map that the loss compares (B, out, *size), and the fused map for the next level (B, mid, *size).
         """
         x = self.enter(x)
         if self.attention is not None:
-            # The published convolution of [x; upsampled], in two parts: the second runs on the small map, nothing is joined.
+            # The published convolution of [x; upsampled], split into two, so that the second part runs on the small map and
+            # nothing is concatenated.
             of_x, of_carried = self.attention.weight.chunk(2, dim=1)
             scores = F.conv2d(x, of_x, self.attention.bias) + F.interpolate(F.conv2d(carried, of_carried), x.shape[2:])
             keep, add = scores.sigmoid().chunk(2, dim=1)
@@ -109,15 +115,21 @@ class Fusion(nn.Module):
 
 
 def levels(output: Output, taps: str) -> list[Tensor]:
-    """Maps (B, C, H, W), deepest first; `taps` is 'stages' or 'before'. A stage of one pixel is what is pooled, so left out."""
+    """Return the levels (B, C, H, W), deepest first, of the maps `taps` ('stages' or 'before').
+
+    A stage of one pixel is left out, because the pooled feature has the same content.
+    """
     stages = [x for x in getattr(output, taps) if x.shape[2:].numel() > 1]
     return [output.pooled[:, :, None, None], *reversed(stages)]
 
 
 def hierarchical_context(own: Tensor, theirs: Tensor) -> Tensor:
-    """Weighted mean of the mean squared differences of two maps (B, C, H, W): weight 1 as they are, then 1/2, 1/4, 1/8 when
-    average-pooled to 4x4, 2x2 and 1x1, of which only the sizes below H count, the first of them with 1/2."""
-    difference = own.float() - theirs  # float32, whatever theirs is; pooling is linear, so it may come after
+    """Return the weighted mean of the mean squared differences of two maps (B, C, H, W) at several resolutions.
+
+    The maps as they are have weight 1. Average-pooled to those of the sizes 4x4, 2x2 and 1x1 that are below H, they have the
+    weights 1/2, 1/4, 1/8 in that order.
+    """
+    difference = own.float() - theirs  # float32 whatever the type of theirs; pooling is linear, so it may follow
     loss, total, weight = difference.square().mean(), 1.0, 1.0
     for size in (4, 2, 1):
         if size < own.shape[2]:

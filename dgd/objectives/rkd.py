@@ -1,23 +1,23 @@
-"""Relational distillation: the distances between a batch's images, and the angles, are to be the teacher's."""
+"""Relational distillation: the student matches the teacher's distances and angles between a batch's images."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from dgd.objectives.term import Requires, Term
 
-TOGETHER = 1e-12  # squared distance from which two features count as one point, without direction
+SAME_POINT = 1e-12  # squared distance up to which two features count as one point, without direction
 
 
 class RelationalDistillation(Term):
-    """Huber distances between the relations of teacher and student: pairs' distances and triples' angles; mean over teachers.
+    """A term that minimises Huber losses between teacher's and student's relations: distances of pairs and angles of triples.
 
-    Source: 1904.05068, as the CRD benchmark runs it (weight 1): of the pooled features, distances divided by their mean, and
-    cosines of the angle at every image between any two others. The two losses are means over the batch's B^2 pairs and B^3
-    triples, those that repeat an image included.
+    Source: 1904.05068, as the CRD benchmark runs it (weight 1). The relations are those of the pooled features: distances
+    divided by their mean, and cosines of the angle at every image between any two others. The two losses are means over the
+    batch's B^2 pairs and B^3 triples, including those that repeat an image, and over teachers.
 
     Args:
-        distance: Weight of distances.
-        angle: Weight of angles.
+        distance: Weight of the loss on distances.
+        angle: Weight of the loss on angles.
     """
 
     source = "1904.05068; github.com/lenscloth/RKD, github.com/HobbitLong/RepDistiller"
@@ -38,11 +38,11 @@ class RelationalDistillation(Term):
         self.distance, self.angle, self.width = distance, angle, 0
 
     def setup(self, example, setting) -> None:
-        """Note how wide the widest pooled feature is."""
+        """Store the width of the widest pooled feature."""
         self.width = max(output.pooled.shape[1] for output in (example.own, *example.teachers))
 
     def forward(self, batch) -> Tensor:
-        """Scalar without unit; 0 for a single image."""
+        """Return a scalar without unit, 0 for a single image."""
         distances, angles = relations(batch.own.pooled)
         loss = 0.0
         for teacher in batch.teachers:
@@ -52,21 +52,25 @@ class RelationalDistillation(Term):
         return loss / len(batch.teachers)
 
     def memory(self, batch_size: int, train_images: int) -> int:
-        """Bytes: of one teacher and the student, angles and their gradient, differences and directions, in float32."""
+        """Return the bytes of angles, their gradient, differences and directions of student and one teacher, in float32."""
         return 4 * batch_size**2 * (3 * batch_size + 4 * self.width)
 
 
 def relations(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Of features (B, C), in float32: distances (B, B) over their mean, and cosines (B, B, B) at the first of three images."""
+    """Return the relations of features (B, C), in float32.
+
+    Returns:
+        Distances (B, B) divided by their mean, and cosines (B, B, B) of the angles at the first of three images.
+    """
     x = x.float()
     differences = x[None] - x[:, None]
     squares = differences.pow(2).sum(2)
-    apart = squares > TOGETHER
+    apart = squares > SAME_POINT
     distances = squares.where(apart, 1.0).sqrt()
     directions = differences / distances[:, :, None]
     distances = distances * apart
     mean = distances.sum() / max(len(x) * (len(x) - 1), 1)
-    return distances / mean.clamp(min=TOGETHER**0.5), directions @ directions.mT
+    return distances / mean.clamp(min=SAME_POINT**0.5), directions @ directions.mT
 
 
 TERM = RelationalDistillation

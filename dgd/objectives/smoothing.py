@@ -1,4 +1,4 @@
-"""Label smoothing as strong as a teacher's softness: what is left of distillation without what the teacher knows."""
+"""Label smoothing with the entropy of a teacher's predictions: a control for distillation without the teacher's knowledge."""
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,11 @@ GRID = 4097
 
 
 class TeacherSmoothing(Term):
-    """`kd` with every teacher's answer replaced by a smoothed label of the same mean entropy.
+    """A term like `kd` whose target is a smoothed label with the mean entropy of the teachers' softened probabilities.
 
     The target is `(1 - e) onehot + e / K`, with e such that its entropy is the mean entropy, over the batch, of the teachers'
-    softened mean probabilities; the loss is its cross-entropy with the student's softened probabilities, times tau squared. A
-    control of this project, in no paper: it keeps the loss's form and scale and the target's softness.
+    softened mean probabilities; the loss is its cross-entropy with the student's softened probabilities, times tau squared. It
+    is a control of this project and in no paper: it keeps the loss's form and scale and the target's entropy.
 
     Args:
         tau: Temperature of teachers and student, as in `kd`.
@@ -30,7 +30,7 @@ class TeacherSmoothing(Term):
         self.tau = tau
 
     def forward(self, batch) -> Tensor:
-        """Scalar, in nats times tau squared.
+        """Return a scalar, in nats times tau squared.
 
         Raises:
             ValueError: The batch has no teacher logits.
@@ -45,12 +45,12 @@ class TeacherSmoothing(Term):
 
 
 def strength(entropy: Tensor, classes: int) -> Tensor:
-    """The e in 0..1 at which `(1 - e) onehot + e / classes` has an entropy (0-dim, nats), to about 1e-4."""
+    """Return the e in 0..1, to about 1e-4, at which `(1 - e) onehot + e / classes` has the given entropy (0-dim, nats)."""
     e = torch.linspace(0, 1, GRID, device=entropy.device)
     rest = e / classes
     table = torch.special.entr(1 - e + rest) + (classes - 1) * torch.special.entr(rest)
     above = torch.searchsorted(table, entropy.float()).clamp(1, GRID - 1)
-    low, high = table.gather(0, torch.stack([above - 1, above]))  # a 0-dim index would be read by the host
+    low, high = table.gather(0, torch.stack([above - 1, above]))  # indexing by a 0-dim tensor would wait for the device
     return ((above - 1 + (entropy - low) / (high - low)) / (GRID - 1)).clamp(0, 1)
 
 

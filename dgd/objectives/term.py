@@ -1,4 +1,4 @@
-"""What a term of the loss is, what it is given, and how it says what it requires."""
+"""Define a term of the loss, the batch that it is given, and the declaration of what it requires."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,14 +12,14 @@ STATUSES = ("faithful", "deviates", "proxy", "reconstruction")
 
 @dataclass
 class Output:
-    """What one network gives for a batch (B examples, K classes).
+    """The output of one network for a batch (B examples, K classes).
 
     Attributes:
         logits: (B, K), of a network that classifies.
         value: (B,), of a network that predicts a number.
         stages: Feature maps (B, C, H, W), shallow to deep: the last one of each resolution. Empty where no term reads features.
-        before: The same before the stage's last activation, and the stage's output itself where it ends without one.
-        pooled: (B, C), what the classifier reads.
+        before: The same maps before the stage's last activation; the stage's output itself where no activation ends it.
+        pooled: (B, C), the input of the classifier.
         heads: Outputs of sub-networks by name.
     """
 
@@ -32,11 +32,11 @@ class Output:
 
     @property
     def answer(self) -> Tensor:
-        """The logits, or the value of a network that has none."""
+        """Return the logits, or the value of a network that has none."""
         return self.value if self.logits is None else self.logits
 
     def detach(self) -> "Output":
-        """Return the same numbers without gradient."""
+        """Return the same output without gradient."""
         maps = {name: [x.detach() for x in getattr(self, name)] for name in ("stages", "before")}
         single = {name: getattr(self, name) for name in ("logits", "value", "pooled")}
         single = {name: None if x is None else x.detach() for name, x in single.items()}
@@ -45,15 +45,15 @@ class Output:
 
 @dataclass
 class Batch:
-    """What one network's terms see in one step (B examples).
+    """The input of one network's terms in one step (B examples).
 
     Attributes:
-        inputs: Name -> (B, ...), augmented and normalised: `image` (B, C, H, W), and what else the data set has.
+        inputs: Name -> (B, ...), augmented and normalised: `image` (B, C, H, W), and the data set's other inputs.
         labels: (B,), int64 classes or float32 values.
         index: (B,) int64, positions in the training split.
-        own: Of the network that learns.
-        teachers: One for each teacher, without gradient, on the same examples.
-        peers: The group's other networks by their number, without gradient, on the same examples.
+        own: Output of the network that learns.
+        teachers: Output of each teacher on the same examples, without gradient.
+        peers: Outputs of the group's other networks by their number, on the same examples, without gradient.
         time: Epochs trained so far; a fraction within an epoch.
     """
 
@@ -68,7 +68,7 @@ class Batch:
 
 @dataclass
 class Setting:
-    """What a term may build its modules from, besides an example batch.
+    """The facts from which a term may build its modules, besides an example batch.
 
     Attributes:
         network: Number of the network that learns, from 0; the first is the one that is reported.
@@ -83,19 +83,21 @@ class Setting:
 
 @dataclass(frozen=True)
 class Requires:
-    """What a term is to be given; the loop makes its plan from the union over all terms of an objective.
+    """The requirements of a term; the loop makes its plan from the union over all terms of an objective.
 
     Attributes:
-        teacher: `eval`: teachers, in evaluation mode; `train`: in training mode; "": none.
-        peers: The group's other networks, and the order in which networks learn. `own`: in turn, each on a batch of its own;
-            `turns`: in turn, all on the same batch; `together`: on the same batch, from outputs of before the step; "": none.
-        features: `stages` and `pooled` of every network.
-        before: `before` of the network that learns.
-        teacher_before: `before` of the teachers.
-        indices: `index` names every training image of the network, so one process sees all of them.
-        input_gradient: `dgd.objectives.explaining.explain` can differentiate `own.logits` by the images.
-        inputs: Names of inputs that the term reads itself.
-        task: The only task that it has a meaning for; "": any.
+        teacher: Mode of the teachers: `eval`, `train`, or "" for a term without teachers.
+        peers: Whether the term needs the group's other networks, and in which order the networks learn. `own`: in turn, each on
+            a batch of its own; `turns`: in turn, all on the same batch; `together`: all on the same batch, from outputs that
+            were computed before the step; "": no peers.
+        features: The term needs `stages` and `pooled` of every network.
+        before: The term needs `before` of the network that learns.
+        teacher_before: The term needs `before` of the teachers.
+        indices: The term keeps state for each training image, so one process must see all of them.
+        input_gradient: `dgd.objectives.explaining.explain` must be able to differentiate `own.logits` with respect to the
+            images.
+        inputs: Names of the inputs that the term reads itself.
+        task: The only task for which the term is defined; "" for any.
     """
 
     teacher: str = ""
@@ -112,7 +114,7 @@ class Requires:
     PEERS: ClassVar[tuple[str, ...]] = ("", "own", "turns", "together")
 
     def __or__(self, other: "Requires") -> "Requires":
-        """Return what both need; of two modes of teachers or orders of peers the one that comes later in the lists."""
+        """Return the union; of two modes of teachers or two orders of peers, the one that is later in `TEACHER` or `PEERS`."""
         flags = {f.name: getattr(self, f.name) or getattr(other, f.name) for f in fields(self)}
         return Requires(
             **flags
@@ -124,23 +126,23 @@ class Requires:
         )
 
     def __str__(self) -> str:
-        """Return the requirements for a reader: `teacher, features`."""
+        """Return the requirements as text, such as `teacher, features`."""
         words = [f.name.replace("_", " ") for f in fields(self) if getattr(self, f.name) is True]
         teacher = {"eval": ["teacher"], "train": ["teacher in training mode"]}.get(self.teacher, [])
-        peers = {"own": ["peers"], "turns": ["peers on the same batch"], "together": ["peers on the same batch, at once"]}
+        peers = {"own": ["peers"], "turns": ["peers on the same batch"], "together": ["peers on the same batch at once"]}
         return ", ".join([*teacher, *peers.get(self.peers, []), *words, *sorted(self.inputs)])
 
 
 class Term(nn.Module):
-    """A module that takes a `Batch` and gives a scalar. It may own trainable modules, made by `setup`.
+    """A module that maps a `Batch` to a scalar loss. It may own trainable modules, which `setup` builds.
 
     Attributes:
         source: Paper and code that it follows.
-        status: faithful | deviates (in what `deviations` says) | proxy | reconstruction (the details are not public).
-        deviations: A short sentence each.
-        requires: What it is to be given. An instance may require more than its class.
-        autocast: Gives the context in which a term's convolutions run, as the network's do. Losses are computed outside it, in
-            float32.
+        status: faithful | deviates (see `deviations`) | proxy | reconstruction (the details are not public).
+        deviations: Differences from the source, one short sentence for each.
+        requires: What the loop must provide. An instance may require more than its class.
+        autocast: Returns the context in which a term's convolutions run, the same as the network's. Losses are computed outside
+            it, in float32.
     """
 
     source = ""
@@ -153,18 +155,21 @@ class Term(nn.Module):
         """Build the modules that need sizes; called once, before anything is trained.
 
         Args:
-            example: Two random images, and what the networks in evaluation mode give for them.
-            setting: The rest.
+            example: Two random images, and the outputs of the networks for them in evaluation mode.
+            setting: The network's place in its group, and the training labels.
 
         Raises:
-            ValueError: The term has no meaning for these networks; the message says why.
+            ValueError: The term is not defined for these networks; the message says why.
         """
 
     def groups(self) -> list[dict]:
-        """Return parameters that are not trained as the network's are: {'params': [...]} with any of 'optimiser' ('sgd' or
-        'adam'), 'lr' (at the start; it follows the schedule, unless 'scheduled' is False) and 'weight_decay'."""
+        """Return the optimiser's parameter groups for parameters that are not trained as the network is.
+
+        Each is {'params': [...]} with any of 'optimiser' ('sgd' or 'adam'), 'lr' (the initial learning rate, which follows the
+        schedule unless 'scheduled' is False) and 'weight_decay'.
+        """
         return []
 
     def memory(self, batch_size: int, train_images: int) -> int:
-        """Return the bytes that the term holds besides what its networks' features take: banks, negatives."""
+        """Return the bytes that the term needs besides its networks' features, such as memory banks and negatives."""
         return 0

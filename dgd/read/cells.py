@@ -15,7 +15,7 @@ import pandas as pd
 
 from dgd import keys
 from dgd.cell import Cell, Data, Recipe
-from dgd.read.files import LABELS, read_cells, read_config, read_filters
+from dgd.read.files import AGAIN, LABELS, read_cells, read_config, read_filters
 from dgd.read.thresholds import FILTERS, THRESHOLDS, column, filter_sets, spelled
 from dgd.task import METRICS, Metric, metric_named
 
@@ -82,6 +82,8 @@ def collect(folder: str | Path, expected: Sequence[Cell] | None = None) -> pd.Da
     for name, asked in wanted.items():
         path, metrics = found.get(name, (None, {"status": "missing"}))
         cell = read_config(path / "config.yaml") if path else asked
+        if path and _folder(cell) != name:
+            raise ValueError(f"{path / 'config.yaml'} is that of the cell {cell.path}; {AGAIN}")
         baseline = baselines(f"{cell.slug}/{cell.student}/baseline/seed{cell.seed}")
         networks = norms(name)
         for network, row in enumerate(_rows(path, metrics, cell)):

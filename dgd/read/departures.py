@@ -149,4 +149,5 @@ WORDS = {
     "network": lambda ours, theirs: f"network {ours}, published with {theirs}",
     "copied_from": lambda ours, theirs: f"the published number is that of {theirs}",
     "counts": lambda ours, theirs: f"the published number counts {theirs} filters only",
+    "epoch": lambda ours, theirs: f"epoch {ours} stands for {theirs}",
 }

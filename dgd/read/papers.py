@@ -93,7 +93,7 @@ def read_papers(papers: Iterable[str | Path | dict], section: str = "results") -
         order = {table: place for place, table in enumerate(document["headline"])}
         about = _About(
             paper_methods(document, path),
-            {name: _conditions(given, f"{path}: conditions.{name}") for name, given in document["conditions"].items()},
+            {name: checked_conditions(given, f"{path}: conditions.{name}") for name, given in document["conditions"].items()},
             document.get("networks") or {},
         )
         found = [_row(path, row) | {"paper": document["paper"]} for row in document.get(section) or []]
@@ -115,10 +115,10 @@ def paper_methods(document: Mapping, path: str | Path) -> dict[str, Method]:
     found = {}
     for entry in document["methods"] or []:
         try:
-            name, row = methods.resolve(entry)
+            name, method = methods.resolve(entry)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-        found[name] = Method(**row)
+        found[name] = method
     return found
 
 
@@ -156,7 +156,7 @@ def _typed(row: dict, about: _About, name: str, check: bool) -> dict:
         )
     model, teacher = (about.networks.get(row[key], row[key]) for key in ("model", "teacher"))
     shared = about.conditions.get(row["dataset"], {})
-    overrides = _conditions(method.recipe, name) if method else {}
+    overrides = checked_conditions(method.recipe, name) if method else {}
     own = {key: (row[key],) for key in ("copied_from", "counts") if row[key] is not None}
     network = {"network": (model,)} if shared else {}
     conditions = Conditions(
@@ -168,7 +168,7 @@ def _typed(row: dict, about: _About, name: str, check: bool) -> dict:
     return dict(zip(TYPED, values, strict=True))
 
 
-def _conditions(given: Mapping, where: str) -> dict[str, tuple]:
+def checked_conditions(given: Mapping, where: str) -> dict[str, tuple]:
     """Check conditions of a recipe and of data, and return them as key -> the values that it may have."""
     known = {name: (kind, spec) for kind in (Recipe, Data) for name, spec in keys.specs(kind).items() if spec.key.condition}
     found: dict[str, tuple] = {}

@@ -1,7 +1,7 @@
 """One loop for every method: the members of a group learn together, in one process or several.
 
-What differs between methods comes in as data: what the objective's terms require, the teachers' outputs, and the exchange at an
-epoch's end. `train_cell` trains a cell; the other modules are its parts.
+Methods differ in data only: what the objective's terms require, the teachers, and the exchange at an epoch's end. `train_cell`
+trains a cell; the other modules are its parts.
 """
 
 from dgd.train.cell import load_network, train_cell

@@ -1,4 +1,4 @@
-"""Averages of a network's weights over epochs, and batch norm's statistics estimated anew."""
+"""Average a network's weights over epochs, and re-estimate batch norm's statistics."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -12,40 +12,43 @@ from dgd.exchange.blending import blend, write
 from dgd.train.streams import generator, stream
 
 BATCHES = 50
-"""Training batches that batch norm's statistics are estimated from anew, where that is asked for."""
+"""Number of training batches from which batch norm's statistics are re-estimated."""
 
 
 def average(group, epoch: int) -> None:
-    """Take the networks' weights into their averages over epochs, if the recipe wants such; call it after each epoch.
+    """Update the averages of the networks' weights after an epoch, if the recipe asks for averages.
 
     `ema`: decay * average + (1 - decay) * weights. `swa`: the mean since epoch `average_from`. Source: 1803.05407.
     """
     recipe = group.recipe
     if recipe.weight_average == "none":
         return
-    taken = max(0, epoch + 1 - recipe.average_from)  # epochs that are in the average
-    share = taken / (taken + 1) if recipe.weight_average == "swa" else min(taken, 1) * recipe.average_decay
+    averaged_epochs = max(0, epoch + 1 - recipe.average_from)
+    if recipe.weight_average == "swa":
+        share = averaged_epochs / (averaged_epochs + 1)
+    else:
+        share = min(averaged_epochs, 1) * recipe.average_decay
     for averaged, network in zip(group.eval_networks, group.networks):
         own, now = averaged.state_dict(), network.state_dict()
         write(own, blend(own, now, {key: share if value.is_floating_point() else 0.0 for key, value in own.items()}))
 
 
 def prepare_averages(group, loader, epoch: int) -> None:
-    """Estimate the batch statistics of averaged weights from training batches; call it before they are evaluated."""
+    """Re-estimate the batch norm statistics of averaged weights from training batches; call it before an evaluation."""
     if group.recipe.weight_average != "none":
         reestimate(group, group.eval_networks, loader, "average", epoch)
 
 
 @torch.no_grad()
 def reestimate(group, networks: Sequence[nn.Module], loader, purpose: str, epoch: int) -> None:
-    """Estimate the batch norm statistics of networks anew, from `BATCHES` training batches.
+    """Re-estimate the batch norm statistics of networks from `BATCHES` training batches.
 
     Args:
         group: The group of the networks.
         networks: One for each network of this process.
-        loader: Training batches.
-        purpose: Names the random numbers.
-        epoch: From 0.
+        loader: Loader of training batches.
+        purpose: Part of the name of the random number streams.
+        epoch: The epoch, from 0.
     """
     seed = group.cell.seed
     for i, network in zip(group.ranks.mine, networks):
@@ -58,7 +61,7 @@ def reestimate(group, networks: Sequence[nn.Module], loader, purpose: str, epoch
             batches = itertools.islice(loader.batches(**streams), BATCHES if norms else 0)
             for n, batch in enumerate(batches, 1):
                 for norm in norms:
-                    norm.momentum = 1 / n  # torch's None does the same, and waits for the device to count
+                    norm.momentum = 1 / n  # torch's momentum None gives the same, but waits for the device in each batch
                 with group.arithmetic.autocast():
                     network(batch.inputs["image"])
 

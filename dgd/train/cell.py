@@ -29,7 +29,7 @@ from dgd.train.step import train_epoch
 def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, out: str | Path | None = None) -> dict | None:
     """Train one cell and write its folder; under `torchrun` all its processes call this together, see `dgd.train.ranks`.
 
-    A cell that was stopped goes on from its last epoch and ends in the same bytes as one that was not.
+    A cell that was stopped resumes after its last epoch and gives the same bytes as one that was not stopped.
 
     Args:
         cell: A cell of `dgd.config.cells`, or what a cell's config.yaml holds.
@@ -38,11 +38,11 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
         out: The cell's folder; `results / cell.path` by default.
 
     Returns:
-        What metrics.json holds; None in the processes of a `torchrun` that do not lead.
+        The content of metrics.json; None in the processes of a `torchrun` other than the leader.
 
     Raises:
         Diverged: A loss was not finite. The folder then holds metrics.json with `status` and `error`, and empty outputs.
-        NoTeacher: The teacher has no result; recorded likewise.
+        NoTeacher: The teacher has no result; it is recorded in the same way.
         ValueError: There are not as many processes as the recipe's `ranks_per_network` asks for.
     """
     cell = cell if isinstance(cell, Cell) else Cell.from_plain(cell)
@@ -76,7 +76,7 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
 
 
 def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
-    """Go through the epochs: train, evaluate, exchange; or train, exchange, evaluate where the exchange says so."""
+    """Run the epochs: train, evaluate, exchange; or train, exchange, evaluate with `evaluate: after`."""
     cell, recipe, processes, task = group.cell, group.recipe, group.ranks, group.task
     train = _loader(group, dataset, "train", recipe.batch_size)
     test = _loader(group, dataset, "test", EVALUATION_BATCH)
@@ -137,7 +137,7 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
     if not states:
         return None
     labels, parameters = dataset.tensors["test_labels"], sum(p.numel() for p in group.networks[0].parameters())
-    found = states, history, predictions, labels, dataset.num_classes, trace, parameters, group.standing(), together, timings
+    found = states, history, predictions, labels, dataset.num_classes, trace, parameters, group.fidelity(), together, timings
     return Result(*found)
 
 
@@ -169,8 +169,8 @@ def _progress(row: Mapping, score: float | None, metric) -> str:
 def _timings(group: Group, spent: Mapping, images: int) -> dict:
     """Return seconds, images/s of training over all networks, and MiB of memory of all the cell's processes.
 
-    A process's resident memory is its peak so far: of the largest cell, where one process has trained several. Processes that
-    read files are not counted.
+    A process's resident memory is its peak so far; where one process has trained several cells, that of the largest. Processes
+    that read files are not counted.
     """
     gathered = group.ranks.all_gather(peak_memory(group.device))
     on_device = [device for _, device in gathered if device is not None]
@@ -189,8 +189,8 @@ def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
     """Return the first network of a finished cell, at its last epoch: a teacher of `cell`, or the cell's own.
 
     Raises:
-        NoTeacher: That cell has no result.
-        ValueError: Its folder holds no cell, or weights of another shape.
+        NoTeacher: The cell in `folder` has no result.
+        ValueError: The folder holds no cell, or weights of another shape.
     """
     metrics = folder / "metrics.json"
     if not metrics.is_file():

@@ -1,4 +1,4 @@
-"""Weights and resume points: written whole or not at all, and read without running anything that is in them."""
+"""Write weights and resume points, whole or not at all, and read them without running code that they contain."""
 
 import io
 import json
@@ -13,16 +13,16 @@ from dgd.files import write_bytes
 
 
 def save_weights(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, contiguous, on the CPU. The order of the keys is kept in the file's metadata."""
+    """Write tensors as safetensors, with the order of their keys in the file's metadata."""
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     write_bytes(path, safetensors.torch.save(plain, metadata={"order": json.dumps(list(plain))}))
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read safetensors, in the order in which `save_weights` was given them (safetensors itself promises none).
+    """Read safetensors in the order in which `save_weights` was given them, which safetensors itself does not keep.
 
     Raises:
-        ValueError: The file is not there or is no safetensors file.
+        ValueError: The file does not exist or is no safetensors file.
     """
     try:
         content = Path(path).read_bytes()
@@ -37,21 +37,21 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def save_state(path: str | Path, state: Mapping) -> None:
-    """Write a nested state of tensors, numbers and strings (a resume point)."""
+    """Write a resume point: a nested state of tensors, numbers and strings."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     write_bytes(path, buffer.getvalue())
 
 
 def load_state(path: str | Path, stamp: str) -> dict | None:
-    """Read a resume point with `weights_only=True`; nothing in the file can run.
+    """Read a resume point with `weights_only=True`, so that no code in the file can run.
 
     Returns:
-        The state, or None when there is no file, it is damaged, or it was written under another stamp (another config or
-        other code): training then starts over.
+        The state, or None if the file does not exist, is damaged, or was written under another stamp (another config or other
+        code); training then starts from the beginning.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # what a damaged pickle raises is open-ended; a resume point that cannot be read is none
+    except Exception:  # a damaged pickle can raise any error; a resume point that cannot be read counts as absent
         return None
     return state if isinstance(state, dict) and state.get("stamp") == stamp else None

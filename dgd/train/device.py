@@ -1,4 +1,4 @@
-"""Where a cell is trained and in which arithmetic: device, precision, memory layout, determinism, allocator."""
+"""Device and arithmetic of a training: precision, memory layout, determinism, allocator."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ from dgd.cell import Recipe
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The device, and how numbers are computed and laid out on it."""
+    """The device, the precision of the computations and the memory layout of a training."""
 
     device: torch.device
     precision: str = "fp32"
@@ -29,7 +29,7 @@ class Arithmetic:
         return nullcontext()
 
     def place(self, module: nn.Module) -> nn.Module:
-        """Move a network to the device, in the memory layout, and return it."""
+        """Move a network to the device and into the memory layout, and return it."""
         layout = torch.channels_last if self.channels_last else torch.preserve_format
         return module.to(self.device, memory_format=layout)
 
@@ -40,12 +40,12 @@ def arithmetic(recipe: Recipe, device: torch.device) -> Arithmetic:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of a recipe: 'auto' is CUDA where there is one.
+    """Return the device of a recipe; 'auto' is CUDA if a device is available.
 
     Under torchrun each process of a machine takes a device of its own.
 
     Raises:
-        ValueError: CUDA is asked for and not there.
+        ValueError: The recipe asks for CUDA and no device is available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -57,7 +57,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def set_up(recipe: Recipe) -> None:
-    """Set this process's threads, arithmetic and allocator as a cell of this recipe has them."""
+    """Set this process's threads, arithmetic and allocator for a cell of this recipe."""
     torch.set_num_threads(recipe.threads)
     if recipe.precision == "bf16" and pick_device(recipe.device).type == "cpu" and not _has_bf16():
         print("this processor has no bf16 instructions: `precision: fp32` would be faster", file=sys.stderr)
@@ -66,18 +66,18 @@ def set_up(recipe: Recipe) -> None:
 
 
 def set_arithmetic(recipe: Recipe) -> None:
-    """Set determinism, and whether CUDA may round float32 to TF32: only if the recipe says so; torch would in convolutions."""
+    """Set determinism, and let CUDA round float32 to TF32 only if the recipe says so, which torch by default does in cuDNN."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = recipe.precision == "tf32"
-    wanted = recipe.deterministic
-    if wanted:
+    deterministic = recipe.deterministic
+    if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted)
-    torch.backends.cudnn.deterministic = wanted
-    torch.backends.cudnn.benchmark = not wanted
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def _has_bf16() -> bool:
-    """Return whether the processor multiplies bf16 (avx512_bf16, amx_bf16, Arm's bf16); True where nothing says."""
+    """Return whether the processor has bf16 instructions (avx512_bf16, amx_bf16, Arm's bf16); True if that is unknown."""
     try:
         return "bf16" in Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -91,15 +91,15 @@ def _keep_freed_memory() -> None:
     except (AttributeError, OSError, TypeError):  # another C library
         return
     trim_threshold, mmap_threshold = -1, -3
-    # 32 MiB is the most that glibc takes: an activation of a step is smaller, one of the evaluation may not be.
+    # 32 MiB is glibc's maximum. A training step's activations are smaller; those of an evaluation may be larger.
     set_option(mmap_threshold, 32 << 20)
     set_option(trim_threshold, 2**31 - 1)
 
 
 def start_measuring_memory(device: torch.device) -> None:
-    """Forget the peak of what was allocated on a CUDA device so far."""
+    """Reset the peak of allocated memory on a CUDA device."""
     if device.type == "cuda":
-        torch.cuda.init()  # the next line does not
+        torch.cuda.init()  # resetting the statistics does not initialise CUDA by itself
         torch.cuda.reset_peak_memory_stats(device)
 
 
@@ -110,7 +110,10 @@ def peak_memory(device: torch.device) -> tuple[float, float | None]:
 
 
 def _peak_resident() -> int:
-    """Return KiB. Linux's own mark comes first: what getrusage says of a process counts its parent's size at the fork."""
+    """Return the peak resident memory in KiB.
+
+    Linux's VmHWM is read first, because getrusage includes the parent's size at the fork.
+    """
     try:
         return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""Evaluate networks: metric, loss and predictions of each, and of all together."""
+"""Evaluate networks: metric, loss and predictions of each, and the metric of their ensemble."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from dgd.train.ranks import Ranks
 
 
 class Evaluation(NamedTuple):
-    """What was measured of every network of a cell.
+    """The evaluation of all networks of a cell.
 
     Attributes:
-        scores: The task's metric.
-        losses: Mean loss of the task.
+        scores: The task's metric for each network.
+        losses: The task's mean loss for each network.
         predictions: (networks, images) on the CPU.
     """
 
@@ -26,13 +26,13 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(networks: Sequence[nn.Module], loader, task: Task, arithmetic: Arithmetic, ranks: Ranks) -> Evaluation:
-    """Evaluate networks of this process, and gather what all processes found.
+    """Evaluate the networks of this process, and gather the results of all processes.
 
     Args:
-        networks: Of this process.
-        loader: Batches of a split.
-        task: What the labels are.
-        arithmetic: How networks run.
+        networks: The networks of this process.
+        loader: Loader of a split.
+        task: The cell's task.
+        arithmetic: Device, precision and memory layout.
         ranks: The cell's processes.
     """
     found = ranks.all_networks(lambda: _evaluate(networks, loader, task, arithmetic, ranks))
@@ -47,9 +47,9 @@ def _evaluate(networks: Sequence[nn.Module], loader, task: Task, arithmetic: Ari
     sums = torch.zeros(len(networks), 2, device=arithmetic.device)
     predictions = []
     for batch in loader.batches():
-        answers = _answers(networks, batch, task, arithmetic)
-        predicted, labels = task.predict(answers), batch.labels
-        sums += torch.stack([task.total(predicted, labels), torch.stack([task.loss(z, labels) for z in answers])], 1)
+        outputs = _outputs(networks, batch, task, arithmetic)
+        predicted, labels = task.predict(outputs), batch.labels
+        sums += torch.stack([task.total(predicted, labels), torch.stack([task.loss(z, labels) for z in outputs])], 1)
         predictions.append(predicted)
     parts = ranks.all_gather_shards((sums.cpu(), [batch.cpu() for batch in predictions]))
     totals, losses = sum(sums for sums, _ in parts).T.tolist()
@@ -58,31 +58,31 @@ def _evaluate(networks: Sequence[nn.Module], loader, task: Task, arithmetic: Ari
     return [(task.score(total, images), loss / images, own) for total, loss, own in zip(totals, losses, predicted)]
 
 
-def _answers(networks: Sequence[nn.Module], batch, task: Task, arithmetic: Arithmetic) -> Tensor:
-    """Return the answers of networks, float32 (networks, B, ...)."""
+def _outputs(networks: Sequence[nn.Module], batch, task: Task, arithmetic: Arithmetic) -> Tensor:
+    """Return the networks' logits or values, float32 (networks, B, ...)."""
     with arithmetic.autocast():
         return torch.stack([task.read(network(batch.inputs["image"])) for network in networks]).float()
 
 
 @torch.no_grad()
 def ensemble(networks: Sequence[nn.Module], count: int, loader, task: Task, arithmetic: Arithmetic, ranks: Ranks) -> float:
-    """Return the metric of all networks' joint answer, the mean of their probabilities or values; call it after `evaluate`.
+    """Return the metric of the ensemble, the mean of all networks' probabilities or values; call it after `evaluate`.
 
     Args:
-        networks: Of this process.
-        count: Networks of the cell.
-        loader: Batches of a split.
-        task: What the labels are.
-        arithmetic: How networks run.
+        networks: The networks of this process.
+        count: Number of networks of the cell.
+        loader: Loader of a split.
+        task: The cell's task.
+        arithmetic: Device, precision and memory layout.
         ranks: The cell's processes.
     """
-    parts, truth = [], []
+    parts, targets = [], []
     for batch in loader.batches():
         with arithmetic.autocast():
-            answers = [task.read(network(batch.inputs["image"])) for network in networks]
-        parts.append(sum(task.vote(answer, count) for answer in answers).cpu())
-        truth.append(batch.labels.cpu())
-    gathered, total = ranks.all_gather((parts, truth)), 0.0
+            outputs = [task.read(network(batch.inputs["image"])) for network in networks]
+        parts.append(sum(task.vote(output, count) for output in outputs).cpu())
+        targets.append(batch.labels.cpu())
+    gathered, total = ranks.all_gather((parts, targets)), 0.0
     for shard in range(ranks.shards):
         votes = [parts for parts, _ in gathered[shard :: ranks.shards]]
         for labels, *batch in zip(gathered[shard][1], *votes):

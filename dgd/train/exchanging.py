@@ -1,4 +1,4 @@
-"""Carry out an exchange among the members of a group, over processes, with momentum and batch statistics."""
+"""Carry out an exchange among the members of a group, over processes, with momentum and batch norm's statistics."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ from dgd.train.streams import generator
 
 
 class Rule(ABC):
-    """How a kind of exchange is carried out.
+    """A rule for carrying out a kind of exchange.
 
     Args:
         options: The exchange.
         networks: This process's networks.
 
     Raises:
-        GraftingError: These networks cannot take part; seen now and not after an epoch.
+        GraftingError: These networks cannot take part; it is raised here and not after the first epoch.
     """
 
     def __init__(self, options: Exchange, networks: Sequence[nn.Module]):
@@ -35,8 +35,8 @@ class Rule(ABC):
 
         Args:
             group: A `dgd.train.group.Group`.
-            epoch: From 0.
-            loader: Training batches, for `batch_norm: reestimate`.
+            epoch: The epoch, from 0.
+            loader: Loader of training batches, for `batch_norm: reestimate`.
 
         Returns:
             For each network of the cell the share (layers,) that each convolution layer kept of itself; None for an exchange
@@ -45,7 +45,7 @@ class Rule(ABC):
 
 
 class RingRule(Rule):
-    """Each network takes in the weights of the one before it; the first takes in the last one's."""
+    """A rule by which each network takes in the weights of the one before it, and the first those of the last."""
 
     def __init__(self, options: Ring, networks: Sequence[nn.Module]):
         super().__init__(options, networks)
@@ -57,8 +57,7 @@ class RingRule(Rule):
         buffers = [{CARRIED + key: b for key, b in group.momentum(k).items()} for k in range(len(networks))]
         carried = buffers if options.momentum == "graft" else [{}] * len(networks)
         states = [{**network.state_dict(), **extra} for network, extra in zip(networks, carried)]
-        # All that the first one's new state depends on besides.
-        before = group.ranks.recv_from_previous(states)
+        before = group.ranks.recv_from_previous(states)  # the first network's neighbour, if another process has it
         new, shares = self._exchanged([*before, *states])
         for network, extra, state in zip(networks, carried, new[len(before) :]):
             write({**network.state_dict(), **extra}, state)
@@ -71,7 +70,7 @@ class RingRule(Rule):
         return group.ranks.all_networks(lambda: [_layer_shares(network, own) for network, own in kept])
 
     def _exchanged(self, states: Sequence[State]) -> tuple[list[State], list[Shares]]:
-        """Return new states, and the share that each tensor kept of itself."""
+        """Return the new states, and the share that each tensor kept of itself."""
         plain = [{key: value for key, value in state.items() if not key.startswith(CARRIED)} for state in states]
         shares = self.module.shares(plain, self.options)
         rounded = getattr(self.options, "digits", None) is not None
@@ -79,7 +78,7 @@ class RingRule(Rule):
 
 
 class WithinRule(Rule):
-    """Each network takes in something that is made of itself, or drawn."""
+    """A rule by which each network changes by itself, from its own weights or from random numbers."""
 
     def __init__(self, options: Within, networks: Sequence[nn.Module]):
         super().__init__(options, networks)
@@ -96,7 +95,7 @@ class WithinRule(Rule):
 
 
 class SurgeryRule(Rule):
-    """Each network has a module that acts on it; it has done so after every step too."""
+    """A rule by which a module of each network acts on it; the module acts after every step, too."""
 
     def apply(self, group, epoch: int, loader=None) -> None:
         """See `Rule.apply`."""
@@ -108,7 +107,7 @@ RULES: dict[type[Exchange], type[Rule]] = {Ring: RingRule, Within: WithinRule, S
 
 
 def make_rule(options: Exchange | None, networks: Sequence[nn.Module]) -> Rule | None:
-    """Return how an exchange is carried out, checked on the first of these networks; None for none.
+    """Return the rule of an exchange, checked on the first of these networks; None if there is no exchange.
 
     Raises:
         GraftingError: The networks cannot take part.
@@ -122,11 +121,11 @@ def make_rule(options: Exchange | None, networks: Sequence[nn.Module]) -> Rule |
 
 @torch.no_grad()
 def exchange_weights(group, epoch: int, loader=None) -> list[np.ndarray] | None:
-    """Let the networks of a group exchange weights as its rule says; see `Rule.apply`."""
+    """Let the networks of a group exchange weights by the group's rule; see `Rule.apply`."""
     return group.rule.apply(group, epoch, loader)
 
 
 def _layer_shares(network: nn.Module, shares: Mapping) -> np.ndarray:
-    """Return what each convolution layer kept of itself, its filters' mean where they differ; a layer left alone kept all."""
+    """Return the share (layers,) that each convolution layer kept of itself: the mean over its filters; 1 if it stayed."""
     kept = [shares[key] for key in filters.conv_weights(network)]
     return np.array([1.0 if share is None else float(torch.as_tensor(share).mean()) for share in kept], np.float32)

@@ -1,4 +1,4 @@
-"""Features of a network on the way to its answer, read in the one forward pass that gives the answer."""
+"""Read the intermediate features of a network in the same forward pass as its output."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,20 +12,21 @@ ACTIVATIONS = ("torch.nn.modules.activation", "timm.layers.activations")
 
 
 class Reader:
-    """Runs a network and gives its `Output`; works on every timm model that has `forward_intermediates`.
+    """A callable that runs a network and returns its `Output`, for every timm model that has `forward_intermediates`.
 
-    A stage is what runs at one resolution, and its map is the last tap of that resolution: sizes are seen in a pass, since
-    timm's `feature_info` is wrong about an adapted stem. `pooled` is the classifier's own input.
+    A stage is the part of a network that runs at one resolution, and its map is the last tap of that resolution. Sizes are
+    determined in a forward pass, because timm's `feature_info` is wrong for an adapted stem. `pooled` is the classifier's
+    input.
 
-    `before` is the input of the very activation whose output is the stage's map, found in a pass as well. It is cloned where
-    the activation works in place (timm, torchvision): kept as it is, it would silently become the output.
+    `before` is the input of the activation whose output is the stage's map, determined in a forward pass as well. It is cloned
+    where the activation works in place (timm, torchvision), because otherwise it would be overwritten by the output.
 
     Args:
-        network: It is not changed.
+        network: The network; it is not changed.
         example: Inputs by name, or images (B, C, H, W), on the network's device to try it on.
-        features: Read `stages` and `pooled`; otherwise the network is just called.
+        features: Read `stages` and `pooled`; otherwise the network is only called.
         before: Read `before` too.
-        task: What the network's answer is.
+        task: The network's task.
         input: Name of the input that the network takes.
 
     Raises:
@@ -62,7 +63,7 @@ class Reader:
             self.last_acts = made
 
     def __call__(self, inputs: Mapping[str, Tensor] | Tensor) -> Output:
-        """Return what the network gives for inputs by name, or for images (B, C, H, W)."""
+        """Return the network's output for inputs by name, or for images (B, C, H, W)."""
         images = inputs if isinstance(inputs, Tensor) else inputs[self.input]
         if not self.features:
             return self._output(self.network(images))
@@ -88,7 +89,7 @@ class Reader:
         return Output(**{self.task.answer: self.task.read(raw)}, **features)
 
     def _try(self, example: Mapping[str, Tensor] | Tensor) -> list[nn.Module | None]:
-        """Return the activation that makes each stage's map, None where there is none; check that features can be read."""
+        """Return the activation that ends each stage, None where there is none; check that features can be read."""
         outputs: list[tuple[nn.Module, Tensor]] = []
         acts = [module for module in self.network.modules() if type(module).__module__.startswith(ACTIVATIONS)]
         hooks = [act.register_forward_hook(lambda module, _, output: outputs.append((module, output))) for act in acts]
@@ -110,5 +111,5 @@ def _same(one, other: Tensor) -> bool:
 
 
 def last_of_each_size(maps: Sequence[Tensor]) -> list[Tensor]:
-    """Return, of maps (B, C, H, W) in the order they are made, the last one of each height and width."""
+    """Return the last map of each height and width, of maps (B, C, H, W) in the order in which they are computed."""
     return list({tuple(x.shape[2:]): x for x in maps}.values())

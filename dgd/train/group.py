@@ -1,4 +1,4 @@
-"""The members of a cell that this process trains, their teachers and optimisers."""
+"""The group: the members of a cell that this process trains, with their teachers and optimisers."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from torch import nn
 from dgd.cell import Cell
 from dgd.exchange import GraftingError
 from dgd.models.folding import freeze
-from dgd.objectives import Objective, weakest
+from dgd.objectives import Objective, least_faithful
 from dgd.task import TASKS
 from dgd.train import ranks as processes
 from dgd.train.device import arithmetic
@@ -23,26 +23,26 @@ from dgd.train.streams import generator
 
 
 class Group:
-    """The members of a cell that this process trains, with what they learn from.
+    """A group: the members of a cell that this process trains, with all that they learn from.
 
     Attributes:
-        cell: What is trained.
-        task: What its labels are.
+        cell: The cell that is trained.
+        task: The cell's task.
         arithmetic: Device, precision and memory layout.
-        ranks: Which members this process has, and what processes tell each other.
+        ranks: The cell's processes, and the members that this one has.
         members: One for each network of this process.
-        steppers: The members, wrapped where processes share one.
+        steppers: The members, wrapped by DistributedDataParallel where processes share one.
         networks: The members' networks.
-        eval_networks: What is evaluated and saved: the networks, or their averages over epochs.
-        teachers: Readers of frozen networks.
+        eval_networks: The networks that are evaluated and saved: `networks`, or their averages over epochs.
+        teachers: Readers of the frozen teachers.
         optimisers: A list for each member.
-        rates: Time in epochs to the learning rate of each network of the cell.
-        plan: In which order members learn, and what their terms are given.
-        rule: The exchange, or None.
+        rates: A function of the time in epochs that returns the learning rate of each network of the cell.
+        plan: The order in which members learn, and what their terms are given.
+        rule: The rule of the exchange, or None.
 
     Raises:
         CannotExchange: The method exchanges weights, and these networks cannot.
-        NotApplicable: The method has no meaning for these networks.
+        NotApplicable: The method is not defined for these networks.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class Group:
         self.example = {"image": torch.randn(shape, generator=generator(0, "example")).to(device)}
         try:
             self.teachers = [self._frozen(self.arithmetic.place(teacher)) for teacher in teachers]
-            own = cell, dataset, self.example, self.teachers, self.arithmetic
-            self.members = nn.ModuleList(make_member(own[0], i, *own[1:]) for i in self.ranks.mine)
+            setting = dataset, self.example, self.teachers, self.arithmetic
+            self.members = nn.ModuleList(make_member(cell, i, *setting) for i in self.ranks.mine)
             self.networks = [member.network for member in self.members]
             self.rule = make_rule(cell.exchange, self.networks)
         except GraftingError as error:
@@ -83,7 +83,7 @@ class Group:
         if needs.teacher == "train":
             teacher = teacher.train().requires_grad_(False)
         elif self.recipe.fold_teacher:
-            # Inside a fused block there is nothing to be read.
+            # A fused block does not run its inner activations as modules, so hooks could not read their inputs.
             teacher = freeze(teacher, self.example["image"], self.recipe.precision, fuse=not needs.teacher_before)
         else:
             teacher = teacher.eval().requires_grad_(False)
@@ -94,17 +94,17 @@ class Group:
         """Return the momentum buffer of each parameter of this process's k-th network, by the parameter's name."""
         return momentum_of(self.networks[k], self.optimisers[k])
 
-    def standing(self) -> dict:
-        """Return how the method stands to its sources: its `status`, that of its least faithful part, and all `deviations`."""
+    def fidelity(self) -> dict:
+        """Return the method's fidelity to its sources: the `status` of its least faithful part, and all `deviations`."""
         member = self.members[0]
         parts = [*member.objective.terms.values(), *([member.surgery] if member.surgery else [])]
         deviations = [text for part in parts for text in part.deviations]
         if self.requires.teacher_before and any(act is None for act in self.teachers[0].last_acts):
             deviations.append("the teacher's stages end without an activation and are read as they are")
-        return {"status": weakest(parts), "deviations": deviations}
+        return {"status": least_faithful(parts), "deviations": deviations}
 
     def state(self) -> list[dict] | None:
-        """Return all that a later epoch depends on, an item for each network; None where the process does not lead."""
+        """Return the state that a later epoch depends on, an item for each network; None if this is not the leading process."""
         own = [
             {
                 "member": member.state_dict(),
@@ -116,7 +116,7 @@ class Group:
         return self.ranks.gather_networks(own)
 
     def load(self, states: Sequence[Mapping]) -> None:
-        """Take up what `state` gave."""
+        """Restore what `state` returned."""
         for i, member, optimisers in zip(self.ranks.mine, self.members, self.optimisers):
             member.load_state_dict(states[i]["member"])
             for optimiser, state in zip(optimisers, states[i]["optimisers"]):

@@ -1,4 +1,4 @@
-"""A member of a group: one network with its objective, its optimisers and what is done to it after every step."""
+"""A member of a group: one network with its objective, its optimisers and its surgery."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,14 +17,14 @@ from dgd.train.streams import stream
 
 
 class Member(nn.Module):
-    """A network, what it minimises and what is done to it, as one module: what data parallel training wraps.
+    """A network with its objective and its surgery, as one module, which DistributedDataParallel can wrap.
 
     Args:
-        network: Images (B, C, H, W) to answers (B, K).
-        objective: A `Batch` to a scalar and its terms.
-        arithmetic: How the network runs.
-        reader: Reads the network's answer and features.
-        surgery: An exchange that works within the network, step by step, or None.
+        network: A module that maps images (B, C, H, W) to (B, K).
+        objective: The objective of the network.
+        arithmetic: Device, precision and memory layout.
+        reader: The reader of the network's output and features.
+        surgery: A module that acts on the network after every step, or None.
     """
 
     def __init__(
@@ -35,12 +35,12 @@ class Member(nn.Module):
         self.arithmetic, self.reader = arithmetic, reader
 
     def read(self, inputs: Mapping[str, Tensor]) -> Output:
-        """Return what the network gives for inputs by name."""
+        """Return the network's output for inputs by name."""
         with self.arithmetic.autocast(), explainable(inputs[self.reader.input]):
             return self.reader(inputs)
 
     def forward(self, inputs: Mapping[str, Tensor], labels: Tensor, index: Tensor, own: Output | None = None, **others):
-        """Return (loss, term -> loss, answer) of one batch; `own` is what the network gives for it, if that is known."""
+        """Return (loss, term -> loss, answer) of one batch; `own` is the network's output for it, if it is known already."""
         own = own or self.read(inputs)
         loss, parts = self.objective(Batch(inputs, labels, index, own, **others))
         return loss, parts, own.answer
@@ -63,7 +63,7 @@ def make_reader(
     """Return the reader of a network, tried on an example.
 
     Raises:
-        NotApplicable: A term reads features, and those of this network cannot be read.
+        NotApplicable: A term needs features, and those of this network cannot be read.
     """
     try:
         with arithmetic.autocast():
@@ -75,20 +75,20 @@ def make_reader(
 def make_member(
     cell: Cell, number: int, dataset, example: Mapping[str, Tensor], teachers: Sequence[Reader], arithmetic: Arithmetic
 ) -> Member:
-    """Build a network of a cell with its objective, from what it gives for an example.
+    """Build a network of a cell with its objective, whose modules take their sizes from the outputs for an example.
 
-    Everything that is drawn depends on its number alone, not on which process trains it or what else that does.
+    All random numbers depend on the seed and the network's number alone, not on the process that trains it.
 
     Args:
         cell: The cell.
-        number: Of the network in the group, from 0.
+        number: Number of the network in the group, from 0.
         dataset: The prepared data set.
         example: Inputs of two examples by name, on the device.
         teachers: The cell's teachers.
-        arithmetic: How networks run.
+        arithmetic: Device, precision and memory layout.
 
     Raises:
-        NotApplicable: A term has no meaning for these networks.
+        NotApplicable: A term is not defined for these networks.
     """
     torch.manual_seed(stream(cell.seed, "init", number))
     network = arithmetic.place(create(cell.student, dataset, cell))
@@ -103,13 +103,13 @@ def make_member(
     member = Member(network, objective, arithmetic, reader, surgery)
     with torch.no_grad(), arithmetic.autocast():
         network.eval()
-        own, taught = reader(example), [teacher(example) for teacher in teachers]
-    peers = {j: own for j in range(cell.networks) if j != number}  # one architecture: the same shapes
+        own, teachers_outputs = reader(example), [teacher(example) for teacher in teachers]
+    peers = {j: own for j in range(cell.networks) if j != number}  # peers have the same architecture, so the same shapes
     labels = dataset.tensors["train_labels"].to(arithmetic.device)
     setting = Setting(network=number, networks=cell.networks, labels=labels)
     index = torch.arange(2, device=arithmetic.device)
     try:
-        objective.setup(Batch(example, labels[:2], index, own, taught, peers), setting)
+        objective.setup(Batch(example, labels[:2], index, own, teachers_outputs, peers), setting)
     except ValueError as error:
         raise NotApplicable(f"{cell.method!r} of {cell.student}: {error}") from None
     objective.to(arithmetic.device)
@@ -117,16 +117,16 @@ def make_member(
 
 
 def make_optimisers(member: Member, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Return SGD as the recipe says, for the network and the terms' modules, and Adam for those that ask for it."""
-    apart = [group for term in member.objective.terms.values() for group in term.groups()]
-    taken = {id(parameter) for group in apart for parameter in group["params"]}
-    groups = {"sgd": [{"params": [p for p in member.parameters() if id(p) not in taken]}], "adam": []}
-    for group in apart:
+    """Return SGD with the recipe's options for the network and the terms' modules, and Adam for modules that ask for it."""
+    term_groups = [group for term in member.objective.terms.values() for group in term.groups()]
+    grouped = {id(parameter) for group in term_groups for parameter in group["params"]}
+    groups = {"sgd": [{"params": [p for p in member.parameters() if id(p) not in grouped]}], "adam": []}
+    for group in term_groups:
         own = {"weight_decay": recipe.weight_decay, "lr": recipe.lr, "scheduled": True} | group
         groups[own.pop("optimiser", "sgd")].append({**own, "start": own["lr"]})
     options = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay, "nesterov": recipe.nesterov}
     sgd = torch.optim.SGD(groups["sgd"], lr=recipe.lr, fused=True, **options)
-    # The first step would make these between its activations, and leave the heap in pieces.
+    # Allocated here, because the first step would allocate them between its activations and fragment the heap.
     for group in sgd.param_groups:
         for parameter in group["params"]:
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -135,5 +135,5 @@ def make_optimisers(member: Member, recipe: Recipe) -> list[torch.optim.Optimize
 
 def momentum_of(network: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """Return the momentum buffer of each parameter of a network, by the parameter's name."""
-    held = optimisers[0].state
-    return {key: held[parameter]["momentum_buffer"] for key, parameter in network.named_parameters()}
+    state = optimisers[0].state
+    return {key: state[parameter]["momentum_buffer"] for key, parameter in network.named_parameters()}

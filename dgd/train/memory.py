@@ -1,10 +1,10 @@
-"""How much memory a cell will take, before it starts.
+"""Estimate the memory of a cell before it starts.
 
 The data set is held once, whatever the number of networks. A network costs its weights, the optimiser's momentum and the new
 weights of an exchange; the group trains its networks in turn, so activations and gradients of one step count once. A teacher
-costs its weights and what one forward pass without gradients holds. Networks that learn together from the same batches
-hold their activations at the same time; a term's own memory is what it says. The processes that read a streamed folder are not
-counted.
+costs its weights and the activations of one forward pass without gradients. Networks that learn together from the same batches
+hold their activations at the same time. The memory of a term is given by `Term.memory`. Processes that read a streamed folder
+are not counted.
 """
 
 from functools import lru_cache
@@ -20,20 +20,20 @@ from dgd.data.sources import find
 from dgd.objectives import Objective
 
 MIB = 2**20
-PROCESS = 1000 * MIB  # Python, torch and timm, and the kernels that a first step brings in
-CUDA = 3000 * MIB  # what CUDA's own libraries add to it
-WORKSPACE = 1.25  # convolutions' own
-FOLDER = 1_281_167  # images that a folder is taken to hold where a term keeps something for each
-KERNELS = 128 * MIB  # cuBLAS's workspaces, of the forward and of the backward thread
-HEADROOM = 1.5  # for the allocator's holes: the same cell, run again, has taken half as much again
+PROCESS = 1000 * MIB  # Python, torch and timm, and the kernels that the first step loads
+CUDA = 3000 * MIB  # CUDA's libraries, in addition
+WORKSPACE = 1.25  # factor for the workspaces of convolutions
+FOLDER = 1_281_167  # assumed number of training images in a folder, for terms that keep state for each image
+KERNELS = 128 * MIB  # cuBLAS's workspaces of the forward and of the backward thread
+HEADROOM = 1.5  # factor for fragmentation: the same cell has taken half as much again in another run
 
 
 def footprint(model: str, num_classes: int, in_chans: int, image_size: int, adapt_stem: bool) -> tuple[int, int, int]:
-    """What a network holds in float32, found out without allocating it.
+    """Measure the memory of a network in float32 without allocating it.
 
     Returns:
-        Bytes of weights and batch statistics, bytes that a training step keeps for its backward pass for each image, and bytes
-        of the largest output of a layer for each image.
+        Bytes of weights and batch statistics, bytes for each image that a training step keeps for its backward pass, and bytes
+        for each image of a layer's largest output.
 
     Raises:
         ValueError: The model cannot take such images.
@@ -50,7 +50,7 @@ def _footprint(
 ) -> tuple[int, int, int] | ValueError:
     try:
         return _measure(model, num_classes, in_chans, image_size, adapt_stem)
-    except ValueError as error:  # kept like a result: a benchmark may ask for it in each of a thousand cells
+    except ValueError as error:  # returned, so that the cache keeps it too: a benchmark asks again for each of its cells
         return error
 
 
@@ -83,7 +83,7 @@ def _measure(model: str, num_classes: int, in_chans: int, image_size: int, adapt
 
 
 def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
-    """Return MiB that a cell will hold at its peak, at most: a scheduler ends a job that takes more than was asked for.
+    """Return an upper estimate in MiB of a cell's peak memory, because a scheduler ends a job that exceeds its request.
 
     Args:
         cell: A cell.

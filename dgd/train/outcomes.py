@@ -1,31 +1,31 @@
-"""How a cell can end without a result: recorded as its outcome, so that the other cells go on and the table shows the hole."""
+"""The ways in which a cell can end without a result; each is recorded, so that other cells go on and tables show it."""
 
 
 class NoResult(RuntimeError):
-    """The cell ended without a result, and running it again would end the same; `status` says why in a word."""
+    """An error that ends a cell without a result, and would again if the cell were repeated; `status` names the reason."""
 
     status = "failed"
 
 
 class Diverged(NoResult):
-    """A loss was not finite."""
+    """A loss that was not finite."""
 
     status = "diverged"
 
 
 class CannotExchange(NoResult):
-    """The method has its networks exchange weights, and these networks cannot."""
+    """A method that exchanges weights, with networks that cannot."""
 
     status = "cannot exchange"
 
 
 class NotApplicable(NoResult):
-    """The method has no meaning for these networks."""
+    """A method that is not defined for these networks."""
 
     status = "not applicable"
 
 
 class NoTeacher(NoResult):
-    """The teacher's own cell has no result."""
+    """A teacher whose cell has no result."""
 
     status = "no teacher"

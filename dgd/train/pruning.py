@@ -1,12 +1,13 @@
-"""What a trained network keeps when filters are taken from it: pruning curves of saved weights, without training again.
+"""Pruning curves: the metric of saved weights when filters are removed, without training again.
 
-A filter is removed by making the channel that it gives carry nothing: its weights and its bias become zero, and so do gamma and
-beta of the batch norm that directly follows its convolution. Where no batch norm reads the convolution itself (the end of a
-pre-activation block, DenseNet) the channel is zero where the convolution gives it. What else feeds a channel, such as a
-residual network's shortcut, stays. A filter whose norm is zero can still hold a channel at its beta; that goes too.
+A filter is removed by zeroing its weights and bias, and gamma and beta of the batch norm that directly follows its convolution,
+so that its output channel is zero. Where no batch norm reads the convolution itself (the end of a pre-activation block,
+DenseNet), the channel is zero at the convolution's output. Other inputs to a channel, such as a residual network's shortcut,
+stay. A filter of norm zero may still have a nonzero channel, because of its beta; that is removed too.
 
-The smallest filters are those of the smallest L1 norm over the whole network, as the papers count (2004.12311 section 4.3). As
-many random filters are the control: without it a curve says how many filters a network can spare, and nothing of norms.
+The smallest filters are those of the smallest L1 norm over the whole network, as in the papers (2004.12311 section 4.3). The
+control removes as many random filters: without it, a curve would show how many filters a network can spare, but nothing about
+norms.
 """
 
 import copy
@@ -32,10 +33,10 @@ from dgd.train.ranks import Ranks
 from dgd.train.streams import generator
 
 TOLERANCE = 0.5
-"""Points of the metric by which the same weights may differ from one machine to another; more, and they are others."""
+"""Largest difference of the metric that the same weights may show on another machine."""
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
-"""Shares that are removed where nobody says which."""
+"""Shares that are removed by default."""
 
 DRAWS = 3
 
@@ -51,34 +52,34 @@ def remove(model: nn.Module, chosen: Tensor, example: Tensor) -> int:
 
     Args:
         model: Any network; it is put into eval mode.
-        chosen: bool (filters,), True for the filters that go, in the order of `filters.conv_weights`.
+        chosen: bool (filters,), True for the filters to remove, in the order of `filters.conv_weights`.
         example: Images (B, C, H, W) on the network's device: one forward pass shows which batch norm follows which convolution.
 
     Returns:
         The number of parameters that the removed filters had: weights, biases, gammas and betas.
 
     Raises:
-        ValueError: `chosen` is not one value a filter.
+        ValueError: `chosen` does not have one bool for each filter.
     """
     weights = filters.conv_weights(model)
     count = sum(map(len, weights.values()))
     if chosen.shape != (count,) or chosen.dtype != torch.bool:
-        raise ValueError(f"chosen is {chosen.dtype} {tuple(chosen.shape)}; it must be bool ({count},), one value a filter")
+        raise ValueError(f"chosen is {chosen.dtype} {tuple(chosen.shape)}; it must be bool ({count},), one for each filter")
     pairs, calls = followers(model.eval(), example)
     norms_of: dict[nn.Module, list[nn.Module]] = {}
     for norm, conv in pairs.items():
-        if calls[norm] == 1:  # one that several convolutions share keeps the others' channels
+        if calls[norm] == 1:  # a batch norm that several convolutions share acts on the others' channels too
             norms_of.setdefault(conv, []).append(norm)
-    gone = 0
+    removed = 0
     for (key, weight), part in zip(weights.items(), chosen.split([len(weight) for weight in weights.values()])):
         conv, part = model.get_submodule(key.rpartition(".")[0]), part.to(weight.device)
         tensors = [weight, getattr(conv, "bias", None)]
         tensors += [tensor for norm in norms_of.get(conv, ()) for tensor in (norm.weight, norm.bias)]
         for tensor in tensors:
             if tensor is not None:
-                gone += tensor[part].numel()
+                removed += tensor[part].numel()
                 tensor[part] = 0
-    return gone
+    return removed
 
 
 def pruning_curve(
@@ -91,23 +92,23 @@ def pruning_curve(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> pd.DataFrame:
-    """Measure a network as ever more filters are removed: the smallest ones, and as many random ones.
+    """Measure a network with increasing shares of its filters removed: the smallest ones, and as many random ones.
 
     Args:
         model: A trained network with convolutions, on the loader's device; it is not changed.
-        loader: Of `data.Dataset.loader`.
-        shares: Shares of all filters to remove, 0..1; each is rounded to a number of filters. 0 is always among them.
-        task: What the labels are.
+        loader: A loader from `data.Dataset.loader`.
+        shares: Shares of all filters to remove, 0..1; each is rounded to a number of filters. 0 is always added.
+        task: The network's task.
         precision: 'fp32', 'bf16' or 'tf32', as in a recipe.
-        seed: Of the random filters. Each draw is one order in which filters go, so a larger share holds a smaller one.
-        draws: Random orders that are averaged.
+        seed: Seed of the random filters. A draw is one order of removal, so a larger share includes a smaller one.
+        draws: Number of random orders that are averaged.
 
     Returns:
         A row for each share, ascending, with `columns(task.metric)`: share (as rounded), removed, filters_left,
         parameters_left (without the smallest filters'), the metric, and its mean over the draws of random filters.
 
     Raises:
-        ValueError: A share outside 0..1, or a network without filters.
+        ValueError: A share is outside 0..1, or the network has no filters.
     """
     shares = list(shares)
     wrong = [share for share in shares if not 0 <= share <= 1]
@@ -124,21 +125,22 @@ def pruning_curve(
     setting = loader, task, Arithmetic(loader.device, precision), Ranks(1)
     whole = evaluate([model], *setting).scores[0]
     parameters = sum(p.numel() for p in model.parameters())
-    scores, left = np.full((len(orders), len(counts)), whole), np.full(len(counts), parameters)
+    scores, parameters_left = np.full((len(orders), len(counts)), whole), np.full(len(counts), parameters)
     for row, order in enumerate(orders):
         net = copy.deepcopy(model)
         for column, count in enumerate(counts):
             if not count:
                 continue
             chosen = torch.zeros(len(norms), dtype=torch.bool).index_fill_(0, order[:count], True)
-            gone = remove(net, chosen, example)
-            left[column] = parameters - gone if row == 0 else left[column]
+            removed = remove(net, chosen, example)
+            if row == 0:
+                parameters_left[column] = parameters - removed
             scores[row, column] = evaluate([net], *setting).scores[0]
     values = [
         np.array(counts) / len(norms),
         counts,
         len(norms) - np.array(counts),
-        left,
+        parameters_left,
         scores[0],
         scores[1:].mean(0) if draws else np.nan,
     ]
@@ -148,8 +150,8 @@ def pruning_curve(
 def prune_cell(folder: str | Path, prepared: str | Path, shares: Sequence[float] = SHARES) -> pd.DataFrame:
     """Write pruning.csv of a cell: the curve of its first network, from its model.safetensors.
 
-    The cell's own config.yaml gives model, precision, device and the seed of the random filters. A cell without a result, or
-    whose network has no filters, gets a file without rows.
+    Model, precision, device and the seed of the random filters are those of the cell's config.yaml. For a cell without a
+    result, or whose network has no filters, the file has no rows.
 
     Args:
         folder: The cell's folder.
@@ -157,10 +159,10 @@ def prune_cell(folder: str | Path, prepared: str | Path, shares: Sequence[float]
         shares: See `pruning_curve`.
 
     Returns:
-        What was written.
+        The content of the file.
 
     Raises:
-        ValueError: The folder holds no cell, or weights whose result is not the recorded one.
+        ValueError: The folder holds no cell, or weights that do not give the recorded result.
     """
     folder = Path(folder)
     for name in ("metrics.json", "config.yaml"):

@@ -1,8 +1,8 @@
-"""One cell over several processes: which process trains which network, and what they send each other.
+"""One cell over several processes: which process trains which network, and how processes communicate.
 
-Under `torchrun` a cell of N networks runs in N processes, one a network, or in N times D: then D processes share each network's
-batches by DistributedDataParallel. Without it one process trains all networks. The loop asks a `Ranks` and does not know which
-of the two it runs in.
+Under `torchrun` a cell of N networks runs in N processes, one for each network, or in N times D: then D processes share each
+network's batches by DistributedDataParallel. Without it one process trains all networks. The loop calls a `Ranks` and is the
+same in both cases.
 
 Networks exchange weights in a ring, point to point: process i sends to i + 1 and receives from i - 1.
 """
@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 
 from dgd.train.outcomes import NoResult
 
-# A process that dies is noticed at once, by its closed connection. This bounds the wait for one that hangs.
+# A process that dies is detected at once by its closed connection; the time limit is for a process that hangs.
 TIMEOUT = timedelta(minutes=30)
 FOREVER = timedelta(days=365)
 
@@ -32,12 +32,12 @@ def launched() -> bool:
 
 
 class Ranks:
-    """All networks in this process.
+    """The communication of a cell whose networks are all in this process; `Processes` is that of several processes.
 
     Attributes:
         mine: Indices of the networks that this process trains.
         leads: Whether this process writes the cell's files.
-        shard, shards: Which part of its networks' batches it takes, of how many.
+        shard, shards: Which part of its networks' batches this process takes, and the number of parts.
     """
 
     leads = True
@@ -47,23 +47,23 @@ class Ranks:
         self.mine = range(networks)
 
     def all_networks(self, work: Callable[[], list]) -> list:
-        """Return what `work` gives, an item for each network of this process, from all processes: an item for each of the cell.
+        """Run `work`, which returns an item for each network of this process; return those of all the cell's networks.
 
         Raises:
-            NoResult: The first that `work` raised in any process, raised in each.
+            NoResult: The first that `work` raised in any process; it is raised in each.
         """
         return work()
 
     def recv_from_previous(self, states: list[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
-        """Return the state before this process's first network in the ring, if another process has it: one or none."""
+        """Return the state of the network before this process's first one in the ring, or [] if this process has it."""
         return []
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module, its gradients averaged over the processes that share the network."""
+        """Return the module, wrapped so that gradients are averaged over the processes that share the network."""
         return module
 
     def broadcast_buffers(self, module: nn.Module) -> None:
-        """Give the processes that share a network the batch statistics of the first of them."""
+        """Broadcast the batch norm statistics of the first process that shares a network to the others."""
 
     def all_gather(self, value) -> list:
         """Return `value` of every process, in order."""
@@ -78,7 +78,7 @@ class Ranks:
         return value
 
     def gather_networks(self, items: list) -> list | None:
-        """Return an item for each network of the cell, from those of this process; None to all but the leader."""
+        """Return an item for each network of the cell, from those of each process; None except in the leader."""
         return items
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ class Ranks:
 
 
 class Processes(Ranks):
-    """Process r of a `torchrun` trains shard r % D of network r // D.
+    """The communication of one of several processes: process r of a `torchrun` trains shard r % D of network r // D.
 
     Raises:
         ValueError: Two processes have the same GPU.
@@ -103,14 +103,15 @@ class Processes(Ranks):
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
         self.control = dist.new_group(backend="gloo", timeout=TIMEOUT)
         if device.type == "cuda":
-            taken = self.all_gather((platform.node(), str(torch.cuda.get_device_properties(device).uuid)))
-            if len(set(taken)) < world:
+            gpus = self.all_gather((platform.node(), str(torch.cuda.get_device_properties(device).uuid)))
+            if len(set(gpus)) < world:
                 raise ValueError(
-                    f"{world} processes have {len(set(taken))} GPUs, and each needs one of its own: give the cell more, or set "
+                    f"{world} processes have {len(set(gpus))} GPUs, and each needs one of its own: give the cell more, or set "
                     "recipe.ranks_per_network to 0"
                 )
-        of = [dist.new_group(range(k * self.shards, (k + 1) * self.shards)) for k in range(networks)]
-        self.peers = of[self.mine[0]]
+        # Every process must create every group, also those that it is not in.
+        shard_groups = [dist.new_group(range(k * self.shards, (k + 1) * self.shards)) for k in range(networks)]
+        self.shard_group = shard_groups[self.mine[0]]
         self.device = device
         self.ring = dist.new_group(backend="gloo", timeout=FOREVER)
         self.watcher = threading.Thread(target=self._watch, args=((rank + 1) % world,), daemon=True)
@@ -130,7 +131,7 @@ class Processes(Ranks):
         return [item for mine, _ in found[:: self.shards] for item in mine]
 
     def recv_from_previous(self, states):
-        """See `Ranks.recv_from_previous`. Every process that shares a network receives from its like of the one before."""
+        """See `Ranks.recv_from_previous`; a process receives from the process with the same shard of the previous network."""
         (state,) = states
         rank, world = dist.get_rank(), dist.get_world_size()
         to, source = (rank + self.shards) % world, (rank - self.shards) % world
@@ -150,13 +151,13 @@ class Processes(Ranks):
         if self.shards == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(module, devices, process_group=self.peers, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(module, devices, process_group=self.shard_group, broadcast_buffers=False)
 
     def broadcast_buffers(self, module):
         """See `Ranks.broadcast_buffers`."""
         if self.shards > 1:
             for buffer in module.buffers():
-                dist.broadcast(buffer, self.mine[0] * self.shards, group=self.peers)
+                dist.broadcast(buffer, self.mine[0] * self.shards, group=self.shard_group)
 
     def all_gather(self, value):
         """See `Ranks.all_gather`."""
@@ -190,19 +191,19 @@ class Processes(Ranks):
         dist.destroy_process_group()
 
     def _watch(self, neighbour: int) -> None:
-        """End this process when its neighbour dies, also in the middle of an epoch or of a call that waits for ever."""
+        """End this process when its neighbour dies, even in the middle of an epoch or of a blocking call."""
         try:
-            dist.recv(torch.zeros(1), neighbour, group=self.ring)  # returns at `close`, or when the connection breaks
+            dist.recv(torch.zeros(1), neighbour, group=self.ring)  # returns at `close`, and raises if the connection breaks
         except RuntimeError:
             print(f"rank {neighbour} is gone; start the cell again, it goes on", file=sys.stderr, flush=True)
             os._exit(1)
 
 
 def join(networks: int, processes: int, device: torch.device) -> Ranks:
-    """Join the cell's processes: this one alone, or those of the `torchrun` that it is in.
+    """Join the cell's processes: this one alone, or those of its `torchrun`.
 
     Raises:
-        ValueError: There are not as many as the config asks for: it alone says what is computed.
+        ValueError: The number of processes is not the config's, which alone decides what is computed.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world != processes:

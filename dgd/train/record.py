@@ -1,4 +1,4 @@
-"""Write what a training found into its cell's folder. It takes plain results: nothing here knows of groups or devices."""
+"""Write the results of a training into its cell's folder, from plain values that know no group or device."""
 
 import io
 import json
@@ -23,18 +23,18 @@ REPORTED = (
     *("epochs", "batch_size", "lr", "schedule", "step_epochs", "milestones", "gamma"),
     *("weight_decay", "momentum", "nesterov", "weight_average"),
 )
-"""What of the recipe stands in metrics.json too, for who reads that file alone."""
+"""Keys of the recipe that are in metrics.json too, for readers of that file alone."""
 
 
 @dataclass
 class Trace:
-    """What a training noted of its networks over the epochs, which count from 0.
+    """The measurements of a training over its epochs, which count from 0.
 
     Attributes:
-        epochs: After which norms were noted.
-        norms: For each of them and each network: L1 norms (filters,) and entropies in nats (layers,).
+        epochs: Epochs after which norms were recorded.
+        norms: For each of these epochs and each network: L1 norms (filters,) and entropies in nats (layers,).
         exchanges: Epochs after which networks exchanged weights.
-        shares: For each of them and each network: what each convolution layer kept of itself (layers,).
+        shares: For each of these epochs and each network: the share (layers,) that each convolution layer kept of itself.
     """
 
     epochs: list[int] = field(default_factory=list)
@@ -43,16 +43,16 @@ class Trace:
     shares: list[list[np.ndarray]] = field(default_factory=list)
 
     def state(self) -> dict:
-        """Return it as a resume point can hold it."""
+        """Return the trace in the types that a resume point can hold."""
         return {name: _each(_to_tensors, value) for name, value in vars(self).items()}
 
     @classmethod
     def from_state(cls, state: Mapping) -> "Trace":
-        """Return what `state` gave."""
+        """Return the trace that `state` was called on."""
         return cls(**{name: _each(_from_tensors, value) for name, value in state.items()})
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return what filters.npz holds about the epochs."""
+        """Return the arrays of filters.npz that depend on the epoch."""
         arrays = {"epochs": np.array(self.epochs, np.int64)}
         for i, rows in enumerate(zip(*self.norms)):
             arrays[f"trace/l1/{i}"], arrays[f"trace/entropy/{i}"] = (np.stack(column) for column in zip(*rows))
@@ -85,19 +85,19 @@ def norms(network) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass
 class Result:
-    """What a finished training found.
+    """The results of a finished training.
 
     Attributes:
         states: State dict of each network.
         history: A row for each epoch.
         predictions: (networks, images) on the test split.
         labels: (images,) of the test split.
-        classes: Of the data set.
+        classes: Number of classes of the data set.
         trace: Norms and shares over the epochs.
-        parameters: Of one network.
-        standing: How the method stands to its sources.
-        ensemble: The metric of all networks' joint answer; None for one network.
-        timings: seconds, images_per_second, memory.
+        parameters: Number of parameters of one network.
+        fidelity: Status and deviations of the method.
+        ensemble: The metric of the networks' ensemble; None for one network.
+        timings: Seconds, images_per_second, memory.
     """
 
     states: Sequence[Mapping[str, Tensor]]
@@ -107,7 +107,7 @@ class Result:
     classes: int
     trace: Trace
     parameters: int
-    standing: dict
+    fidelity: dict
     ensemble: float | None
     timings: dict
 
@@ -134,13 +134,13 @@ def write_result(out: Path, cell: Cell, facts: Mapping, result: Result) -> dict:
     metrics = {
         "status": "finished",
         "cell": about(cell),
-        # The reported network's, as plain numbers: `dvc metrics show` looks into no list.
+        # The reported network's results as plain numbers, because `dvc metrics show` does not read lists.
         name: {key: networks[0][key] and networks[0][key][name] for key in reported},
         "parameters": result.parameters,
         "conv_filters": networks[0]["filters"]["count"],
         "networks": networks,
         "timings": result.timings,
-        "method": result.standing,
+        "method": result.fidelity,
         "ensemble": None if result.ensemble is None else {name: result.ensemble},
     }
     predictions = {key: task.stored(getattr(result, key), result.classes) for key in ("labels", "predictions")}
@@ -148,13 +148,13 @@ def write_result(out: Path, cell: Cell, facts: Mapping, result: Result) -> dict:
 
 
 def write_failure(out: Path, cell: Cell, facts: Mapping, error: NoResult) -> dict:
-    """Write the files of a cell that ended without a result: why, and empty outputs."""
+    """Write the files of a cell that ended without a result: the reason, and empty outputs."""
     metrics = {"status": error.status, "cell": about(cell), "error": str(error)}
     return _write(out, cell, facts, metrics, pd.DataFrame(), {}, {}, {})
 
 
 def about(cell: Cell) -> dict:
-    """Return what metrics.json says of its cell; config.yaml has all of it."""
+    """Return what metrics.json says about its cell; config.yaml has all of it."""
     found = {key: getattr(cell, key) for key in ("benchmark", "dataset", "model", "method", "seed", "student", "teacher")}
     found |= {"teachers": len(cell.teachers), "networks": cell.networks}
     found |= {key: getattr(cell.recipe, key) for key in REPORTED}
@@ -191,7 +191,7 @@ def _write(
     arrays: Mapping[str, np.ndarray],
     weights: Mapping[str, Tensor],
 ) -> dict:
-    """Write the cell's files, metrics.json last: where it is, the others are."""
+    """Write the cell's files, metrics.json last, so that its existence implies that of the others."""
     for name, content in (("predictions", predictions), ("filters", arrays)):
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **content)

@@ -1,4 +1,4 @@
-"""When what happens: learning rates over time, and the epochs after which networks exchange weights."""
+"""Schedules: learning rates over time, and the epochs after which networks exchange weights."""
 
 import math
 from collections.abc import Callable
@@ -12,9 +12,9 @@ def learning_rates(recipe: Recipe, networks: int) -> Callable[[float], list[floa
     """Return the learning rate of each network as a function of time in epochs (a fraction within an epoch).
 
     `slr`: one rate for all, times gamma every `step_epochs`, or at each of `milestones`. `difflr`: network i of N (from 1)
-    starts at `lr * (1 + cos(pi (N - i) / N)) / 2`, so the first, reported one has the lowest; steps as slr (the released code's
-    default). `dlr`: the same starts, cosine decay in every step (the README's "dlr"). With one network all starts are `lr`.
-    `cosine`: one rate for all, cosine decay in every step.
+    starts at `lr * (1 + cos(pi (N - i) / N)) / 2`, so the first, reported one has the lowest; it has the steps of slr (the
+    released code's default). `dlr`: the same initial rates, with cosine decay in every step (the README's "dlr"). With one
+    network the initial rate is `lr`. `cosine`: one rate for all, with cosine decay in every step.
     """
     starts = [recipe.lr] * networks
     if recipe.schedule in ("dlr", "difflr"):
@@ -32,10 +32,10 @@ def learning_rates(recipe: Recipe, networks: int) -> Callable[[float], list[floa
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float, start: float) -> None:
-    """Give every parameter group its learning rate; one that starts elsewhere follows the network's in proportion.
+    """Set the learning rate of every parameter group; one with its own initial rate changes in proportion to the network's.
 
     Args:
-        optimiser: Its groups have `start` and `scheduled` where they are not trained as the network is.
+        optimiser: The optimiser; groups that are not trained as the network is have `start` and `scheduled`.
         rate: The network's learning rate now.
         start: The recipe's learning rate.
     """
@@ -49,12 +49,12 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float, start: float) -> Non
 def exchange_due(exchange: Exchange | None, epochs: int, epoch: int, phase: str) -> bool:
     """Return whether networks exchange weights after an epoch, in the phase 'before' or 'after' its evaluation.
 
-    An exchange that comes after the evaluation is left out after the last epoch: nothing would see it.
+    An exchange that follows the evaluation is left out after the last epoch, because it could change no result.
 
     Args:
-        exchange: With every option, or None.
-        epochs: Length of the training.
-        epoch: The epoch that is over, from 0.
+        exchange: The exchange, or None.
+        epochs: Number of epochs of the training.
+        epoch: The epoch that has just ended, from 0.
         phase: 'before' or 'after' the evaluation.
     """
     due, n = exchange, epoch + 1

@@ -1,4 +1,4 @@
-"""An epoch of training, step by step; what methods differ in is in the plan, made once from what their terms require."""
+"""An epoch of training, step by step; methods differ in the plan only, which is made once from what their terms require."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,15 +16,16 @@ from dgd.train.streams import generator, stream
 
 @dataclass(frozen=True)
 class Plan:
-    """How a group goes through a step.
+    """The plan of a group's step.
 
     Attributes:
-        turns: Members (numbers in this process) that learn together, one turn after the other.
-        same_batch: All turns are on one batch, instead of each member's on a batch of its own.
-        prepare: Makes a batch's inputs ready, in place.
-        seed_teachers: Teachers may draw random numbers, so a stream is set before they run.
-        peers: (group, turn, inputs, at) to the outputs of members, those of the turn with gradient: number -> output.
-        own_stream: Name of the random numbers that a member's pass and its terms draw.
+        turns: For each turn, the members (numbers in this process) that learn in it.
+        same_batch: All turns use one batch, instead of a batch for each member.
+        prepare: A function that prepares a batch's inputs, in place.
+        seed_teachers: Seed the global generator before the teachers run, because in training mode they may draw random numbers.
+        peers: A function (group, turn, inputs, at) -> (number -> output) that runs the members, those of the turn with
+            gradient.
+        own_stream: Name of the random number stream of a member's forward pass and its terms.
     """
 
     turns: Sequence[Sequence[int]]
@@ -36,7 +37,7 @@ class Plan:
 
     @classmethod
     def of(cls, requires: Requires, members: int) -> "Plan":
-        """Return the plan of an objective for so many members of a process."""
+        """Return the plan for an objective's requirements and this number of members in the process."""
         return cls(
             turns=[list(range(members))] if requires.peers == "together" else [[k] for k in range(members)],
             same_batch=requires.peers in ("turns", "together"),
@@ -48,7 +49,7 @@ class Plan:
 
 
 def _as_they_are(inputs: Mapping[str, Tensor]) -> None:
-    """Leave the inputs alone."""
+    """Leave the inputs unchanged."""
 
 
 def _with_gradient(inputs: Mapping[str, Tensor]) -> None:
@@ -60,7 +61,7 @@ def _no_peers(group, turn: Sequence[int], inputs: Mapping[str, Tensor], at: tupl
 
 
 def _read_peers(group, turn: Sequence[int], inputs: Mapping[str, Tensor], at: tuple[int, ...]) -> dict[int, Output]:
-    """Run all members: those of the turn with gradient, the others without, and without moving their batch statistics."""
+    """Run all members: those of the turn with gradient, the others without and with frozen batch norm statistics."""
     seed, outputs = group.cell.seed, {}
     for k, member in enumerate(group.members):
         if k in turn:
@@ -76,12 +77,12 @@ def _read_peers(group, turn: Sequence[int], inputs: Mapping[str, Tensor], at: tu
 def train_epoch(group, loader, epoch: int) -> list[dict[str, float]]:
     """Train every network of a cell for an epoch.
 
-    Nothing waits for the device within the epoch: sums stay there and are read once at its end.
+    No step waits for the device: sums stay there and are read once, at the epoch's end.
 
     Args:
         group: A `dgd.train.group.Group`.
-        loader: Training batches.
-        epoch: From 0.
+        loader: Loader of training batches.
+        epoch: The epoch, from 0.
 
     Returns:
         For each network of the cell the means over the epoch: train_<metric>, loss, and each term.
@@ -102,28 +103,28 @@ def _train_epoch(group, loader, epoch: int) -> list[dict[str, float]]:
     names = ["loss", *group.members[0].objective.terms, "metric"]
     sums = torch.zeros(len(mine), len(names), device=group.device)
     momenta = [group.momentum(k) if member.surgery else {} for k, member in enumerate(group.members)]
-    seen = 0
-    for step, own in enumerate(zip(*batches)):
-        by_turn = own if len(own) == len(plan.turns) else own * len(plan.turns)
-        time, share = epoch + step / len(loader), len(own[0]) / loader.size(step)
+    images = 0
+    for step, step_batches in enumerate(zip(*batches)):
+        by_turn = step_batches if len(step_batches) == len(plan.turns) else step_batches * len(plan.turns)
+        time, share = epoch + step / len(loader), len(step_batches[0]) / loader.size(step)
         rates = group.rates(time)
         for turn, batch in zip(plan.turns, by_turn):
             for k, loss in losses(group, turn, batch, time, (epoch, step, ranks.shard), sums):
-                # Shards' gradients are averaged; this makes that the mean over the batch where their sizes differ.
+                # DistributedDataParallel averages the shards' gradients; the factor makes that the mean over the batch.
                 (loss * (share * ranks.shards) if ranks.shards > 1 else loss).backward()
                 for optimiser in group.optimisers[k]:
                     set_rate(optimiser, rates[mine[k]], group.recipe.lr)
                     optimiser.step()
-                    optimiser.zero_grad(set_to_none=True)  # now: between steps nobody holds gradients
+                    optimiser.zero_grad(set_to_none=True)  # here, so that no gradients are held while others compute theirs
                 if group.members[k].surgery:
                     group.members[k].surgery.after_step(momenta[k])
-        seen += len(own[0])
-    parts = ranks.all_gather_shards((sums.tolist(), seen))
-    seen = sum(images for _, images in parts)
+        images += len(step_batches[0])
+    parts = ranks.all_gather_shards((sums.tolist(), images))
+    images = sum(shard_images for _, shard_images in parts)
     rows = []
     for k, (i, network) in enumerate(zip(mine, group.networks)):
-        means = [sum(values) / seen for values in zip(*(sums[k] for sums, _ in parts))]
-        # What the last step did to weights and batch statistics shows in no loss of this epoch.
+        means = [sum(values) / images for values in zip(*(sums[k] for sums, _ in parts))]
+        # The weights are checked too, because the last step's effect on them is in no loss of this epoch.
         finite = [v.isfinite().all() for v in network.state_dict().values() if v.is_floating_point()]
         if not math.isfinite(means[0]) or not torch.stack(finite).all():
             raise Diverged(
@@ -136,17 +137,17 @@ def _train_epoch(group, loader, epoch: int) -> list[dict[str, float]]:
 
 
 def losses(group, turn: Sequence[int], batch, time: float, at: tuple[int, ...], sums: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield the loss of each member of a turn on a batch, one by one; add what is reported of it to `sums`.
+    """Yield the loss of each member of a turn on a batch, one by one, and add the reported values to `sums`.
 
-    Where terms see the group's other members, those of the turn run first, with gradient, and the others without.
+    If terms need peers, all members run first: those of the turn with gradient, and the others without.
 
     Args:
         group: A `dgd.train.group.Group`.
         turn: Numbers of members in this process.
         batch: `dgd.data.Examples`.
         time: Epochs trained so far; a fraction within an epoch.
-        at: Epoch, step and shard, which name the random numbers.
-        sums: (members, 2 + terms) on the device: loss, each term, what the metric is made of.
+        at: Epoch, step and shard, which are part of the names of random number streams.
+        sums: (members, 2 + terms) on the device: loss, each term, and `Task.total`.
     """
     inputs, labels, plan = batch.inputs, batch.labels, group.plan
     seed, mine = group.cell.seed, group.ranks.mine
@@ -156,12 +157,12 @@ def losses(group, turn: Sequence[int], batch, time: float, at: tuple[int, ...], 
         others = {"teachers": [teacher(inputs) for teacher in group.teachers], "time": time}
     plan.prepare(inputs)
     outputs = plan.peers(group, turn, inputs, at)
-    seen = {k: output.detach() for k, output in outputs.items()}
+    detached = {k: output.detach() for k, output in outputs.items()}
     for k in turn:
         torch.manual_seed(stream(seed, plan.own_stream, mine[k], *at))
-        peers = {j: output for j, output in seen.items() if j != k}
+        peers = {j: output for j, output in detached.items() if j != k}
         loss, parts, answer = group.steppers[k](inputs, labels, batch.index, outputs.pop(k, None), peers=peers, **others)
         yield k, loss
         with torch.no_grad():
-            right = group.task.total(group.task.predict(answer), labels).float()
-            sums[k] += torch.stack([*(value.detach() * len(labels) for value in (loss, *parts.values())), right])
+            total = group.task.total(group.task.predict(answer), labels).float()
+            sums[k] += torch.stack([*(value.detach() * len(labels) for value in (loss, *parts.values())), total])

@@ -1,4 +1,4 @@
-"""Streams of random numbers, named by seed, purpose, network and epoch, so that an epoch can be run again by itself."""
+"""Streams of random numbers, named by seed, purpose, network and epoch, so that any epoch can be repeated by itself."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import torch
 
 
 def stream(seed: int, *names) -> int:
-    """Return the seed of one stream of random numbers: a hash of the cell's seed and what the stream is for."""
+    """Return the seed of a stream of random numbers: a hash of the cell's seed and the stream's names."""
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 

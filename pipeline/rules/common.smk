@@ -9,8 +9,11 @@ OUTPUTS:
 
     CONFIG      the checked config with every default, as plain values
     CELLS       path of a cell -> the cell, a dgd.cell.Cell, teachers included
+    STALE       path of a cell -> why it is trained: its result is missing, or is not the one that is asked for
     TEACHERS    paths of the cells that other cells learn from
     BENCHMARK   folder of this benchmark's results
+    FROZEN      the benchmark is frozen: its cells are read, and there are no rules that would make them
+    READING     hash of what reads the cells
 """
 
 import json
@@ -24,9 +27,11 @@ if workflow.remote_exec:
     os.environ.update(DGD_NETWORKS="no")
 
 from dgd import config as dgd_config
-from dgd import provenance
-from pipeline.config import fingerprint, listing, one_of, resolve
+from dgd import frozen, identity
+from pipeline import planning
+from pipeline.config import one_of, resolve
 from pipeline.jobs import gpus, launcher, mem_mb, threads
+from pipeline.prepare import Prepared
 
 os.environ.pop("DGD_NETWORKS", None)
 
@@ -42,14 +47,47 @@ RESULTS = CONFIG["results"]
 BENCHMARK = f"{RESULTS}/{CONFIG['benchmark']}"
 PREPARED = f"{CONFIG['data']['dir']}/prepared/{CONFIG['benchmark']}"
 CELLS = {cell.path: cell for cell in dgd_config.cells(CHECKED)}
-DATASETS = {cell.slug: cell.dataset for cell in CELLS.values()}
+DATA = {
+    cell.slug: Prepared(cell.dataset, CONFIG["data"], Path(PREPARED) / cell.slug)
+    for cell in CELLS.values()
+}
 TEACHERS = sorted({path for cell in CELLS.values() for path in cell.teachers})
 RESOLVED = json.dumps(CONFIG, sort_keys=True)
-PRUNED = [f"{RESULTS}/{path}/pruning.csv" for path in CELLS if CONFIG["pruning"]]
-TABLES = ("results", "methods", "filters", "density", "claims", "controls")
+FROZEN = frozen.is_frozen(BENCHMARK)
+PRUNED = [
+    path
+    for path in (f"{RESULTS}/{path}/pruning.csv" for path in CELLS)
+    if CONFIG["pruning"] and (os.path.exists(path) or not FROZEN)
+]
+READING = planning.reading(
+    RESOLVED, Path(workflow.basedir) / "pipeline" / "report" / "page.html"
+)
 
 # `python` in a rule is the one that runs Snakemake, also when its environment is not activated.
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH')}")
+
+
+# `dgd.identity` alone decides which cells are trained. There are rules for those only: the others are files like any other, and no
+# time, parameter or environment makes Snakemake train them again. A job on another machine trains what it was sent for; and what
+# lies in a remote store cannot be read here: only what is missing there is trained.
+LOCAL = not (
+    workflow.storage_settings and workflow.storage_settings.default_storage_provider
+)
+STALE = dict.fromkeys(CELLS)
+if workflow.is_main_process and LOCAL:
+    try:
+        frozen.refuse(
+            BENCHMARK, CELLS.values(), {name: DATA[name].folder for name in DATA}
+        )
+    except ValueError as error:
+        sys.exit(f"{FILES or 'config'}: {error}")
+    STALE = {} if FROZEN else planning.stale(CELLS, RESULTS, DATA)
+MARKS = planning.mark(STALE, DATA, RESULTS, BENCHMARK)
+
+
+def mark_of(what):
+    """The mark that this cell or data set, which is there, is made again."""
+    return MARKS.get(what, [])
 
 
 def teachers_of(wildcards, file):

@@ -10,11 +10,14 @@ OUTPUTS:
 
     <data.dir>/prepared/<benchmark>/<dataset>/images.safetensors
     <data.dir>/prepared/<benchmark>/<dataset>/manifest.json
+    <data.dir>/prepared/<benchmark>/<dataset>/made-from.json
 """
 
 
 rule prepare:
     """Preparing a data set: checked, split, written as tensors."""
+    input:
+        lambda wildcards: mark_of(wildcards.dataset),
     output:
         images=f"{PREPARED}/{{dataset}}/images.safetensors",
         manifest=f"{PREPARED}/{{dataset}}/manifest.json",
@@ -23,18 +26,16 @@ rule prepare:
     benchmark:
         f"{BENCHMARK}/logs/prepare-{{dataset}}.usage.tsv"
     wildcard_constraints:
-        dataset=one_of(DATASETS),
+        dataset=one_of(DATA),
     conda:
         "../../envs/train.yaml"
     threads: 1
     resources:
         mem_mb=4000,
     params:
-        dataset=lambda wildcards: DATASETS[wildcards.dataset],
+        dataset=lambda wildcards: DATA[wildcards.dataset].dataset,
         data=json.dumps(CONFIG["data"], sort_keys=True),
         out=lambda wildcards, output: os.path.dirname(output.manifest),
-        folder=lambda wildcards: listing(DATASETS[wildcards.dataset]),
-        src=fingerprint("dgd/data", "pipeline/prepare.py"),
     message:
         "preparing {wildcards.dataset}"
     shell:

@@ -29,7 +29,14 @@ rule prune:
     log:
         f"{RESULTS}/{{cell}}/prune.log",
     wildcard_constraints:
-        cell=one_of(CELLS),
+        # Where the data set is gone, and nothing asks for it, what was measured stays.
+        cell=one_of(
+            path
+            for path in CELLS
+            if path in STALE
+            or DATA[CELLS[path].slug].hash
+            or not os.path.exists(f"{RESULTS}/{path}/pruning.csv")
+        ),
     conda:
         "../../envs/train.yaml"
     threads: lambda wildcards: CELLS[wildcards.cell].recipe.threads
@@ -38,10 +45,10 @@ rule prune:
         mem_mb=lambda wildcards: mem_mb(CELLS[wildcards.cell]),
     params:
         shares=CONFIG["pruning"],
-        data=lambda wildcards, input: os.path.dirname(input.manifest),
+        data=lambda wildcards: f"{PREPARED}/{CELLS[wildcards.cell].slug}",
         folder=lambda wildcards, input: os.path.dirname(input.model),
         threads=lambda wildcards, threads: f"OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads}",
-        src=fingerprint("dgd/pruning.py", "pipeline/prune.py"),
+        src=identity.code("pipeline.prune", apart=identity.APART),
     message:
         "pruning {wildcards.cell}"
     shell:

@@ -9,6 +9,7 @@ REQUIRED INPUTS:
 OUTPUTS, in <results>/<benchmark>/:
 
     cells.csv           a row a cell and network
+    logs/reading-*      names the code and the config that read the cells: it is missing, and all is read again, where they changed
     tables/             results, methods, filters, claims, controls and density, as Markdown, CSV and LaTeX
     figures/            learning curves, filter-level evidence and pruning curves, as SVG and PNG
     report.html         all of it on one page
@@ -19,6 +20,8 @@ PAPERS = [local(f"papers/{name}.yaml") for name in CONFIG["papers"]]
 # Paths and not `rules.collect.output`: Snakemake then hashes all inputs of a rule for each of them, minutes for 10,000 cells.
 CELLS_CSV = f"{BENCHMARK}/cells.csv"
 FIGURES = f"{BENCHMARK}/figures"
+TABLES = f"{BENCHMARK}/tables"
+READ = f"{BENCHMARK}/logs/reading-{READING[:12]}"
 
 
 rule collect:
@@ -30,7 +33,8 @@ rule collect:
             file=("metrics.json", "filters.npz"),
         ),
     output:
-        CELLS_CSV,
+        cells=CELLS_CSV,
+        read=touch(READ),
     log:
         f"{BENCHMARK}/logs/collect.log",
     conda:
@@ -40,11 +44,12 @@ rule collect:
         mem_mb=1000,
     params:
         config=RESOLVED,
-        src=fingerprint("dgd/read", "dgd/cell.py", "dgd/task.py", "pipeline/collect.py"),
+        before=lambda wildcards, output: output.read.removesuffix(READING[:12]),
     message:
         "collecting {BENCHMARK}"
     shell:
-        "DGD_NETWORKS=no python -m pipeline.collect --config <(printf %s {params.config:q}) --out {output:q} 2>&1 | tee {log:q}"
+        "rm -f {params.before:q}*; "
+        "DGD_NETWORKS=no python -m pipeline.collect --config <(printf %s {params.config:q}) --out {output.cells:q} 2>&1 | tee {log:q}"
 
 
 rule tabulate:
@@ -61,83 +66,12 @@ rule tabulate:
         papers=PAPERS,
     output:
         report(
-            f"{BENCHMARK}/tables/results.md",
-            caption="../report/results.rst",
+            directory(TABLES),
+            patterns=["{table}.md", "{table}.csv"],
+            caption="../report/tables.rst",
             category="Tables",
-            labels={"table": "results", "format": "Markdown"},
+            labels={"table": "{table}"},
         ),
-        report(
-            f"{BENCHMARK}/tables/results.csv",
-            caption="../report/results.rst",
-            category="Tables",
-            labels={"table": "results", "format": "CSV"},
-        ),
-        f"{BENCHMARK}/tables/results.tex",
-        report(
-            f"{BENCHMARK}/tables/methods.md",
-            caption="../report/methods.rst",
-            category="Tables",
-            labels={"table": "methods", "format": "Markdown"},
-        ),
-        report(
-            f"{BENCHMARK}/tables/methods.csv",
-            caption="../report/methods.rst",
-            category="Tables",
-            labels={"table": "methods", "format": "CSV"},
-        ),
-        f"{BENCHMARK}/tables/methods.tex",
-        report(
-            f"{BENCHMARK}/tables/filters.md",
-            caption="../report/filters.rst",
-            category="Tables",
-            labels={"table": "filters", "format": "Markdown"},
-        ),
-        report(
-            f"{BENCHMARK}/tables/filters.csv",
-            caption="../report/filters.rst",
-            category="Tables",
-            labels={"table": "filters", "format": "CSV"},
-        ),
-        f"{BENCHMARK}/tables/filters.tex",
-        report(
-            f"{BENCHMARK}/tables/claims.md",
-            caption="../report/claims.rst",
-            category="Tables",
-            labels={"table": "claims", "format": "Markdown"},
-        ),
-        report(
-            f"{BENCHMARK}/tables/claims.csv",
-            caption="../report/claims.rst",
-            category="Tables",
-            labels={"table": "claims", "format": "CSV"},
-        ),
-        f"{BENCHMARK}/tables/claims.tex",
-        report(
-            f"{BENCHMARK}/tables/controls.md",
-            caption="../report/controls.rst",
-            category="Tables",
-            labels={"table": "controls", "format": "Markdown"},
-        ),
-        report(
-            f"{BENCHMARK}/tables/controls.csv",
-            caption="../report/controls.rst",
-            category="Tables",
-            labels={"table": "controls", "format": "CSV"},
-        ),
-        f"{BENCHMARK}/tables/controls.tex",
-        report(
-            f"{BENCHMARK}/tables/density.md",
-            caption="../report/density.rst",
-            category="Tables",
-            labels={"table": "density", "format": "Markdown"},
-        ),
-        report(
-            f"{BENCHMARK}/tables/density.csv",
-            caption="../report/density.rst",
-            category="Tables",
-            labels={"table": "density", "format": "CSV"},
-        ),
-        f"{BENCHMARK}/tables/density.tex",
     log:
         f"{BENCHMARK}/logs/tabulate.log",
     conda:
@@ -146,20 +80,12 @@ rule tabulate:
     resources:
         mem_mb=1000,
     params:
-        out=lambda wildcards, output: os.path.dirname(output[0]),
         report=CONFIG.get("report", "first"),
         controls=json.dumps(CONFIG["controls"]),
-        src=fingerprint(
-            "dgd/read",
-            "dgd/cell.py",
-            "dgd/task.py",
-            "dgd/methods.py",
-            "pipeline/tabulate.py",
-        ),
     message:
         "tabulating {BENCHMARK}"
     shell:
-        "DGD_NETWORKS=no python -m pipeline.tabulate --cells {input.cells:q} --papers {input.papers:q} --out {params.out:q} "
+        "DGD_NETWORKS=no python -m pipeline.tabulate --cells {input.cells:q} --papers {input.papers:q} --out {output:q} "
         "--report {params.report} --controls {params.controls:q} "
         "2>&1 | tee {log:q}"
 
@@ -191,9 +117,6 @@ rule plot:
         mem_mb=2000,
     params:
         folder=lambda wildcards, input: os.path.dirname(str(input.cells)),
-        src=fingerprint(
-            "dgd/read", "dgd/task.py", "pipeline/plot.py"
-        ),
     message:
         "plotting {BENCHMARK}"
     shell:
@@ -208,8 +131,7 @@ rule report:
             cell=CELLS,
             file=("metrics.json", "provenance.json"),
         ),
-        tables=expand(f"{BENCHMARK}/tables/{{name}}.md", name=TABLES),
-        claims=f"{BENCHMARK}/tables/claims.csv",
+        tables=TABLES,
         figures=FIGURES,
     output:
         report(
@@ -226,9 +148,6 @@ rule report:
         mem_mb=1000,
     params:
         config=RESOLVED,
-        src=fingerprint(
-            "dgd/read", "pipeline/report.py", "pipeline/report/page.html"
-        ),
     message:
         "writing {output}"
     shell:

@@ -1,5 +1,5 @@
 """
-This part of the workflow trains cells. A teacher is a `baseline` cell of another model: the same rule, run earlier.
+This part of the workflow trains the cells that are missing or stale. A teacher is a `baseline` cell of another model: the same rule, run earlier.
 
 REQUIRED INPUTS:
 
@@ -24,10 +24,11 @@ rule train:
         images=lambda wildcards: data_of(wildcards, "images.safetensors"),
         manifest=lambda wildcards: data_of(wildcards, "manifest.json"),
         teachers=lambda wildcards: teachers_of(wildcards, "model.safetensors"),
-        # Says whether a teacher has a result. It also holds seconds, which are no reason to train a student again.
-        outcomes=lambda wildcards: [
-            ancient(path) for path in teachers_of(wildcards, "metrics.json")
-        ],
+        # Says whether a teacher has a result.
+        outcomes=lambda wildcards: teachers_of(wildcards, "metrics.json"),
+        identities=lambda wildcards: teachers_of(wildcards, "provenance.json"),
+        # Newer than the outputs of a stale cell: its reason to be trained again.
+        mark=lambda wildcards: mark_of(wildcards.cell),
     output:
         metrics=f"{RESULTS}/{{cell}}/metrics.json",
         history=f"{RESULTS}/{{cell}}/history.csv",
@@ -41,7 +42,7 @@ rule train:
     benchmark:
         f"{RESULTS}/{{cell}}/usage.tsv"
     wildcard_constraints:
-        cell=one_of(path for path in CELLS if path not in TEACHERS),
+        cell=one_of(path for path in STALE if path not in TEACHERS),
     conda:
         "../../envs/train.yaml"
     threads: lambda wildcards: threads(CELLS[wildcards.cell])
@@ -49,13 +50,13 @@ rule train:
         gpu=lambda wildcards: gpus(CELLS[wildcards.cell]),
         mem_mb=lambda wildcards: mem_mb(CELLS[wildcards.cell]),
     params:
+        why=lambda wildcards: f"\n{STALE[wildcards.cell] or ''}".rstrip(),
         launcher=lambda wildcards: launcher(CELLS[wildcards.cell]),
         cell=lambda wildcards: json.dumps(CELLS[wildcards.cell].plain(), sort_keys=True),
-        data=lambda wildcards, input: os.path.dirname(input.manifest),
+        data=lambda wildcards: f"{PREPARED}/{CELLS[wildcards.cell].slug}",
         results=lambda wildcards, output: output.metrics.split(wildcards.cell)[0],
-        src=provenance.code_hash() + fingerprint("pipeline/train.py"),
     message:
-        "training {wildcards.cell}"
+        "training {wildcards.cell}{params.why}"
     shell:
         # The progress bars go to the log; the line at the end goes to the terminal too.
         "{params.launcher} -m pipeline.train --cell {params.cell:q} --data {params.data:q} --results {params.results:q} "
@@ -64,7 +65,7 @@ rule train:
 
 use rule train as teacher with:
     wildcard_constraints:
-        cell=one_of(TEACHERS),
+        cell=one_of(path for path in STALE if path in TEACHERS),
     priority: 1
     message:
-        "training the teacher {wildcards.cell}"
+        "training the teacher {wildcards.cell}{params.why}"
