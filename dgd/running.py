@@ -96,6 +96,19 @@ def states(
     }
 
 
+def standing(cells: Iterable[Cell], results: str | Path) -> dict[str, str]:
+    """Return path -> "frozen", "fresh", or "stale: " and why, of cells of one benchmark.
+
+    Args:
+        cells: The cells, teachers included.
+        results: Root of the results.
+    """
+    cells = list(cells)
+    if cells and frozen.is_frozen(Path(results) / cells[0].benchmark):
+        return {cell.path: "frozen" for cell in cells}
+    return {path: str(state) for path, state in states(cells, results).items()}
+
+
 def prepared_folder(cell: Cell) -> Path:
     """Return the folder of a cell's prepared data set."""
     return Path(cell.data.dir) / "prepared" / cell.benchmark / cell.slug

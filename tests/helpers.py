@@ -129,9 +129,9 @@ def files_but_timings(folder: Path) -> tuple[str, dict[str, bytes]]:
     return json.dumps(metrics), {name: (folder / name).read_bytes() for name in names}
 
 
-def prepare_digits(folder: Path, test_images: int, **options) -> Path:
+def prepare_digits(folder: Path, test_images: int, name: str = "digits", **options) -> Path:
     """Prepare the digits, with the first so many of their test images: evaluating all takes longer than training here."""
-    data.prepare("digits", folder, **options)
+    data.prepare(name, folder, **options)
     tensors = load_file(folder / "images.safetensors")
     for key in ("test_images", "test_labels"):
         tensors[key] = tensors[key][:test_images].contiguous()

@@ -58,6 +58,7 @@ def dataset(images: torch.Tensor, pad: int, flip: bool) -> data.Dataset:
 
 def parts(batch: data.Examples) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Images, labels and indices of a batch."""
+    assert isinstance(batch, data.Examples)
     assert list(batch.inputs) == ["image"]
     assert len(batch) == len(batch.labels) == len(batch.index) == len(batch.inputs["image"])
     return batch.inputs["image"], batch.labels, batch.index

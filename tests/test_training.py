@@ -30,7 +30,7 @@ from dgd.train.outcomes import CannotExchange, Diverged, NoTeacher
 from dgd.train.record import RESUME, _summary
 from dgd.train.schedule import learning_rates
 from dgd.train.step import train_epoch
-from dgd.train.streams import stream
+from dgd.train.streams import generator, stream
 from tests.helpers import digits_cells, files_but_timings
 
 FOUR = ("baseline", "kd", "grafting", "dgd")  # tests/test_zoo.py takes the others
@@ -337,6 +337,17 @@ def test_streams_are_apart():
     seeds = {stream(k, *name) for k in range(3) for name in names}
     assert len(seeds) == 3 * len(names)
     assert stream(0, "init", 0) == stream(0, "init", 0)
+
+
+def test_a_stream_can_be_drawn_again_by_itself():
+    """What was drawn before, from it or from torch's own generator, changes nothing."""
+    state = torch.get_rng_state()
+    first = torch.rand(3, generator=generator(0, "order", 1, 7))
+    torch.rand(5, generator=generator(0, "order", 1, 6))
+    assert torch.equal(torch.rand(3, generator=generator(0, "order", 1, 7)), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(torch.rand(3, generator=generator(1, "order", 1, 7)), first)
+    assert 0 <= stream(0, "order", 1, 7) < 2**63
 
 
 def test_two_teachers_and_three_students(few_digits, tmp_path):

@@ -26,6 +26,9 @@ class Terms(Mapping[str, type[Term]]):
             raise KeyError(name)
         return import_module(f"{__name__}.{name}").TERM
 
+    def __contains__(self, name: object) -> bool:
+        return name in _names()
+
     def __iter__(self) -> Iterator[str]:
         return iter(_names())
 

@@ -1,0 +1,125 @@
+"""What the files in config/ ask for can be trained: a step of every model, a cell of every kind on a few random images."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from dgd import config, data, models
+from dgd.cell import Cell, Data, Ring
+from dgd.objectives import Objective
+from dgd.train import memory, train_cell
+from tests.helpers import ROOT, make_teacher
+
+CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
+
+
+@cache
+def cells() -> list[Cell]:
+    """The cells of all configs."""
+    return [cell for path in CONFIGS for cell in config.cells(config.load(path, folders=False))]
+
+
+def side(cell: Cell) -> int:
+    return cell.data.image_size or 32
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "adapt_stem"), sorted({(cell.student, side(cell), cell.adapt_stem) for cell in cells()})
+)
+def test_one_step_of_every_model(name, size, adapt_stem):
+    """Every gradient is finite and the first layer moves. Not every layer: timm starts some at zero, which hold back others."""
+    torch.manual_seed(0)
+    network = models.create(name, num_classes=10, image_size=size, adapt_stem=adapt_stem)
+    first = next(network.parameters())
+    before = first.clone()
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    torch.nn.functional.cross_entropy(network(torch.randn(2, 3, size, size)), torch.tensor([0, 1])).backward()
+    optimiser.step()
+    assert all(value.grad.isfinite().all() for value in network.parameters())
+    assert not torch.equal(first, before)
+
+
+def kind(cell: Cell) -> tuple:
+    """What decides which code a cell runs: family of networks, terms, exchange, order of peers, mode of teachers."""
+    family = timm.models.model_entrypoint(cell.student).__module__
+    requires = Objective(cell.objective).requires
+    exchange = [getattr(cell.exchange, option, None) for option in ("name", "level", "layers")]
+    given = requires.peers, requires.teacher, len(cell.teachers) > 1
+    return family, cell.adapt_stem, frozenset(cell.objective), *exchange, *given
+
+
+def size_of(cell: Cell) -> int:
+    """Bytes that a step of a cell takes, for an image of its networks."""
+    shape = 10, 3, side(cell), cell.adapt_stem
+    taught = sum(memory.footprint(cell.teacher, *shape)[:2]) if cell.teachers else 0
+    return cell.networks * sum(memory.footprint(cell.student, *shape)[:2]) + taught
+
+
+@cache
+def kinds() -> dict[str, Cell]:
+    """The smallest cell of each kind that the configs have."""
+    found = {}
+    for cell in sorted({(c.student, c.teacher, c.method): c for c in cells()}.values(), key=size_of):
+        found.setdefault(kind(cell), cell)
+    return {f"{cell.student}-{cell.method}-{i}": cell for i, cell in enumerate(found.values())}
+
+
+SMALL = {"cifar_wrn28_10": "cifar_wrn10_1"}
+"""Networks of the same code as one that takes seconds a step; that one has its step in `test_one_step_of_every_model`."""
+
+
+def shrunk(cell: Cell) -> Cell:
+    """The cell with two epochs of one batch each, so that there is an exchange and what follows it."""
+    size = min(side(cell), 64)
+    recipe = replace(cell.recipe, epochs=2, batch_size=2, device="cpu", average_from=1, lr=0.01)
+    return replace(
+        cell,
+        benchmark="step",
+        dataset=f"imagefolder:{size}",
+        seed=0,
+        student=SMALL.get(cell.student, cell.student),
+        teachers=tuple(f"teachers/{k}" for k in range(len(cell.teachers))),
+        data=Data(image_size=size, loader="memory", workers=0),
+        recipe=replace(recipe, evaluate_every=1, filters_every=1, step_epochs=1, milestones=()),
+    )
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder of random images of three classes for each size, prepared when it is first asked for."""
+    root = tmp_path_factory.mktemp("images")
+
+    @cache
+    def prepared(size: int) -> Path:
+        draw = np.random.default_rng(size)
+        for split, count in {"train": 3, "test": 2}.items():
+            for name in "abc":
+                folder = root / str(size) / split / name
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    Image.fromarray(draw.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        data.prepare(f"imagefolder:{root / str(size)}", root / f"{size}-out", image_size=size, validation_images=3)
+        return root / f"{size}-out"
+
+    return prepared
+
+
+@pytest.mark.parametrize("name", kinds())
+def test_two_epochs_of_a_cell_of_every_kind(name, images, tmp_path):
+    """Its teachers are fresh networks."""
+    cell = shrunk(kinds()[name])
+    prepared = images(side(cell))
+    for path in cell.teachers:
+        make_teacher(cell, prepared, tmp_path / path)
+    metrics = train_cell(cell, results=tmp_path, data=prepared)
+    assert metrics["status"] == "finished"
+    assert len(metrics["networks"]) == cell.networks
+    if isinstance(cell.exchange, Ring):
+        with np.load(tmp_path / cell.path / "filters.npz") as arrays:
+            assert arrays["exchanges"].tolist() == [0]
