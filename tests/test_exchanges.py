@@ -260,9 +260,29 @@ def test_what_other_tensors_get():
         new = graft(states, non_conv=non_conv)[0]
         assert torch.allclose(new["linear.weight"], mixed(states, "linear.weight", share), atol=1e-6)
         assert torch.allclose(new["conv1.weight"], mixed(states, "conv1.weight", conv), atol=1e-6)
+    before = states[0]["linear.weight"].clone()
+    graft(states, non_conv="none")[0]["linear.weight"].add_(1)  # a copy
+    assert torch.equal(states[0]["linear.weight"], before)
     gap = float(filters.entropy(states[0]["linear.weight"])) - float(filters.entropy(states[1]["linear.weight"]))
     w = 0.4 / math.pi * math.atan(2 * gap) + 0.5
     assert torch.allclose(graft(states, non_conv="own", c=2)[0]["linear.weight"], mixed(states, "linear.weight", w), atol=1e-6)
+    filter_by_filter = graft(states, non_conv="own", c=2, level="filter")[0]
+    assert torch.allclose(filter_by_filter["linear.weight"], mixed(states, "linear.weight", w), atol=1e-6)
+    own = blending_weights(states, c=2, level="filter")[0]["conv1.weight"].view(-1, 1, 1, 1)
+    assert torch.allclose(filter_by_filter["conv1.weight"], mixed(states, "conv1.weight", own), atol=1e-6)
+
+
+def test_what_stands_before_the_first_convolution_has_its_share():
+    states = [{"norm.weight": torch.randn(3), **state} for state in two()]
+    new, weights = graft(states, c=3)[0], blending_weights(states, c=3)[0]
+    assert torch.allclose(new["norm.weight"], mixed(states, "norm.weight", weights["conv0.weight"]), atol=1e-6)
+    wanted = (
+        "'norm.weight' stands before the first tensor with 'conv' in its name, where the published script stops with an error; "
+        "use protocol='paper' for this architecture"
+    )
+    with pytest.raises(GraftingError) as error:
+        graft(states, protocol="reference-code")
+    assert str(error.value) == wanted
 
 
 def test_counters_stay_or_are_blended():
