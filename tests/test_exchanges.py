@@ -268,7 +268,7 @@ def test_what_other_tensors_get():
     assert torch.allclose(graft(states, non_conv="own", c=2)[0]["linear.weight"], mixed(states, "linear.weight", w), atol=1e-6)
     filter_by_filter = graft(states, non_conv="own", c=2, level="filter")[0]
     assert torch.allclose(filter_by_filter["linear.weight"], mixed(states, "linear.weight", w), atol=1e-6)
-    own = blending_weights(states, c=2, level="filter")[0]["conv1.weight"].view(-1, 1, 1, 1)
+    own = blending_weights(states, c=2, level="filter")[0]["conv1.weight"].float().view(-1, 1, 1, 1)
     assert torch.allclose(filter_by_filter["conv1.weight"], mixed(states, "conv1.weight", own), atol=1e-6)
 
 
