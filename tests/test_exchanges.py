@@ -1,6 +1,7 @@
 """Every option of an exchange, by hand-computed values on small states."""
 
 import math
+import warnings
 
 import pytest
 import timm
@@ -166,7 +167,9 @@ def test_ratio_is_own_by_the_sum(protocol):
     assert blending_weights(states, **options)[0]["conv0.weight"] == pytest.approx(own / (own + other), abs=1e-6)
     for state in states:
         state["bn0.weight"].zero_()
-    w = blending_weights(states, **options)[0]["conv0.weight"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        w = blending_weights(states, **options)[0]["conv0.weight"]
     assert math.isnan(w) if protocol == "reference-code" else w == 0.5  # the script divides by zero
 
 
@@ -183,6 +186,8 @@ def test_digits_and_include_max_are_options_of_their_own():
     assert rounded == round(plain, 1) != plain
     with_max, without = (blending_weights(states, c=1, include_max=m)[0]["conv0.weight"] for m in (True, False))
     assert with_max != without
+    found = [blending_weights(states, c=1, include_max=m, level="filter")[0]["conv0.weight"] for m in (True, False)]
+    assert not torch.equal(*found)
 
 
 def test_layers_by_name_or_by_dimension():

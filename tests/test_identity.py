@@ -422,10 +422,12 @@ def test_what_is_taken_over_has_the_labels_of_the_other_cell(made):
     assert sorted(path.name for path in folder.iterdir()) == sorted(identity.OUTPUTS)
     assert (folder / "model.safetensors").read_bytes() == b"weights"
     assert (folder / "history.csv").read_text() == "epoch\n0\n"
-    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    assert (folder / "metrics.json").read_text() == json.dumps(metrics, indent=2) + "\n"  # as a training writes it
     labels = {"benchmark": "c", "dataset": "digits", "model": "m", "method": "kd-2", "seed": 0}
     assert metrics == {"status": "finished", "cell": labels, "last": 5}
-    assert yaml.safe_load((folder / "config.yaml").read_text()) == cell.plain()
+    content_of_config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert content_of_config == cell.plain()
+    assert list(content_of_config) == list(cell.plain())  # in the order of the keys' definition
     found = json.loads((folder / "provenance.json").read_text())
     assert (found["cell"], found["origin"], found["host"]) == (cell.path, STUDENT.path, "h")
     assert found["teachers"] == {taken: "weights"}
@@ -437,6 +439,8 @@ def test_what_is_taken_over_has_the_labels_of_the_other_cell(made):
     identity.adopt(folder, made / third.path, third)  # onto a folder that is there, too
     identity.adopt(folder, made / third.path, third)
     assert json.loads((made / third.path / "provenance.json").read_text())["origin"] == STUDENT.path  # where it was trained
+    with pytest.raises(ValueError, match="zip"):  # a cell of other teachers is another cell
+        identity.adopt(folder, made / "other", replace(cell, teachers=()))
 
 
 def test_nothing_here_needs_torch():
