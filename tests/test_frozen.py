@@ -1,5 +1,7 @@
 """Benchmarks that are read and never trained again."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,3 +36,9 @@ def test_a_config_that_differs_from_a_frozen_benchmark_is_refused_in_one_line(tm
     assert "the data set differs" in frozen.differences(folder, config.cells(benchmark), data)
     more = config.cells(replace(benchmark, seeds=(0, 1, 2, 3, 4, 5)))
     assert "a cell is asked for that is not there" in frozen.differences(folder, more, {"cifar10": "nowhere"})
+
+
+def test_identity_and_freezing_need_no_torch():
+    code = "import sys; from dgd import identity, frozen; sys.exit('torch' in sys.modules)"
+    environment = {"DGD_NETWORKS": "no", "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
