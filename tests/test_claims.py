@@ -217,6 +217,7 @@ def test_a_teacher_that_was_trained_less_is_no_published_setting(tmp_path):
     assert table["scale"].tolist() == ["", "reduced: teacher: 10 of 200 epochs, teacher: step epochs 3"]
     table = judge(path, frame(*cells, ("baseline", [94.0], teacher | {"lr": 0.05}), student="cifar_resnet8"))
     assert table["scale"].tolist() == ["", "other setting: teacher: lr 0.05; not a published setting"]
+    assert table[["student", "teacher"]].to_numpy().tolist() == [[R56, R110], ["cifar_resnet8", R110]]
     table = judge(path, frame(("kd", [92.0]), ("dgd", [93.0], {"teacher": "cifar_resnet20"})))
     assert table["verdict"].tolist() == ["not run"]  # two teachers are not compared with each other
 
