@@ -185,11 +185,12 @@ def test_a_number_of_another_network_or_source_is_not_the_published_one(tmp_path
     assert table["scale"].tolist() == ["", f"other recipe: network {R56}, published with crd_resnet56"]
     theirs = judge(tmp_path / "p.yaml", cells.assign(student="crd_resnet56"))
     assert theirs["verdict"].tolist() == ["reproduced"]
-    document = copy.deepcopy(PAPER)
-    document["results"][0]["copied_from"] = "another paper"
-    (tmp_path / "p.yaml").write_text(yaml.safe_dump(document))
-    table = judge(tmp_path / "p.yaml", cells)
-    assert table["scale"].tolist() == ["", "other recipe: the published number is that of another paper"]
+    for side in (0, 1):  # the baseline's row, the method's row
+        document = copy.deepcopy(PAPER)
+        document["results"][side]["copied_from"] = "another paper"
+        (tmp_path / "p.yaml").write_text(yaml.safe_dump(document))
+        table = judge(tmp_path / "p.yaml", cells)
+        assert table["scale"].tolist() == ["", "other recipe: the published number is that of another paper"]
 
 
 def test_where_the_paper_names_no_data_set_its_recipe_is_compared_all_the_same(tmp_path):

@@ -322,6 +322,28 @@ def test_students_of_more_teachers_or_of_one_that_was_made_again_are_stale(made)
     assert reasons(made, STUDENT) == [f"the teacher {TEACHER.path} is another one: seed was 9 and is 0"]
 
 
+def test_each_teacher_that_is_another_one_is_named(made):
+    both = [TEACHER, replace(TEACHER, seed=1)]
+    student = replace(STUDENT, method="two", teachers=tuple(one.path for one in both))
+    for cell in (both[1], student):
+        shutil.copytree(made / TEACHER.path, made / cell.path)
+        record = identity.record(cell, results=made, data=made / "nothing") | {"data": "d"}
+        (made / cell.path / "provenance.json").write_text(json.dumps({"cell": cell.path, "identity": record}))
+    changed = [replace(one, recipe=replace(one.recipe, lr=0.2)) for one in both]
+    wanted = identity.of_cell(student, changed)
+    assert identity.status(student, made / student.path, identity=wanted, data="d").reasons == tuple(
+        f"the teacher {one.path} is another one: recipe.lr was 0.1 and is 0.2" for one in both
+    )
+    (made / both[1].path / "model.safetensors").write_bytes(b"other weights")
+    found = identity.status(student, made / student.path, identity=identity.of_cell(student, both), data="d").reasons
+    assert found == (f"the teacher {both[1].path} was trained again",)
+
+
+def test_a_folder_may_be_given_from_where_one_stands(made, monkeypatch):
+    monkeypatch.chdir((made / TEACHER.path).parent)
+    assert identity.status(TEACHER, f"seed{TEACHER.seed}", identity=of(TEACHER), data="d").fresh
+
+
 def test_a_teacher_of_an_older_record_is_the_same_one_if_the_student_learned_from_it(made):
     """A key that came later changes the teacher's hash, and by its default nothing else."""
     path = made / TEACHER.path / "provenance.json"
