@@ -299,6 +299,20 @@ def test_named_layers_are_read_from_the_cells(tmp_path):
     document["results"] = [row | {"counts": "conv9"} for row in document["results"]]
     path.write_text(yaml.safe_dump(document))
     assert judge(path, (cells, tmp_path))["verdict"].tolist() == ["not run"]  # nothing here has such a layer
+    for method in ("baseline", "grafting"):  # nor where only one of the two has it, or the next student has both
+        rest = cells[cells["method"] == method]
+        for folder in rest["folder"]:
+            with np.load(tmp_path / folder / "filters.npz") as arrays:
+                new = {name.replace("conv2", "conv9"): array for name, array in arrays.items()}
+            np.savez(tmp_path / folder / "filters.npz", **new)
+        expected = "not run" if method == "baseline" else "not reproduced"
+        assert judge(path, (cells, tmp_path))["verdict"].tolist() == [expected]
+    bare = cells.assign(student="cifar_resnet8", folder="bare/" + cells["folder"])
+    for folder in bare["folder"]:
+        (tmp_path / folder).mkdir(parents=True)
+        np.savez(tmp_path / folder / "filters.npz", **{"l1/0/a.weight": np.ones(3), "entropy/0": np.ones(1)})
+    found = judge(path, (pd.concat([bare, cells]), tmp_path))
+    assert found[["student", "verdict"]].to_numpy().tolist() == [[R56, "not reproduced"]]
     (row,) = judge(path, cells).to_dict("records")  # and without the cells' files there is nothing to tell it from
     assert (row["verdict"], row["n"]) == ("inconclusive", 0)
 
@@ -328,7 +342,11 @@ def test_a_claim_may_speak_of_some_students_only(tmp_path):
     cells = frame(("baseline", [90.0]), ("grafting", [91.0]), student="cifar_resnet8")
     assert len(judge(paper(tmp_path), cells)) == 2
     assert len(judge(paper(tmp_path, only={"student": "leaky"}), cells)) == 1
-    assert len(judge(paper(tmp_path, only={"student": "resnet8", "dataset": "cifar"}), cells)) == 2
+    assert len(judge(paper(tmp_path, only={"student": "resnet8", "dataset": "cifar10"}), cells)) == 2
+    assert len(judge(paper(tmp_path, only={"dataset": "cifar100"}), cells)) == 1
+    more = pd.concat([cells, cells.assign(student="leaky_resnet8"), cells.assign(student="cifar_resnet20")])
+    found = judge(paper(tmp_path, only={"student": "leaky"}), more)
+    assert found["student"].tolist() == [R56, "leaky_resnet8"]
     assert judge(paper(tmp_path, only={"student": "leaky"}), cells.assign(student=R56))["verdict"].tolist() == ["inconclusive"]
 
 

@@ -153,6 +153,9 @@ def test_what_cannot_be_grafted_says_why():
         graft([a])
     with pytest.raises(GraftingError, match="different architectures: only one of them has"):
         graft([a, states("cifar_resnet20", 1)[0]])
+    more = {**b, "extra.b": torch.ones(1), "extra.a": torch.ones(1)}
+    with pytest.raises(GraftingError, match="^networks 0 and 1 are of .*: only one of them has 'extra.a'$"):
+        graft([a, more])
     wide = {**b, "conv1.weight": torch.zeros(32, 3, 3, 3)}
     with pytest.raises(GraftingError, match=r"different architectures: 'conv1.weight' is \(16, 3, 3, 3\)"):
         graft([a, wide])
