@@ -321,6 +321,13 @@ def test_a_wrong_option_says_what_would_be_right(options, message):
     assert message in str(error.value)
 
 
+def test_all_wrong_options_are_named_a_line_each():
+    with pytest.raises(GraftingError) as error:
+        graft(two(), c="500", a=5)
+    lines = str(error.value).splitlines()
+    assert sorted(line.partition(";")[0] for line in lines) == ["graft.a is 5", "graft.c is '500'"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
