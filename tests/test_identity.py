@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -194,6 +195,7 @@ def test_only_the_code_that_a_cell_uses_is_part_of_it():
         assert f"dgd/{other}" not in used, other
     assert not any(name.startswith("dgd/models/cifar") for name in of(replace(TEACHER, student="resnet18")).code)
     assert "dgd/exchange/graft.py" not in of(TEACHER).code
+    assert "dgd/models/cifar_vgg.py" in of(replace(STUDENT, teacher="cifar_vgg16_bn")).code  # the teacher's network too
 
 
 @pytest.mark.parametrize(
@@ -385,6 +387,10 @@ def test_the_cell_of_a_folder(tmp_path):
     assert "\n" not in str(error.value)
     assert identity.file_hash(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     assert identity.file_hash(tmp_path / "nothing") is None
+    for text, time in (("a", 1), ("bb", 1), ("cc", 2)):  # a change shows in the size or in the time
+        path.write_text(text)
+        os.utime(path, ns=(time, time))
+        assert identity.file_hash(path) == hashlib.sha256(text.encode()).hexdigest()
 
 
 # ----------------------------------------------------------------------------------------------------------- elsewhere
