@@ -11,7 +11,7 @@ from pathlib import Path
 from dgd import config, frozen, identity
 from dgd.cell import Cell
 from dgd.identity import Identities
-from dgd.task import METRICS
+from dgd.metrics import METRICS
 
 
 @dataclass(frozen=True)

@@ -148,8 +148,8 @@ def test_a_method_may_change_its_recipe_and_options():
 
 def test_the_loss_on_the_labels_is_that_of_the_task(monkeypatch):
     """Of a regression, `ce` stands for the squared error; that of other data sets stays."""
-    monkeypatch.setitem(config.task.DATASETS, "digits", "regression")
-    monkeypatch.setitem(config.task.TERMS, "regression", "at")
+    monkeypatch.setitem(config.metrics.DATASETS, "digits", "regression")
+    monkeypatch.setitem(config.metrics.TERMS, "regression", "at")
     benchmark = config.check({**BENCHMARK, "datasets": ["digits", "cifar10"], "methods": [{"x": {"base": "kd"}}]})
     found = {cell.slug: cell for cell in config.cells(benchmark) if cell.method == "x"}
     assert found["digits"].task == "regression"

@@ -15,9 +15,9 @@ import pandas as pd
 
 from dgd import keys
 from dgd.cell import Cell, Data, Recipe
+from dgd.metrics import METRICS, Metric, metric_named
 from dgd.read.files import AGAIN, LABELS, read_cells, read_config, read_filters
 from dgd.read.thresholds import FILTERS, THRESHOLDS, column, filter_sets, spelled
-from dgd.task import METRICS, Metric, metric_named
 
 CONDITIONS = {
     name: (kind, spec.attribute)
