@@ -630,7 +630,8 @@ def test_names(tmp_path):
     assert data.is_known("imagefolder:birds")
     for name in ("mnist", "imagefolder", "imagefolder:", "imagefolder:/", "", "digits:x"):
         assert not data.is_known(name)
-        with pytest.raises(ValueError, match="there are digits, cifar10, cifar100, fashion_mnist and imagefolder:<path>"):
+        known = "digits, digits-rotation, cifar10, cifar100, fashion_mnist and imagefolder:<path>"
+        with pytest.raises(ValueError, match=f"there are {known}"):
             data.sources.find(name)
 
 

@@ -3,10 +3,6 @@
 import contextlib
 import copy
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from dgd import cli, config, data, filters, identity, models
+from dgd import cli, config, data, filters, models
 from dgd.data.loader import Examples
 from dgd.metrics import METRICS
 from dgd.models.folding import followers
@@ -248,38 +244,3 @@ def test_the_rules_script_does_the_same(trained):
     assert yaml.safe_load((folder / "config.yaml").read_text())["recipe"]["device"] == "cpu"
     prune.main(["--folder", str(folder), "--data", str(trained / "data/prepared/t/digits"), "--shares", "0.5"])
     assert (folder / "pruning.csv").read_bytes() == wanted
-
-
-def test_committed_curves_make_nothing_train(tmp_path):
-    """A fresh clone has results without weights and data, of whatever age git gave them."""
-    for part in ("Snakefile", "pipeline", "dgd", "papers", "profiles", "envs"):
-        copy_of = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
-        copy_of(ROOT / part, tmp_path / part)
-    given = yaml.safe_load((ROOT / "config/test/tiny.yaml").read_text()) | {"pruning": [0.5]}
-    (tmp_path / "pruned.yaml").write_text(yaml.safe_dump(given))
-    cells = config.cells(config.check(given))
-    results = tmp_path / "results"
-    files = [results / cell.path / name for cell in cells for name in identity.OUTPUTS if "safetensors" not in name]
-    curves = [results / cell.path / "pruning.csv" for cell in cells]
-    tiny = results / "tiny"
-    names = ("results", "methods", "filters", "density", "claims", "controls")
-    made = [tiny / "cells.csv", *(tiny / f"tables/{name}.{kind}" for name in names for kind in ("md", "csv", "tex"))]
-    made += [tiny / "figures/.snakemake_timestamp", tiny / "report.html"]
-    for age, group in enumerate((made, files, curves)):
-        for path in group:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            os.utime(path, (2e9 - age, 2e9 - age))
-    os.utime(tiny / "figures", (2e9, 2e9))
-
-    def plan() -> str:
-        env = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE_")}
-        env |= {"XDG_CACHE_HOME": str(tmp_path / ".cache"), "OMP_NUM_THREADS": "1"}
-        command = [Path(sys.executable).parent / "snakemake", "-n", "--configfile", "pruned.yaml"]
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    assert "Nothing to be done" in plan()
-    curves[0].unlink()
-    assert f"pruning {cells[0].path}" in plan()

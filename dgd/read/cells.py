@@ -67,7 +67,7 @@ def collect(
         expected: Cells that the benchmark consists of. The frame then holds exactly these, in this order: a cell without a
             result has the status "missing", and a result that is not expected (of an older config) is left out. None takes
             whatever is there.
-        standing: Path of a cell -> whether its result is the one that is asked for, see `dgd.running.standing`.
+        standing: Path of a cell -> whether its result is the one that is asked for, see `dgd.frozen.standing`.
 
     Returns:
         Frame with `COLUMNS`. A cell that did not finish has one row, network 0, with its status and no numbers.
