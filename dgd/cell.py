@@ -448,6 +448,10 @@ class Cell:
     data: Data = key(Data(), "Where the data set is and how it is prepared.")
     recipe: Recipe = key(Recipe(), "How every network is trained.")
 
+    def __post_init__(self) -> None:
+        # One order of the terms, however a config gives them: sums and random draws of a step follow it.
+        object.__setattr__(self, "objective", dict(sorted(self.objective.items())))
+
     @property
     def slug(self) -> str:
         """Return the folder name of the data set."""

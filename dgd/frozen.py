@@ -39,6 +39,34 @@ def sentence(row: dict) -> str:
     return f"{cells} made by {commit}{changed}, code {row['code_sha256'][:12]}"
 
 
+def standing(cells: Iterable[Cell], results: str | Path) -> dict[str, str]:
+    """Return path -> "frozen", "fresh", or "stale: " and why, of cells of one benchmark.
+
+    Args:
+        cells: The cells, teachers included.
+        results: Root of the results.
+    """
+    cells = list(cells)
+    if cells and is_frozen(Path(results) / cells[0].benchmark):
+        return {cell.path: "frozen" for cell in cells}
+    return {path: str(state) for path, state in identity.states(cells, results).items()}
+
+
+def footnotes(folder: str | Path, standing: Iterable[str]) -> tuple[str, ...]:
+    """Return what a reader of a benchmark's tables has to know of its cells: by which code they were made, which are stale.
+
+    Args:
+        folder: The benchmark's results.
+        standing: Of each cell, as in cells.csv.
+    """
+    if rows := made_by(folder):
+        return (f"Frozen: {'; '.join(map(sentence, rows))}. They are read by later code, and were not trained again.",)
+    stale = [text for text in standing if text.startswith("stale")]
+    if not stale:
+        return ()
+    return (f"{len(stale)} cells are not what is asked for today, e.g. {stale[0]}.",)
+
+
 def freeze(folder: str | Path) -> list[dict]:
     """Freeze a benchmark's results; return which code made its cells.
 

@@ -109,7 +109,7 @@ class Identities:
     def __init__(self, cells: Iterable[Cell] = ()):
         self.cells = {cell.path: cell for cell in cells}
         self._found: dict[str, Identity] = {}
-        self._code: dict[tuple[str, ...], dict[str, str]] = {}
+        self._code: dict[tuple, dict[str, str]] = {}
 
     def of(self, cell: Cell) -> Identity:
         """Return the identity of a cell.
@@ -121,14 +121,17 @@ class Identities:
             if unknown := [path for path in cell.teachers if path not in self.cells]:
                 raise ValueError(f"{cell.path}: its teacher {unknown[0]} is no cell that is known here")
             teachers = tuple(self.of(self.cells[path]) for path in cell.teachers)
-            self._found[cell.path] = Identity(fields(cell), self._files(_roots(cell)), teachers)
+            self._found[cell.path] = Identity(fields(cell), self.code(cell), teachers)
         return self._found[cell.path]
 
-    def _files(self, roots: tuple[str, ...]) -> dict[str, str]:
-        if roots not in self._code:
-            apart = set(APART) - set(roots)
-            self._code[roots] = codehash.files(*roots, apart=apart)
-        return self._code[roots]
+    def code(self, cell: Cell) -> dict[str, str]:
+        """Return file -> hash of the code that a cell uses; cells that use the same share it."""
+        exchange = cell.exchange.name if cell.exchange else ""
+        kind = (cell.student, cell.teacher, tuple(cell.objective), exchange, cell.dataset == cell.slug)
+        if kind not in self._code:
+            roots = _roots(cell)
+            self._code[kind] = codehash.files(*roots, apart=set(APART) - set(roots))
+        return self._code[kind]
 
 
 def of_cell(cell: Cell, cells: Iterable[Cell] = ()) -> Identity:
@@ -192,8 +195,9 @@ def record(cell: Cell, *, results: str | Path, data: str | Path) -> dict:
 
 def at(cell: Cell, results: str | Path) -> Identity:
     """Return the identity that a cell has when it learns from the teachers as they lie in their folders."""
-    own = Identities()._files(_roots(cell))
-    return Identity(fields(cell), own, tuple(_of_folder(Path(results) / path, Path(results)) for path in cell.teachers))
+    return Identity(
+        fields(cell), Identities().code(cell), tuple(_of_folder(Path(results) / path, Path(results)) for path in cell.teachers)
+    )
 
 
 def _of_folder(folder: Path, results: Path) -> Identity:
@@ -338,6 +342,33 @@ def cell_of(folder: str | Path) -> Cell | None:
         return Cell.from_plain(content)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
+
+
+def states(cells: Iterable[Cell], results: str | Path, known: Iterable[Cell] = ()) -> dict[str, Fresh | Stale]:
+    """Return path -> whether the results folder holds the cell, as `status` says; prepared data are compared if there.
+
+    Args:
+        cells: The cells.
+        results: Root of the results.
+        known: Their teachers, where these are not among the cells.
+    """
+    cells = list(cells)
+    identities = Identities([*known, *cells])
+    return {
+        cell.path: status(
+            cell,
+            Path(results) / cell.path,
+            identity=identities.of(cell),
+            data=data_hash(prepared_folder(cell) / "manifest.json"),
+            files=[name for name in OUTPUTS if name != WEIGHTS],
+        )
+        for cell in cells
+    }
+
+
+def prepared_folder(cell: Cell) -> Path:
+    """Return the folder of a cell's prepared data set."""
+    return Path(cell.data.dir) / "prepared" / cell.benchmark / cell.slug
 
 
 # --------------------------------------------------------------------------------------------- the same cell elsewhere

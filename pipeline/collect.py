@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from dgd import config, files
+from dgd import config, files, frozen
 from dgd.read.cells import collect
 
 
@@ -15,7 +15,9 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     benchmark = config.check(json.loads(args.config.read_text()), str(args.config), folders=False)
-    files.write_text(args.out, collect(args.out.parent, config.cells(benchmark)).to_csv(index=False))
+    cells, folder = config.cells(benchmark), args.out.parent
+    frame = collect(folder, cells, frozen.standing(cells, folder.parent))
+    files.write_text(args.out, frame.to_csv(index=False))
 
 
 if __name__ == "__main__":

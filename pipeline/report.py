@@ -12,9 +12,9 @@ from markdown_it import MarkdownIt
 
 from dgd.config import cells, check
 from dgd.files import write_text
+from dgd.metrics import METRICS, Metric
 from dgd.read import claims
 from dgd.read.table import NOT_RUN
-from dgd.task import METRICS, Metric
 
 PAGE = Path(__file__).parent / "report" / "page.html"
 # What a browser still shows at once: of more cells only those without a result are listed, of a larger SVG the PNG is shown.
@@ -31,7 +31,12 @@ def main(argv=None):
     folder, config = args.out.parent, json.loads(args.config.read_text())
     asked = cells(check(config, str(args.config), folders=False))
     metrics = {cell.path: METRICS[cell.task] for cell in asked}
-    rows = [_row(folder.parent, path, metric) for path, metric in metrics.items()]
+    collected = pd.read_csv(folder / "cells.csv").dropna(subset="folder").drop_duplicates("folder")
+    standing = collected.set_index("folder")["standing"].fillna("")
+    rows = [
+        _row(folder.parent, path, metric) | {"standing": standing.get(path.partition("/")[2], "")}
+        for path, metric in metrics.items()
+    ]
     listed = rows if len(rows) <= LISTED else [row for row in rows if row["status"] != "finished"]
     names = ["results", "methods", "filters", "density", *(["controls"] if config.get("controls") else [])]
     page = jinja2.Template(PAGE.read_text(), autoescape=True, trim_blocks=True, lstrip_blocks=True).render(

@@ -2,10 +2,12 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from dgd import frozen
 from dgd.read import claims
 from dgd.read.cells import REPORTS
 from dgd.read.controls import controls_table
@@ -36,8 +38,10 @@ def main(argv=None):
         "density": density_table(cells, folder),
         "claims": claims.table(claims.evaluate(claims.read(args.papers), [(cells, folder)])),
     }
+    standing = cells.loc[cells["network"] == 0, "standing"].dropna() if "standing" in cells else ()
+    notes = frozen.footnotes(folder, standing)
     for name, table in tables.items():
-        write(table, args.out / name)
+        write(replace(table, footnotes=(*table.footnotes, *notes)), args.out / name)
 
 
 if __name__ == "__main__":

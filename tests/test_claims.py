@@ -13,9 +13,9 @@ from claimed import PAPER, R56, R110, ROWS, frame, judge, paper, published
 from dgd import methods
 from dgd.read import claims
 from dgd.read.claims import text
-from dgd.read.claims.judge import Scale
+from dgd.read.claims.judge import COLUMNS, TEXT, Scale, typed
 from dgd.read.departures import Departure
-from dgd.read.statistics import difference, verdict
+from dgd.read.statistics import difference, mean_interval, verdict
 
 # ------------------------------------------------------------------------------------------------------- evaluating
 
@@ -42,6 +42,49 @@ def test_verdicts_as_published(tmp_path, grafting, expected):
     assert (row["seeds"], row["over_seeds"]) == (" ".join(map(str, range(len(grafting)))), "0 1 2")
     assert row["folders"].split()[0] == f"cifar10/{R56}/grafting/seed0"
     assert row["overall"] == f"{expected} (1 of 1 settings run)"
+
+
+def test_a_row_holds_what_was_claimed_measured_and_judged(tmp_path):
+    path = paper(tmp_path)
+    document = yaml.safe_load(path.read_text())
+    document["claims"][0]["note"] = "By the text."
+    path.write_text(yaml.safe_dump(document))
+    ours, theirs = [91.0, 91.1, 91.3], [90.0, 90.1]
+    cells = frame(("baseline", theirs), ("grafting", ours))
+    table = judge(path, cells)
+    assert tuple(table) == COLUMNS
+    (row,) = table.to_dict("records")
+    words = {
+        **{"paper": "p", "claim": "gain", "sentence": "Grafting helps.", "source": "T", "reproduced_if": "it does"},
+        **{
+            "note": "By the text.",
+            "overall": "reproduced (1 of 1 settings run)",
+            "metric": "top-1 accuracy at the last epoch, %",
+        },
+        **{"better": "higher", "method": "grafting", "over": "baseline", "dataset": "cifar10", "student": R56, "teacher": ""},
+        **{"benchmark": "b", "row": "grafting", "over_row": "baseline", "scale": "as published", "published_ids": "graft base"},
+        **{"verdict": "reproduced", "counts": "yes", "remark": "", "seeds": "0 1 2", "over_seeds": "0 1"},
+        **{"folders": " ".join(f"cifar10/{R56}/grafting/seed{seed}" for seed in range(3)), "form": ".2f"},
+        "over_folders": " ".join(f"cifar10/{R56}/baseline/seed{seed}" for seed in range(2)),
+    }
+    assert {name: row[name] for name in TEXT} == words
+    gain, side, other = difference(ours, theirs), mean_interval(ours), mean_interval(theirs)
+    numbers = {
+        **{"mean": side.mean, "sd": side.sd, "n": 3, "over_mean": other.mean, "over_sd": other.sd, "over_n": 2},
+        **{"difference": gain.difference, "low": gain.low, "high": gain.high, "p": gain.p, "p_holm": gain.p, "published": 1},
+    }
+    assert {name: row[name] for name in COLUMNS if name not in TEXT} == pytest.approx(numbers)
+    missing, there = judge(path, cells.assign(student="cifar_resnet8")).to_dict("records")
+    assert {name for name in TEXT if not missing[name]} == {
+        *("teacher", "benchmark", "row", "over_row", "scale", "counts", "remark"),
+        *("seeds", "over_seeds", "folders", "over_folders"),
+    }
+    assert (missing["student"], missing["published_ids"], missing["published"]) == (R56, "graft base", 1)
+    assert (missing["n"], missing["over_n"]) == (0, 0)
+    assert math.isnan(missing["mean"])
+    assert (there["student"], there["published_ids"], there["n"], there["seeds"]) == ("cifar_resnet8", "", 3, "0 1 2")
+    table.to_csv(tmp_path / "claims.csv", index=False)
+    pd.testing.assert_frame_equal(typed(pd.read_csv(tmp_path / "claims.csv")), table)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +200,7 @@ def test_where_the_paper_names_no_data_set_its_recipe_is_compared_all_the_same(t
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(document))
     table = judge(tmp_path / "p.yaml", frame(("baseline", [90.0, 90.1]), ("grafting", [91.0, 91.1]), lr=0.05))
     assert table["scale"].tolist() == ["", "other setting: lr 0.05; the paper names no data set"]
+    assert table["dataset"].tolist() == ["not given", "cifar10"]
 
 
 def test_cells_of_another_task_are_not_compared(tmp_path):
@@ -171,6 +215,8 @@ def test_a_teacher_that_was_trained_less_is_no_published_setting(tmp_path):
     assert judge(path, frame(*cells, ("baseline", [94.0], teacher)))["scale"].tolist() == ["as published"]
     table = judge(path, frame(*cells, ("baseline", [94.0], teacher | {"epochs": 10, "step_epochs": 3})))
     assert table["scale"].tolist() == ["", "reduced: teacher: 10 of 200 epochs, teacher: step epochs 3"]
+    table = judge(path, frame(*cells, ("baseline", [94.0], teacher | {"lr": 0.05}), student="cifar_resnet8"))
+    assert table["scale"].tolist() == ["", "other setting: teacher: lr 0.05; not a published setting"]
     table = judge(path, frame(("kd", [92.0]), ("dgd", [93.0], {"teacher": "cifar_resnet20"})))
     assert table["verdict"].tolist() == ["not run"]  # two teachers are not compared with each other
 
@@ -271,6 +317,9 @@ def test_of_two_benchmarks_the_one_with_more_seeds_counts(tmp_path):
     assert table["benchmark"].tolist() == ["few", "many"]
     assert table["counts"].tolist() == ["", "yes"]
     assert set(table["overall"]) == {"not reproduced (1 of 1 settings run)"}
+    assert judge(paper(tmp_path), many, few)["counts"].tolist() == ["yes", ""]
+    same = judge(paper(tmp_path), few, few.assign(benchmark="as many"))
+    assert same["counts"].tolist() == ["yes", ""]  # of equally many the first
 
 
 def test_a_claim_may_speak_of_some_students_only(tmp_path):

@@ -38,7 +38,7 @@ def test_list(capsys, benchmark):
         # The least faithful part decides, an exchange's class is a part, and a need may come from an option's default.
         "kr+kd": "ce + kd(tau=4.0) + kr - 1 1 reconstruction teacher, features",
         "repr": "ce repr 1 0 deviates",
-        "dml": "ce + mutual - 2 0 deviates peers on the same batch, at once",
+        "dml": "ce + mutual - 2 0 deviates peers on the same batch at once",
         "self-explanation-shuffled": "ce + explanation(shuffle) - 1 0 reconstruction input gradient, image",
     }.items():
         assert rows[name].split() == [name, *rest.split()]

@@ -1,14 +1,17 @@
 """What decides a cell's result: fields, code, teachers, data; what makes a result stale, and what does not."""
 
+import hashlib
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
-from dgd import codehash, config, frozen, identity, running
+from dgd import codehash, identity
 from dgd.cell import Cell, Data, Recipe, exchange
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +109,68 @@ def test_a_folder_of_images_may_move_and_its_data_decide(tmp_path):
     assert identity.data_hash(tmp_path / "nothing.json") is None
 
 
+def test_what_says_where_data_come_from_does_not_count(tmp_path):
+    def hashed(**changes) -> str:
+        content = {"loader": "memory", "images_sha256": "1", "sources_sha256": "2", "sizes": {"train": 5, "test": 6}}
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
+        path.write_text(json.dumps(content | changes))
+        return identity.data_hash(path)
+
+    plain = hashed()
+    for place in ("format", "name", "arguments", "seed", "files"):
+        assert hashed(**{place: "x"}) == plain, place
+    assert hashed(sources_sha256="3") == plain  # the images have a hash of their own
+    assert hashed(sizes={"test": 6, "train": 5}) == plain
+    assert hashed(sizes={"train": 5, "test": 7}) != plain
+    streamed = [hashed(loader="stream", sources_sha256=digest) for digest in ("2", "3")]
+    assert streamed[0] != streamed[1]
+    (tmp_path / "cut.json").write_text('{"loader": ')
+    assert identity.data_hash(tmp_path / "cut.json") is None
+
+
+def test_the_fields_of_a_cell_are_plain_and_complete():
+    found = identity.fields(STUDENT)
+    assert json.loads(json.dumps(found)) == found
+    chosen = ("dataset", "seed", "student", "teacher", "networks", "exchange", "exchange.a", "recipe.lr", "recipe.epochs")
+    assert [found[name] for name in chosen] == ["digits", 0, "cifar_resnet8", "cifar_resnet20", 2, "graft", 0.4, 0.1, 1]
+    assert found["objective.ce.weight"] == 1
+    assert found["data.train_images"] is None
+    assert isinstance(found["objective.ce.weight"], int)  # 1.0 and 1 are one value
+    assert not {"benchmark", "model", "method", "teachers", "objective", "data.dir", "recipe.threads"} & found.keys()
+    assert identity.fields(TEACHER)["exchange"] is None
+    assert not any(name.startswith("exchange.") for name in identity.fields(TEACHER))
+    placed = replace(TEACHER, dataset="imagefolder:/a/birds")
+    assert identity.fields(placed)["dataset"] == placed.slug != placed.dataset
+
+
+def test_a_teacher_that_is_not_given_is_named():
+    with pytest.raises(ValueError, match=f"^{STUDENT.path}: its teacher {TEACHER.path} is no cell that is known here$"):
+        identity.of_cell(STUDENT)
+    several = identity.Identities([TEACHER, STUDENT])
+    assert several.of(STUDENT).teachers == (several.of(TEACHER),)
+    assert several.of(STUDENT) is several.of(STUDENT)  # computed once
+    other = replace(TEACHER, recipe=replace(TEACHER.recipe, lr=0.2))
+    assert identity.of_cell(STUDENT, [other]).hash != of(STUDENT).hash
+
+
+def test_what_one_side_lacks_is_said_so():
+    was, now = {"seed": 0, "exchange": "graft", "exchange.a": 0.4}, {"seed": 0, "exchange": None, "objective.kd.t": "x"}
+    assert identity.field_differences(was, now) == [
+        "exchange was graft and is null",
+        "objective.kd.t is not set and is x",
+        "exchange.a was 0.4 and now it is not set",
+    ]
+    recorded = {"fields": {"seed": 0}, "code": {"a.py": "1", "b.py": "2", "c.py": "3"}}
+    today = identity.Identity({"seed": 1}, {"b.py": "2", "c.py": "4", "d.py": "5"})
+    assert identity.differences(recorded, today) == [
+        "seed was 0 and is 1",
+        "the code of c.py differs",
+        "the code of d.py was not used",
+        "the code of a.py is not used any more",
+    ]
+    assert identity.differences(recorded, identity.Identity(recorded["fields"], recorded["code"])) == []
+
+
 # --------------------------------------------------------------------------------------------------------------- code
 
 
@@ -159,47 +224,6 @@ def test_edits_change_the_identity_of_the_cells_that_use_the_code(source, name, 
     assert differing == ([f"dgd/{name}"] if changes else [])
 
 
-def test_formatting_and_docstrings_do_not_count(source):
-    path = source / "two.py"
-    path.write_text('"""One."""\n\ndef f(a):\n    """Do."""\n    return {"a": a}\n')
-    before = identity.code("dgd.two")
-    path.write_text("def f(\n    a,\n):\n    return {'a': a}  # comment\n")
-    assert identity.code("dgd.two") == before
-    path.write_text("def f(a):\n    return {'b': a}\n")
-    assert identity.code("dgd.two") != before
-
-
-def test_imports_are_followed_wherever_they_stand(source):
-    (source / "leaf.py").write_text("X = 1\n")
-    for text in (
-        "from dgd import leaf\n",
-        "from dgd.leaf import X\n",
-        "import dgd.leaf as other\n",
-        "from . import leaf\n",
-        "def f():\n    from dgd.leaf import X\n    return X\n",
-    ):
-        (source / "root.py").write_text(text)
-        assert "dgd/leaf.py" in identity.code_files("dgd.root"), text
-    with pytest.raises(ValueError, match=r"dgd\.nowhere: no such module"):
-        identity.code("dgd.nowhere")
-
-
-def test_of_a_package_only_what_is_asked_for_is_followed(source):
-    (source / "rooms").mkdir()
-    (source / "rooms/one.py").write_text("ONE = 1\n")
-    (source / "rooms/two.py").write_text("TWO = 2\n")
-    init = "from dgd.rooms.one import ONE\nfrom dgd.rooms.two import TWO\n"
-    (source / "rooms/__init__.py").write_text(init + '__all__ = ["ONE", "TWO"]\n')
-    (source / "root.py").write_text("from dgd.rooms import ONE\n")
-    rooms = [name for name in identity.code_files("dgd.root") if "rooms" in name]
-    assert rooms == ["dgd/rooms/__init__.py", "dgd/rooms/one.py"]
-    (source / "root.py").write_text("from dgd import rooms\nx = rooms.TWO\n")
-    assert "dgd/rooms/two.py" in identity.code_files("dgd.root")
-    assert "dgd/rooms/one.py" not in identity.code_files("dgd.root")
-    (source / "rooms/__init__.py").write_text(init + "BOTH = ONE + TWO\n")
-    assert {"dgd/rooms/one.py", "dgd/rooms/two.py"} <= identity.code_files("dgd.root").keys()
-
-
 # ------------------------------------------------------------------------------------------------------------- status
 
 
@@ -232,6 +256,45 @@ def test_a_result_is_fresh_until_something_that_decides_differs(made):
     assert reasons(made, STUDENT) == ["metrics.json is missing"]
 
 
+def test_a_status_says_itself(made):
+    wanted = of(STUDENT)
+    fresh = identity.status(STUDENT, made / STUDENT.path, identity=wanted, data="d")
+    assert (str(fresh), fresh.fresh, fresh.reasons) == ("fresh", True, ())
+    (made / STUDENT.path / "filters.npz").unlink()
+    stale = identity.status(STUDENT, str(made / STUDENT.path), identity=wanted, data="e")
+    assert (str(stale), stale.fresh) == ("stale: filters.npz is missing; the data set differs", False)
+    there = [name for name in identity.OUTPUTS if name != "filters.npz"]
+    assert identity.status(STUDENT, made / STUDENT.path, identity=wanted, data="d", files=there).fresh
+
+
+def test_what_is_recorded(made):
+    (made / "data").mkdir()
+    (made / "data/manifest.json").write_text('{"images_sha256": "1"}')
+    found = identity.record(STUDENT, results=made, data=str(made / "data"))
+    assert found.keys() == {"hash", "fields", "code", "data", "teachers"}
+    assert found["hash"] == of(STUDENT).hash
+    assert (found["fields"], found["code"]) == (identity.fields(STUDENT), of(STUDENT).code)
+    assert found["data"] == identity.data_hash(made / "data/manifest.json") is not None
+    weights = hashlib.sha256(b"{}").hexdigest()
+    assert found["teachers"] == {TEACHER.path: {"identity": of(TEACHER).hash, "weights_sha256": weights}}
+    (made / TEACHER.path / "provenance.json").write_text("{}")  # by older code
+    (made / TEACHER.path / "model.safetensors").unlink()
+    found = identity.record(STUDENT, results=str(made), data=made / "nothing")
+    assert found["data"] is None
+    assert found["teachers"] == {TEACHER.path: {"identity": None, "weights_sha256": None}}
+    assert found["hash"] != of(STUDENT).hash
+
+
+def test_a_teachers_own_teacher_counts(made):
+    """A student of a student: the chain is read from the folders as it is from the cells."""
+    third = replace(STUDENT, method="third", teachers=(STUDENT.path,), teacher=STUDENT.student)
+    wanted = identity.of_cell(third, [TEACHER, STUDENT])
+    assert identity.at(third, made).hash == wanted.hash
+    other = replace(TEACHER, seed=1)
+    changed = replace(STUDENT, teachers=(other.path,))
+    assert identity.of_cell(replace(third, teachers=(changed.path,)), [other, changed]).hash != wanted.hash
+
+
 def test_a_student_of_another_teacher_is_stale(made):
     other = replace(TEACHER, recipe=replace(TEACHER.recipe, lr=0.2))
     assert reasons(made, STUDENT, other) == [f"the teacher {TEACHER.path} is another one: recipe.lr was 0.1 and is 0.2"]
@@ -239,6 +302,25 @@ def test_a_student_of_another_teacher_is_stale(made):
     assert reasons(made, STUDENT) == [f"the teacher {TEACHER.path} was trained again"]
     shutil.rmtree(made / TEACHER.path)  # what it learned from is recorded: the teacher need not be there
     assert reasons(made, STUDENT) == []
+    assert reasons(made, STUDENT, other) == [f"the teacher {TEACHER.path} is another one: it is not there"]
+
+
+def test_students_of_more_teachers_or_of_one_that_was_made_again_are_stale(made):
+    second = replace(TEACHER, seed=1)
+    more = replace(STUDENT, teachers=(TEACHER.path, second.path))
+    wanted = identity.of_cell(more, [TEACHER, second])
+    found = identity.status(STUDENT, made / STUDENT.path, identity=wanted, data="d").reasons
+    assert found == ("it had 1 teachers and has 2",)
+    path = made / TEACHER.path / "provenance.json"
+    content = json.loads(path.read_text())
+    content["identity"] |= {"hash": "0", "fields": content["identity"]["fields"] | {"seed": 9}}
+    path.write_text(json.dumps(content))  # the teacher's folder holds another cell, the student learned from the right one
+    assert reasons(made, STUDENT) == []
+    path = made / STUDENT.path / "provenance.json"
+    content = json.loads(path.read_text())
+    content["identity"]["teachers"][TEACHER.path]["identity"] = "1"
+    path.write_text(json.dumps(content))
+    assert reasons(made, STUDENT) == [f"the teacher {TEACHER.path} is another one: seed was 9 and is 0"]
 
 
 def test_edited_code_is_named(made, source):
@@ -252,6 +334,22 @@ def test_a_result_of_older_code_has_no_identity(made):
     path.write_text(json.dumps({"cell": TEACHER.path}))
     changed = replace(TEACHER, recipe=replace(TEACHER.recipe, lr=0.2))
     assert reasons(made, changed) == ["recipe.lr was 0.1 and is 0.2", "made before identities were recorded"]
+
+
+def test_the_cell_of_a_folder(tmp_path):
+    assert identity.cell_of(tmp_path) is None
+    path = tmp_path / "config.yaml"
+    for text in ("- 1\n", "", "seed: 0\n"):
+        path.write_text(text)
+        assert identity.cell_of(tmp_path) is None, text
+    path.write_text(json.dumps(STUDENT.plain()))
+    assert identity.cell_of(str(tmp_path)) == STUDENT
+    path.write_text(json.dumps(STUDENT.plain() | {"recipe": {"lr": "fast", "momentum": 7}}))
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: .*lr") as error:
+        identity.cell_of(tmp_path)
+    assert "\n" not in str(error.value)
+    assert identity.file_hash(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert identity.file_hash(tmp_path / "nothing") is None
 
 
 # ----------------------------------------------------------------------------------------------------------- elsewhere
@@ -276,34 +374,69 @@ def test_the_same_cell_is_found_in_another_benchmark(made):
     assert identity.find(made, wanted, "d") is None  # without weights it can teach nobody
 
 
-# -------------------------------------------------------------------------------------------------------------- frozen
+def test_only_a_finished_and_whole_cell_of_the_same_teacher_is_taken_over(made):
+    wanted, folder = of(STUDENT), made / STUDENT.path
+    assert identity.find(str(made), wanted, "d") == folder
+    assert identity.find(made, wanted, "d", but=str(folder)) is None
+    for name, text in (("metrics.json", '{"status": "diverged"}'), ("metrics.json", "{"), ("provenance.json", '{"cell": "x"}')):
+        before = (folder / name).read_text()
+        (folder / name).write_text(text)
+        assert identity.find(made, wanted, "d") is None, text
+        (folder / name).write_text(before)
+    assert identity.find(made, wanted, "d") == folder
+    other = identity.of_cell(STUDENT, [replace(TEACHER, recipe=replace(TEACHER.recipe, lr=0.2))])
+    assert identity.find(made, other, "d") is None
+    content = json.loads((folder / "provenance.json").read_text())
+    content["identity"]["teachers"][TEACHER.path]["identity"] = "another"
+    (folder / "provenance.json").write_text(json.dumps(content))
+    assert identity.find(made, wanted, "d") is None
 
-FROZEN = ("cifar10-small", "controls-small", "decay-small", "fast-path", "zoo-small")
+
+def test_a_first_folder_that_does_not_fit_hides_no_second(made):
+    again = replace(STUDENT, method="zzz")  # after "dgd" in the order of the folders
+    identity.adopt(made / STUDENT.path, made / again.path, again)
+    for change in ({"fields": {}}, {"data": "e"}, {"teachers": {}}):
+        path = made / STUDENT.path / "provenance.json"
+        before = path.read_text()
+        content = json.loads(before)
+        path.write_text(json.dumps(content | {"identity": content["identity"] | change}))
+        assert identity.find(made, of(STUDENT), "d") == made / again.path, change
+        path.write_text(before)
+    assert identity.find(made, of(STUDENT), "d") == made / STUDENT.path
+    assert identity.find(made, of(STUDENT), "d", but=made / STUDENT.path) == made / again.path
+    (made / STUDENT.path / "model.safetensors").unlink()
+    assert identity.find(made, of(STUDENT), "d") == made / again.path
 
 
-@pytest.mark.parametrize("name", FROZEN)
-def test_committed_benchmarks_are_frozen_and_hold_what_their_configs_ask_for(name):
-    folder = ROOT / "results" / name
-    cells = running.benchmark_cells(ROOT / f"config/{name}.yaml")
-    assert frozen.is_frozen(folder)
-    assert sum(row["cells"] for row in frozen.made_by(folder)) == len(cells)
-    assert frozen.differences(folder, cells, {cell.slug: "nowhere" for cell in cells}) == ""
-
-
-def test_a_config_that_differs_from_a_frozen_benchmark_is_refused_in_one_line(tmp_path):
-    folder = ROOT / "results/decay-small"
-    benchmark = config.load(ROOT / "config/decay-small.yaml")
-    cells = config.cells(replace(benchmark, recipe=replace(benchmark.recipe, lr=0.2)))
-    data = {"cifar10": tmp_path}
-    with pytest.raises(
-        ValueError, match=r"decay-small is frozen, .*recipe\.lr was 0\.1 and is 0\.2 \(.* and 45 more\)"
-    ) as error:
-        frozen.refuse(folder, cells, data)
-    assert "\n" not in str(error.value)
-    (tmp_path / "manifest.json").write_text("{}")
-    assert "the data set differs" in frozen.differences(folder, config.cells(benchmark), data)
-    more = config.cells(replace(benchmark, seeds=(0, 1, 2, 3, 4, 5)))
-    assert "a cell is asked for that is not there" in frozen.differences(folder, more, {"cifar10": "nowhere"})
+def test_what_is_taken_over_has_the_labels_of_the_other_cell(made):
+    source = made / STUDENT.path
+    (source / "model.safetensors").write_bytes(b"weights")
+    (source / "history.csv").write_text("epoch\n0\n")
+    (source / "metrics.json").write_text(json.dumps({"status": "finished", "cell": {"benchmark": "b", "seed": 0}, "last": 5}))
+    content = json.loads((source / "provenance.json").read_text()) | {"teachers": {TEACHER.path: "weights"}, "host": "h"}
+    (source / "provenance.json").write_text(json.dumps(content))
+    taken = TEACHER.path.replace("b/", "c/", 1)
+    cell = replace(STUDENT, benchmark="c", model="m", method="kd-2", teachers=(taken,))
+    metrics = identity.adopt(str(source), str(made / cell.path), cell)
+    folder = made / cell.path
+    assert sorted(path.name for path in folder.iterdir()) == sorted(identity.OUTPUTS)
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert (folder / "history.csv").read_text() == "epoch\n0\n"
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    labels = {"benchmark": "c", "dataset": "digits", "model": "m", "method": "kd-2", "seed": 0}
+    assert metrics == {"status": "finished", "cell": labels, "last": 5}
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == cell.plain()
+    found = json.loads((folder / "provenance.json").read_text())
+    assert (found["cell"], found["origin"], found["host"]) == (cell.path, STUDENT.path, "h")
+    assert found["teachers"] == {taken: "weights"}
+    assert found["identity"]["teachers"] == {taken: content["identity"]["teachers"][TEACHER.path]}
+    assert {key: found["identity"][key] for key in ("hash", "fields", "code", "data")} == {
+        key: content["identity"][key] for key in ("hash", "fields", "code", "data")
+    }
+    third = replace(cell, benchmark="d")
+    identity.adopt(folder, made / third.path, third)  # onto a folder that is there, too
+    identity.adopt(folder, made / third.path, third)
+    assert json.loads((made / third.path / "provenance.json").read_text())["origin"] == STUDENT.path  # where it was trained
 
 
 def test_nothing_here_needs_torch():

@@ -63,7 +63,7 @@ def test_every_cell_has_a_gpu_and_its_estimate_on_a_cluster(name):
     given = read(ROOT / "config/test/tiny.yaml")
     cell = cells(check({**given, key: {**given[key], **yaml.safe_load(value)}}))[-1]
     assert gpus(cell) == 1
-    assert mem_mb(cell) == estimate(cell.plain(), cuda=True)["host"] * MIB // 10**6 + 1
+    assert mem_mb(cell) == estimate(cell, cuda=True)["host"] * MIB // 10**6 + 1
     for resources in PROFILES[name]["set-resources"].values():
         assert not {"gpu", "mem_mb"} & set(resources)
 

@@ -2,13 +2,16 @@
 
 import math
 import re
+import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from dgd.read.statistics import (
     VERDICTS,
+    detectable_between,
     difference,
     holm,
     mean_interval,
@@ -43,6 +46,26 @@ def test_one_value_has_no_interval_and_none_has_no_mean():
     assert all(math.isnan(value) for value in prediction_interval([91.5]))
 
 
+def test_no_value_and_two_values():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        none = mean_interval([])
+        assert all(math.isnan(value) for value in (none.mean, none.sd, none.low, none.high, *prediction_interval([])))
+    # sd of 1 and 3 is sqrt(2); t(0.975, 1) = 12.7062
+    assert mean_interval([1, 3])[3:] == pytest.approx((2 - 12.7062, 2 + 12.7062), abs=1e-4)
+    half = 12.7062 * math.sqrt(2) * math.sqrt(1.5)
+    assert prediction_interval([1, 3]) == pytest.approx((2 - half, 2 + half), abs=1e-4)
+
+
+def test_a_column_of_objects_holds_numbers():
+    """A column of a frame that also has text is of Python objects; None in it is a number that is missing."""
+    column = pd.Series([1, 2.5, 3], dtype=object)
+    assert mean_interval(column) == mean_interval([1, 2.5, 3])
+    assert holm(pd.Series([0.01, None, 0.02], dtype=object)) == pytest.approx([0.02, math.nan, 0.02], nan_ok=True)
+    with pytest.raises(ValueError, match="flat list of finite numbers"):
+        mean_interval(pd.Series([1, None], dtype=object))
+
+
 @pytest.mark.parametrize("n", [3, 5])
 def test_intervals_cover_what_they_promise(n):
     draws = np.random.default_rng(n).normal(0, 1, (2000, n + 1))
@@ -72,6 +95,10 @@ def test_difference_without_enough_values_or_without_spread():
     assert all(math.isnan(value) for value in short[1:])
     assert difference([2, 2], [1, 1, 1]) == (1, 1, 1, 0)
     assert difference([0.1] * 3, [0.1] * 3) == (0, 0, 0, 1)
+    spread = difference([1, 2], [3, 5])  # the variances are 1 / 4 and 1
+    assert spread.low < spread.difference == -2.5 < spread.high
+    same = difference([1, 2], [4, 5])  # and here 1 / 4 both
+    assert same.low < same.difference == -3 < same.high
 
 
 @pytest.mark.parametrize("function", [mean_interval, prediction_interval, lambda v: difference(v, [1, 2])])
@@ -81,9 +108,10 @@ def test_bad_values_are_named(function, values):
         function(values)
 
 
-def test_bad_confidence_is_named():
+@pytest.mark.parametrize("confidence", [95, 1.5, 1, 0, -0.5])
+def test_bad_confidence_is_named(confidence):
     with pytest.raises(ValueError, match=r"0\.95, not 95"):
-        mean_interval([1, 2], 95)
+        mean_interval([1, 2], confidence)
 
 
 def welch(a, b):
@@ -121,9 +149,21 @@ def test_minimum_detectable_effect_without_seeds_or_sense():
     for arguments in ((-1, 5), (math.inf, 5)):
         with pytest.raises(ValueError, match="sd must be"):
             minimum_detectable_effect(*arguments)
-    for arguments in ((1, 5, 80), (1, 5, 0.01), (1, 5, 0.8, 95)):
+    for arguments in (
+        *((1, 5, 80), (1, 5, 1.5), (1, 5, 1), (1, 5, 0.01), (1, 5, 0.25, 0.75)),
+        *((1, 5, 0.8, 95), (1, 5, 0.8, 1.5), (1, 5, 0.8, 1), (1, 5, 0.8, 0)),
+    ):
         with pytest.raises(ValueError, match="power"):
             minimum_detectable_effect(*arguments)
+
+
+def test_what_two_samples_would_have_shown_is_by_their_pooled_spread():
+    # The variances are 2 and 9, with 1 and 2 degrees of freedom.
+    assert detectable_between([0, 2], [0, 3, 6]) == pytest.approx(minimum_detectable_effect(math.sqrt(20 / 3), (2, 3)))
+    assert detectable_between([0, 3, 6], [0, 2]) == pytest.approx(minimum_detectable_effect(math.sqrt(20 / 3), (3, 2)))
+    assert detectable_between([0, 2], [10, 12]) == pytest.approx(minimum_detectable_effect(math.sqrt(2), 2))
+    assert math.isnan(detectable_between([1], [1, 2, 3]))
+    assert math.isnan(detectable_between([1, 2, 3], []))
 
 
 def stated(function, pattern):
@@ -151,7 +191,7 @@ def test_bootstrap_of_a_pooled_gain():
     assert (wide.high - wide.low) / 2 == pytest.approx(math.sqrt((1 / 3 + 1 / 6) / 4), rel=0.1)
     assert stratified_bootstrap([([2, 2], [1, 1])] * 2) == (1, 1, 1, 2)
     assert stratified_bootstrap([])[3] == 0
-    assert math.isnan(stratified_bootstrap([])[0])
+    assert all(math.isnan(value) for value in stratified_bootstrap([])[:3])
 
 
 def test_bootstrap_is_by_setting_and_side():
@@ -162,10 +202,13 @@ def test_bootstrap_is_by_setting_and_side():
     far = stratified_bootstrap([(a + 1 + 50 * i, b + 50 * i) for i, (a, b) in enumerate(values)])
     assert far == pytest.approx(near)
     assert stratified_bootstrap([(a + 1, b) for a, b in values], seed=1) != near
+    assert stratified_bootstrap([(a + 1, b) for a, b in values], 0.95, draws=10_000, seed=0) == near
 
 
 def test_bootstrap_refuses_what_has_no_spread():
-    with pytest.raises(ValueError, match="at least two values"):
+    with pytest.raises(
+        ValueError, match="^each side of each setting must have at least two values; leave a setting with fewer out$"
+    ):
         stratified_bootstrap([([1, 2], [1, 2]), ([1], [1, 2])])
     with pytest.raises(ValueError, match="flat list of finite numbers"):
         stratified_bootstrap([([1, math.nan], [1, 2])])
@@ -185,6 +228,8 @@ def test_holm_of_known_numbers():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == pytest.approx([1, 1])
     assert holm([]).shape == (0,)
+    assert holm([0, 1]) == pytest.approx([0, 1])
+    assert holm([0.02, 0.02, 0.5]) == pytest.approx([0.06, 0.06, 0.5])  # equal ones stay equal
 
 
 def test_holm_leaves_nan_out_of_the_count():
@@ -212,6 +257,9 @@ def test_holm_holds_the_family_error():
         ((-1.0, 2.0), 0.5, "inconclusive"),
         ((math.nan, math.nan), 0.5, "inconclusive"),
         ((math.nan, math.nan), None, "inconclusive"),
+        ((math.nan, 9.0), None, "inconclusive"),
+        ((0.1, math.nan), None, "inconclusive"),
+        ((0.7, 0.7), 0.5, "reproduced"),  # without any spread
         ((0.1, 9.0), None, "direction only"),
         ((0.0, 9.0), None, "inconclusive"),
         ((-1.0, 0.0), None, "inconclusive"),
@@ -224,6 +272,8 @@ def test_holm_holds_the_family_error():
         ((-0.1, 0.1), 0.0, "inconclusive"),
         ((0.1, 0.2), 0.0, "not reproduced"),
         ((-0.2, -0.1), 0.0, "not reproduced"),
+        ((0.0, 0.1), 0.0, "inconclusive"),
+        ((-0.1, 0.0), 0.0, "inconclusive"),
     ],
 )
 def test_verdict(interval, claimed, expected):

@@ -1,4 +1,4 @@
-"""The loop: the same bytes twice and after being killed, every method, learning rates, divergence, files."""
+"""The loop: the same bytes twice and after being killed, every method, divergence, files."""
 
 import json
 import math
@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,19 +15,18 @@ import torch
 import yaml
 
 from dgd import data, files
-from dgd.cell import Cell, Recipe
+from dgd.cell import Cell
 from dgd.identity import OUTPUTS
 from dgd.methods import METHODS
+from dgd.metrics import METRICS
 from dgd.read.cells import collect
 from dgd.read.filter_sets import filters_table
 from dgd.read.results import results_table
 from dgd.read.table import write
-from dgd.task import METRICS
 from dgd.train import checkpoint, evaluate, train_cell
 from dgd.train.group import Group
 from dgd.train.outcomes import CannotExchange, Diverged, NoTeacher
 from dgd.train.record import RESUME, _summary
-from dgd.train.schedule import learning_rates
 from dgd.train.step import train_epoch
 from dgd.train.streams import generator, stream
 from tests.helpers import digits_cells, files_but_timings
@@ -294,42 +292,6 @@ def test_fast_paths_are_the_same_law(trained, digits, tmp_path, fast, rel):
         train(cell, tmp_path / str(k), digits)
         losses.append(pd.read_csv(tmp_path / str(k) / cell.path / "history.csv").filter(regex="^(loss|ce|kd)_0").iloc[0])
     assert losses[0].tolist() == pytest.approx(losses[1].tolist(), rel=rel)
-
-
-def test_learning_rates():
-    recipe = Recipe()
-    slr = learning_rates(recipe, 2)
-    assert slr(0) == slr(59.99) == [0.1, 0.1]
-    assert slr(60) == pytest.approx([0.01, 0.01])
-    assert slr(199) == pytest.approx([1e-4, 1e-4])
-    benchmark = learning_rates(replace(recipe, milestones=(150, 180, 210)), 1)
-    assert [benchmark(time)[0] for time in (0, 149.99, 150, 180, 239)] == pytest.approx([0.1, 0.1, 0.01, 1e-3, 1e-4])
-    # Starts by number of networks, as read off a run of the released code.
-    starts = {
-        1: [0.1],
-        2: [0.05, 0.1],
-        3: [0.025, 0.075, 0.1],
-        4: [0.0146, 0.05, 0.0854, 0.1],
-        6: [0.0067, 0.025, 0.05, 0.075, 0.0933, 0.1],
-    }
-    for n, expected in starts.items():
-        for schedule in ("dlr", "difflr"):
-            assert learning_rates(replace(recipe, schedule=schedule), n)(0) == pytest.approx(expected, abs=5e-5)
-    dlr = learning_rates(replace(recipe, schedule="dlr"), 2)
-    assert dlr(100) == pytest.approx([0.025, 0.05])
-    assert dlr(200) == pytest.approx([0, 0])
-    assert learning_rates(replace(recipe, schedule="difflr"), 2)(60) == pytest.approx([0.005, 0.01])
-
-
-def test_cosine_is_torchs_per_step():
-    recipe = Recipe(schedule="dlr", epochs=3)
-    at, steps = learning_rates(recipe, 1), 7
-    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 3 * steps)
-    for t in range(3 * steps):
-        assert at(t / steps)[0] == pytest.approx(optimiser.param_groups[0]["lr"], abs=1e-9)
-        optimiser.step()
-        theirs.step()
 
 
 def test_streams_are_apart():

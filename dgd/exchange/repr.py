@@ -157,6 +157,10 @@ class RePr(nn.Module):
         self.active, self._kept = False, None
 
 
+STANDING = RePr
+"""The class whose `source`, `status` and `deviations` say how the exchange stands to its source."""
+
+
 def surgery(network: nn.Module, example: Tensor, options: cell.RePr) -> RePr:
     """Return the `RePr` module of a network with these options."""
     given = {name: getattr(options, name) for name in ("share", "normal", "pruned", "cycles", "skip_first")}

@@ -15,9 +15,9 @@ import pandas as pd
 
 from dgd import keys
 from dgd.cell import Cell, Data, Recipe
+from dgd.metrics import METRICS, Metric, metric_named
 from dgd.read.files import AGAIN, LABELS, read_cells, read_config, read_filters
 from dgd.read.thresholds import FILTERS, THRESHOLDS, column, filter_sets, spelled
-from dgd.task import METRICS, Metric, metric_named
 
 CONDITIONS = {
     name: (kind, spec.attribute)
@@ -32,7 +32,7 @@ VALUES = ("last", "validation_last", "best_on_test", "epoch_best_on_test", "vali
 
 COLUMNS = (
     *LABELS,
-    *("network", "status", "networks", "teachers"),
+    *("network", "status", "standing", "networks", "teachers"),
     *CONDITIONS,
     *("protocol", "metric"),
     *VALUES,
@@ -40,7 +40,11 @@ COLUMNS = (
     *FILTERS,
     *("mean_l1", "entropy_sum", "seconds", "images_per_second", "peak_memory_mib", "method_status", "deviations", "folder"),
 )
-"""The columns of cells.csv, in order. `objective` and `exchange` are JSON, `milestones` is text such as 150/180/210."""
+"""The columns of cells.csv, in order.
+
+`standing` is fresh, frozen, or stale and why; empty where that was not asked. `objective` and `exchange` are JSON, and
+`milestones` is text such as 150/180/210.
+"""
 
 METHODS = ("baseline", "kd", "grafting", "dgd")
 """The order of the paper's four methods in tables and figures; others follow as they come."""
@@ -49,7 +53,9 @@ REPORTS = ("first", "mean", "best")
 """Which network of a group the tables can report; see `reported`."""
 
 
-def collect(folder: str | Path, expected: Sequence[Cell] | None = None) -> pd.DataFrame:
+def collect(
+    folder: str | Path, expected: Sequence[Cell] | None = None, standing: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Collect the cells of a benchmark, one row a cell and network; this is cells.csv.
 
     Reads metrics.json, config.yaml and filters.npz, nothing else. The valid and invalid filters of a network are counted by
@@ -61,6 +67,7 @@ def collect(folder: str | Path, expected: Sequence[Cell] | None = None) -> pd.Da
         expected: Cells that the benchmark consists of. The frame then holds exactly these, in this order: a cell without a
             result has the status "missing", and a result that is not expected (of an older config) is left out. None takes
             whatever is there.
+        standing: Path of a cell -> whether its result is the one that is asked for, see `dgd.frozen.standing`.
 
     Returns:
         Frame with `COLUMNS`. A cell that did not finish has one row, network 0, with its status and no numbers.
@@ -88,6 +95,7 @@ def collect(folder: str | Path, expected: Sequence[Cell] | None = None) -> pd.Da
         networks = norms(name)
         for network, row in enumerate(_rows(path, metrics, cell)):
             row["folder"] = name if path else ""
+            row["standing"] = (standing or {}).get(cell.path) if path else None
             own = networks.get(network)
             if own is not None and baseline is not None:
                 try:

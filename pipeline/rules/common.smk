@@ -80,8 +80,12 @@ if workflow.is_main_process and LOCAL:
             BENCHMARK, CELLS.values(), {name: DATA[name].folder for name in DATA}
         )
     except ValueError as error:
-        sys.exit(f"{FILES or 'config'}: {error}")
+        files = ", ".join(map(os.path.relpath, workflow.configfiles))
+        sys.exit(f"{files or 'config'}: {error}")
     STALE = {} if FROZEN else planning.stale(CELLS, RESULTS, DATA)
+# Fresh cells that the command names by a file are planned too, else Snakemake would not know the target. They have no inputs, and
+# no parameters of their own, so nothing makes them run.
+NAMED = [path for path in CELLS if any(f"/{path}/" in word for word in sys.argv)]
 MARKS = planning.mark(STALE, DATA, RESULTS, BENCHMARK)
 
 
@@ -91,10 +95,17 @@ def mark_of(what):
 
 
 def teachers_of(wildcards, file):
-    """This file of every cell that this cell learns from."""
+    """This file of every cell that this cell learns from; none for a cell that is not trained."""
+    if wildcards.cell not in STALE:
+        return []
     return [f"{RESULTS}/{path}/{file}" for path in CELLS[wildcards.cell].teachers]
 
 
 def data_of(wildcards, file):
-    """A file of the prepared data set that this cell trains on."""
+    """A file of the prepared data set of this cell."""
     return f"{PREPARED}/{CELLS[wildcards.cell].slug}/{file}"
+
+
+def data_to_train(wildcards, file):
+    """A file of the prepared data set that this cell trains on; none for a cell that is not trained."""
+    return data_of(wildcards, file) if wildcards.cell in STALE else []

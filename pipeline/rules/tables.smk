@@ -131,6 +131,7 @@ rule report:
             cell=CELLS,
             file=("metrics.json", "provenance.json"),
         ),
+        cells=CELLS_CSV,
         tables=TABLES,
         figures=FIGURES,
     output:

@@ -21,8 +21,8 @@ OUTPUTS, in <results>/<benchmark>/<dataset>/<model>/<method>/seed<k>/:
 rule train:
     """Training a cell: one method, one student, one seed."""
     input:
-        images=lambda wildcards: data_of(wildcards, "images.safetensors"),
-        manifest=lambda wildcards: data_of(wildcards, "manifest.json"),
+        images=lambda wildcards: data_to_train(wildcards, "images.safetensors"),
+        manifest=lambda wildcards: data_to_train(wildcards, "manifest.json"),
         teachers=lambda wildcards: teachers_of(wildcards, "model.safetensors"),
         # Says whether a teacher has a result.
         outcomes=lambda wildcards: teachers_of(wildcards, "metrics.json"),
@@ -42,7 +42,9 @@ rule train:
     benchmark:
         f"{RESULTS}/{{cell}}/usage.tsv"
     wildcard_constraints:
-        cell=one_of(path for path in STALE if path not in TEACHERS),
+        cell=one_of(
+            path for path in {**STALE, **dict.fromkeys(NAMED)} if path not in TEACHERS
+        ),
     conda:
         "../../envs/train.yaml"
     threads: lambda wildcards: threads(CELLS[wildcards.cell])
@@ -50,10 +52,13 @@ rule train:
         gpu=lambda wildcards: gpus(CELLS[wildcards.cell]),
         mem_mb=lambda wildcards: mem_mb(CELLS[wildcards.cell]),
     params:
-        why=lambda wildcards: f"\n{STALE[wildcards.cell] or ''}".rstrip(),
-        launcher=lambda wildcards: launcher(CELLS[wildcards.cell]),
-        cell=lambda wildcards: json.dumps(CELLS[wildcards.cell].plain(), sort_keys=True),
-        data=lambda wildcards: f"{PREPARED}/{CELLS[wildcards.cell].slug}",
+        # Functions of the output too: Snakemake does not take their values for a reason to train again.
+        why=lambda wildcards, output: f"\n{STALE.get(wildcards.cell) or ''}".rstrip(),
+        launcher=lambda wildcards, output: launcher(CELLS[wildcards.cell]),
+        cell=lambda wildcards, output: json.dumps(
+            CELLS[wildcards.cell].plain(), sort_keys=True
+        ),
+        data=lambda wildcards, output: f"{PREPARED}/{CELLS[wildcards.cell].slug}",
         results=lambda wildcards, output: output.metrics.split(wildcards.cell)[0],
     message:
         "training {wildcards.cell}{params.why}"
@@ -65,7 +70,9 @@ rule train:
 
 use rule train as teacher with:
     wildcard_constraints:
-        cell=one_of(path for path in STALE if path in TEACHERS),
+        cell=one_of(
+            path for path in {**STALE, **dict.fromkeys(NAMED)} if path in TEACHERS
+        ),
     priority: 1
     message:
         "training the teacher {wildcards.cell}{params.why}"

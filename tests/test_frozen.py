@@ -1,0 +1,36 @@
+"""Benchmarks that are read and never trained again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dgd import config, frozen, running
+
+ROOT = Path(__file__).parents[1]
+FROZEN = ("cifar10-small", "controls-small", "decay-small", "fast-path", "zoo-small")
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_committed_benchmarks_are_frozen_and_hold_what_their_configs_ask_for(name):
+    folder = ROOT / "results" / name
+    cells = running.benchmark_cells(ROOT / f"config/{name}.yaml")
+    assert frozen.is_frozen(folder)
+    assert sum(row["cells"] for row in frozen.made_by(folder)) == len(cells)
+    assert frozen.differences(folder, cells, {cell.slug: "nowhere" for cell in cells}) == ""
+
+
+def test_a_config_that_differs_from_a_frozen_benchmark_is_refused_in_one_line(tmp_path):
+    folder = ROOT / "results/decay-small"
+    benchmark = config.load(ROOT / "config/decay-small.yaml")
+    cells = config.cells(replace(benchmark, recipe=replace(benchmark.recipe, lr=0.2)))
+    data = {"cifar10": tmp_path}
+    with pytest.raises(
+        ValueError, match=r"decay-small is frozen, .*recipe\.lr was 0\.1 and is 0\.2 \(.* and 45 more\)"
+    ) as error:
+        frozen.refuse(folder, cells, data)
+    assert "\n" not in str(error.value)
+    (tmp_path / "manifest.json").write_text("{}")
+    assert "the data set differs" in frozen.differences(folder, config.cells(benchmark), data)
+    more = config.cells(replace(benchmark, seeds=(0, 1, 2, 3, 4, 5)))
+    assert "a cell is asked for that is not there" in frozen.differences(folder, more, {"cifar10": "nowhere"})
