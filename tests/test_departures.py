@@ -7,7 +7,7 @@ import pytest
 from made_up import cell_of
 
 from dgd.read.cells import conditions
-from dgd.read.departures import PUBLISHED, Departure, departures, render, together
+from dgd.read.departures import PUBLISHED, Departure, departures, milestones, render, together
 from dgd.read.papers import read_papers
 
 PAPERS = read_papers([Path(__file__).parent.parent / "papers" / f"{name}.yaml" for name in ("dgd", "filter-grafting")])
@@ -46,10 +46,13 @@ def said(cell: dict, **published) -> str:
         ({"nesterov": True}, {"nesterov": False}, "with Nesterov momentum"),
         ({}, {"nesterov": True}, "without Nesterov momentum"),
         ({"nesterov": True}, {}, PUBLISHED),
+        ({"nesterov": None}, {"nesterov": False}, "Nesterov momentum not recorded"),
         # Of several that may be, any.
         ({"batch_size": 256.0}, {"batch_size": (128, 256)}, PUBLISHED),
         ({"batch_size": 64}, {"batch_size": (128, 256)}, "batch 64"),
+        ({"batch_size": 64.0}, {"batch_size": (128, 256)}, "batch 64"),  # as pandas reads a column with an empty field
         ({"epochs": 300}, {}, "300 epochs"),
+        ({"epochs": math.nan}, {}, "epochs not recorded"),
         ({"epochs": 20}, {}, "20 of 200 epochs"),
         ({"epochs": 20}, {"epochs": (200, 300)}, "20 epochs"),
         ({"lr": math.nan}, {"lr": 0.1}, "lr not recorded"),
@@ -60,6 +63,7 @@ def said(cell: dict, **published) -> str:
         ({"train_images": None}, {"train_images": 5000}, "all training images"),
         ({}, {"validation_images": 0}, PUBLISHED),
         ({"validation_images": 1000}, {"validation_images": 0}, "1,000 images held out for validation"),
+        ({"validation_images": math.nan}, {"validation_images": 0}, "validation images not recorded"),
         ({}, {"network": "cifar_resnet56"}, PUBLISHED),
         ({}, {"network": "crd_resnet56"}, "network cifar_resnet56, published with crd_resnet56"),
         ({}, {"copied_from": "the DML paper"}, "the published number is that of the DML paper"),
@@ -81,6 +85,27 @@ def test_departures_are_typed():
     )
     assert departures(TRAINED, {"batch_size": (128, 256)}) == ()
     assert render(()) == PUBLISHED == "as published"
+
+
+def test_drops_of_the_rate_are_compared_as_far_as_they_were_published():
+    assert departures(TRAINED, {"milestones": ((60, 120, 180),)}) == ()  # the cell's own length says when it drops
+    both = {"epochs": (200,), "milestones": ((150, 180),), "step_epochs": (60,)}
+    assert departures(TRAINED | {"milestones": "150/180"}, both) == ()
+    assert departures(TRAINED, both) == (Departure("milestones", (60, 120, 180), (150, 180)),)
+    # A step without a length names no epochs.
+    assert departures(TRAINED | {"milestones": "60/120"}, {"step_epochs": (60,)}) == ()
+    several = {"epochs": (200, 100), "step_epochs": (60, 30)}
+    for drops in ("60/120/180", "60", "30/60/90", "30/60/90/120/150/180"):
+        assert departures(TRAINED | {"milestones": drops}, several) == (), drops
+    assert departures(TRAINED | {"milestones": "30/60"}, several) != ()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("", ()), (math.nan, ()), (150.0, (150,)), ("150.0", (150,)), ("150/180", (150, 180)), ([150, 180], (150, 180)), ((), ())],
+)
+def test_milestones_of_a_list_or_of_the_text_of_a_field(value, expected):
+    assert milestones(value) == expected
 
 
 def test_what_a_baseline_shares_with_the_method_is_said_once():

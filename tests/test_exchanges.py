@@ -45,12 +45,15 @@ def mixed(states, key, share, i=0):
 
 def test_average_is_half_and_half_and_is_graft_with_a_zero():
     states = [chain(i) for i in range(3)]
+    states[1]["bn0.num_batches_tracked"] += 10
     shares = average.shares(states, Average())
     new = blend(states[1], states[0], shares[1])
     plain = graft(states, a=0)[1]
     for key, value in new.items():
         if value.is_floating_point():
             assert torch.allclose(value, (states[1][key] + states[0][key]) / 2)
+        else:
+            assert torch.equal(value, states[1][key])
         assert torch.equal(value, plain[key])
 
 
@@ -58,10 +61,46 @@ def test_swap_is_the_neighbour_to_the_bit():
     states = [chain(i) for i in range(3)]
     states[0]["bn0.num_batches_tracked"] += 5
     states[2]["conv0.weight"][0, 0, 0, 0] = -0.0
+    states[0]["conv0.weight"][0, 0, 0, 0] = 1.0
     shares = swap.shares(states, Swap())
     for i in range(3):
         new = blend(states[i], states[i - 1], shares[i])
         assert all(new[key].numpy().tobytes() == states[i - 1][key].numpy().tobytes() for key in new)
+
+
+def test_what_is_blended_is_a_copy_and_momentum_has_its_parameters_share():
+    own = {
+        "a": torch.ones(2),
+        "momentum/a": torch.ones(2) * 4,
+        "b": torch.ones(2),
+        "c": torch.ones(2),
+        "count": torch.tensor(3),
+    }
+    own["count"] = torch.tensor(3)
+    other = {key: torch.zeros_like(value) for key, value in own.items()}
+    shares = {"a": 0.25, "b": None, "c": 1.0, "count": None}
+    new = blend(own, other, shares)
+    expected = {"a": [0.25, 0.25], "momentum/a": [1.0, 1.0], "b": [1.0, 1.0], "c": [1.0, 1.0], "count": 3}
+    assert {key: value.tolist() for key, value in new.items()} == expected
+    assert list(new) == list(own)
+    for value in new.values():
+        value.add_(1)
+    assert own["b"].tolist() == own["c"].tolist() == [1.0, 1.0]
+    assert int(own["count"]) == 3
+    rows = blend({"w": torch.ones(2, 1, 1, 1)}, {"w": torch.zeros(2, 1, 1, 1)}, {"w": torch.tensor([0.25, 0.5])})
+    assert rows["w"].flatten().tolist() == [0.25, 0.5]
+
+
+def test_a_filter_of_exactly_the_limit_is_valid_and_a_type_is_kept():
+    weight = torch.tensor([0.5, 0.25, 1.0], dtype=torch.bfloat16).view(3, 1, 1, 1)
+    inside = internal.within({"conv.weight": weight}, Internal(gamma=0.5))["conv.weight"]
+    assert inside.flatten().tolist() == [0.5, 1.25, 1.0]
+    noisy = noise.within(
+        {"conv.weight": weight}, Noise(gamma=0.5, base=1.0), epoch=5, generator=torch.Generator().manual_seed(3)
+    )["conv.weight"]
+    drawn = torch.randn((3, 1, 1, 1), generator=torch.Generator().manual_seed(3)).to(torch.bfloat16)
+    assert noisy.dtype == torch.bfloat16
+    assert noisy.flatten().tolist() == [0.5, float((weight + drawn)[1]), 1.0]
 
 
 def test_noise_reaches_invalid_filters_only_and_shrinks_with_the_epochs():
@@ -95,6 +134,8 @@ def test_sources_within_a_network_need_one_network_and_filters():
     assert methods.resolve({"x": {"base": "baseline", "exchange": {"name": "noise"}}})[1].networks == 1
     with pytest.raises(GraftingError, match="no convolution filters"):
         internal.within({"linear.weight": torch.ones(2, 2)}, Internal())
+    with pytest.raises(GraftingError, match="no convolution filters"):
+        noise.within({"linear.weight": torch.ones(2, 2)}, Noise(), epoch=1, generator=torch.Generator())
 
 
 # ------------------------------------------------------------------------------------------------- how much is blended
@@ -105,6 +146,13 @@ def test_bn_gamma_criterion_is_the_following_batch_norms():
     gap = float(states[0]["bn1.weight"].abs().sum() - states[1]["bn1.weight"].abs().sum())
     w = blending_weights(states, criterion="bn-gamma", c=0.5)[0]["conv1.weight"]
     assert w == pytest.approx(0.4 / math.pi * math.atan(0.5 * gap) + 0.5, abs=1e-6)
+    # What stands between a convolution and its batch norm is passed over, as long as it has no running mean.
+    between = [{} for _ in states]
+    for new, state in zip(between, states):
+        for key, value in state.items():
+            new |= {"scale.weight": torch.randn(len(value))} if key == "bn1.weight" else {}
+            new[key] = value
+    assert blending_weights(between, criterion="bn-gamma", c=0.5)[0]["conv1.weight"] == pytest.approx(w, abs=1e-12)
     bare = [{"conv.weight": torch.randn(2, 3, 1, 1)} for _ in range(2)]
     with pytest.raises(GraftingError, match="needs a batch norm after each convolution, and 'conv.weight' has none"):
         blending_weights(bare, criterion="bn-gamma")
@@ -198,7 +246,10 @@ def test_filter_level_as_the_code_does_it():
     assert torch.equal(new["linear.weight"], states[0]["linear.weight"])
     assert torch.equal(new["conv1.bias"], states[0]["conv1.bias"])
     nets = [timm.create_model("cifar_mobilenetv2", num_classes=10).state_dict() for _ in range(2)]
-    with pytest.raises(GraftingError, match="takes a chain of convolutions"):
+    nested = [{f"features.{key}": value for key, value in state.items()} for state in states]
+    inner = graft(nested, level="filter", criterion="bn-gamma", rule="ratio", protocol="reference-code")[0]
+    assert all(torch.equal(inner[f"features.{key}"], value) for key, value in new.items())
+    with pytest.raises(GraftingError, match=r"takes a chain of convolutions \(VGG\): '[\w.]+' has 1 inputs and .* 32 filters"):
         graft(nets, level="filter", criterion="bn-gamma", rule="ratio", protocol="reference-code")
 
 
@@ -209,9 +260,29 @@ def test_what_other_tensors_get():
         new = graft(states, non_conv=non_conv)[0]
         assert torch.allclose(new["linear.weight"], mixed(states, "linear.weight", share), atol=1e-6)
         assert torch.allclose(new["conv1.weight"], mixed(states, "conv1.weight", conv), atol=1e-6)
+    before = states[0]["linear.weight"].clone()
+    graft(states, non_conv="none")[0]["linear.weight"].add_(1)  # a copy
+    assert torch.equal(states[0]["linear.weight"], before)
     gap = float(filters.entropy(states[0]["linear.weight"])) - float(filters.entropy(states[1]["linear.weight"]))
     w = 0.4 / math.pi * math.atan(2 * gap) + 0.5
     assert torch.allclose(graft(states, non_conv="own", c=2)[0]["linear.weight"], mixed(states, "linear.weight", w), atol=1e-6)
+    filter_by_filter = graft(states, non_conv="own", c=2, level="filter")[0]
+    assert torch.allclose(filter_by_filter["linear.weight"], mixed(states, "linear.weight", w), atol=1e-6)
+    own = blending_weights(states, c=2, level="filter")[0]["conv1.weight"].float().view(-1, 1, 1, 1)
+    assert torch.allclose(filter_by_filter["conv1.weight"], mixed(states, "conv1.weight", own), atol=1e-6)
+
+
+def test_what_stands_before_the_first_convolution_has_its_share():
+    states = [{"norm.weight": torch.randn(3), **state} for state in two()]
+    new, weights = graft(states, c=3)[0], blending_weights(states, c=3)[0]
+    assert torch.allclose(new["norm.weight"], mixed(states, "norm.weight", weights["conv0.weight"]), atol=1e-6)
+    wanted = (
+        "'norm.weight' stands before the first tensor with 'conv' in its name, where the published script stops with an error; "
+        "use protocol='paper' for this architecture"
+    )
+    with pytest.raises(GraftingError) as error:
+        graft(states, protocol="reference-code")
+    assert str(error.value) == wanted
 
 
 def test_counters_stay_or_are_blended():
