@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from dgd import keys, methods, task
+from dgd import keys, methods, metrics
 from dgd.cell import EXCHANGES, LAST_SEED, PROTOCOL_NAMES, Data, Method, Recipe
 from dgd.keys import key
 
@@ -120,7 +120,7 @@ def objective_of(row: Method, protocol: str, kind: str) -> dict[str, dict]:
         kind: The task, whose own term stands where the row has `ce`; options of `ce` mean nothing to it.
     """
     objective = methods.given_options(row.objective)
-    own = task.TERMS[kind]
+    own = metrics.TERMS[kind]
     if own != "ce":
         weights = {"weight": objective.get("ce", {}).get("weight", 1.0)}
         objective = {own if term == "ce" else term: weights if term == "ce" else given for term, given in objective.items()}

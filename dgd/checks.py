@@ -10,7 +10,7 @@ from operator import or_
 from pathlib import Path
 
 import dgd
-from dgd import keys, methods, task
+from dgd import keys, methods, metrics
 from dgd.benchmark import Benchmark, objective_of, overridden, rows_of
 from dgd.cell import Recipe, RePr, exchange, slug
 
@@ -191,8 +191,8 @@ def _teacher_recipes(benchmark: Benchmark) -> list[str]:
 def _tasks(benchmark: Benchmark) -> list[str]:
     """Check that `ce` can stand for the term of another task: its options cannot, nor can it stand beside that term."""
     lines = []
-    for kind in sorted({task.of_dataset(name) for name in benchmark.datasets} - {"classification"}):
-        own = task.TERMS[kind]
+    for kind in sorted({metrics.of_dataset(name) for name in benchmark.datasets} - {"classification"}):
+        own = metrics.TERMS[kind]
         for name, row in benchmark.rows.items():
             given = methods.given_options(row.objective)
             where = f"methods.{name}.objective.ce: {kind} minimises {own} instead of ce,"
@@ -208,7 +208,7 @@ def _needs(benchmark: Benchmark) -> list[str]:
     from dgd import objectives
 
     lines = []
-    kinds = dict.fromkeys(map(task.of_dataset, benchmark.datasets)) or ("classification",)
+    kinds = dict.fromkeys(map(metrics.of_dataset, benchmark.datasets)) or ("classification",)
     for name, row in benchmark.rows.items():
         recipe = overridden(benchmark.recipe, row.recipe)
         try:

@@ -90,7 +90,7 @@ def status(
     results: Results = "results",
 ) -> None:
     """Say which cells are fresh, which are stale and why; exit status 1 if any is stale."""
-    from dgd import frozen, running
+    from dgd import frozen, identity, running
 
     if Path(path).is_dir():
         cells, results = running.folder_cells(path), str(Path(path).resolve().parent)
@@ -100,9 +100,9 @@ def status(
     if frozen.is_frozen(benchmark):
         for row in frozen.made_by(benchmark):
             print(f"{benchmark}: frozen, {frozen.sentence(row)}")
-        frozen.refuse(benchmark, cells, {cell.slug: running.prepared_folder(cell) for cell in cells})
+        frozen.refuse(benchmark, cells, {cell.slug: identity.prepared_folder(cell) for cell in cells})
         return
-    found = running.states(cells, results)
+    found = identity.states(cells, results)
     for name, state in found.items():
         print(f"{name}: {state}")
     _exit(not all(state.fresh for state in found.values()))
@@ -209,7 +209,7 @@ def table(
     papers: Annotated[list[str] | None, typer.Option(help="Published numbers to set beside (default: papers/*.yaml).")] = None,
 ) -> None:
     """Print the tables of a benchmark's results, finished or not."""
-    from dgd import frozen, running
+    from dgd import frozen, identity, running
     from dgd.read.cells import collect
     from dgd.read.filter_sets import filters_table
     from dgd.read.papers import read_papers
@@ -224,7 +224,7 @@ def table(
     for row in made_by:
         print(f"Frozen: {frozen.sentence(row)}.")
     if not made_by:
-        states = running.states(running.folder_cells(folder), Path(folder).resolve().parent)
+        states = identity.states(running.folder_cells(folder), Path(folder).resolve().parent)
         for name, state in states.items():
             if not state.fresh:
                 print(f"{name} is {state}.")

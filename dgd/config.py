@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dgd import checks, keys, methods, task, yaml_files
+from dgd import checks, keys, methods, metrics, yaml_files
 from dgd.benchmark import Benchmark, Pair, objective_of, overridden, rows_of
 from dgd.cell import Cell, Method, exchange, slug
 
@@ -120,7 +120,7 @@ def cells(benchmark: Benchmark) -> list[Cell]:
 
 
 def _cell(benchmark: Benchmark, dataset: str, pair: Pair, name: str, row: Method, seed: int) -> Cell:
-    kind = task.of_dataset(dataset)
+    kind = metrics.of_dataset(dataset)
     root = f"{benchmark.benchmark}/{slug(dataset)}"
     return Cell(
         benchmark=benchmark.benchmark,

@@ -39,6 +39,19 @@ def sentence(row: dict) -> str:
     return f"{cells} made by {commit}{changed}, code {row['code_sha256'][:12]}"
 
 
+def standing(cells: Iterable[Cell], results: str | Path) -> dict[str, str]:
+    """Return path -> "frozen", "fresh", or "stale: " and why, of cells of one benchmark.
+
+    Args:
+        cells: The cells, teachers included.
+        results: Root of the results.
+    """
+    cells = list(cells)
+    if cells and is_frozen(Path(results) / cells[0].benchmark):
+        return {cell.path: "frozen" for cell in cells}
+    return {path: str(state) for path, state in identity.states(cells, results).items()}
+
+
 def footnotes(folder: str | Path, standing: Iterable[str]) -> tuple[str, ...]:
     """Return what a reader of a benchmark's tables has to know of its cells: by which code they were made, which are stale.
 

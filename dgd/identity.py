@@ -344,6 +344,33 @@ def cell_of(folder: str | Path) -> Cell | None:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
 
 
+def states(cells: Iterable[Cell], results: str | Path, known: Iterable[Cell] = ()) -> dict[str, Fresh | Stale]:
+    """Return path -> whether the results folder holds the cell, as `status` says; prepared data are compared if there.
+
+    Args:
+        cells: The cells.
+        results: Root of the results.
+        known: Their teachers, where these are not among the cells.
+    """
+    cells = list(cells)
+    identities = Identities([*known, *cells])
+    return {
+        cell.path: status(
+            cell,
+            Path(results) / cell.path,
+            identity=identities.of(cell),
+            data=data_hash(prepared_folder(cell) / "manifest.json"),
+            files=[name for name in OUTPUTS if name != WEIGHTS],
+        )
+        for cell in cells
+    }
+
+
+def prepared_folder(cell: Cell) -> Path:
+    """Return the folder of a cell's prepared data set."""
+    return Path(cell.data.dir) / "prepared" / cell.benchmark / cell.slug
+
+
 # --------------------------------------------------------------------------------------------- the same cell elsewhere
 
 

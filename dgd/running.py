@@ -4,14 +4,12 @@ import fnmatch
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dgd import config, frozen, identity
 from dgd.cell import Cell
-from dgd.identity import Identities
-from dgd.task import METRICS
+from dgd.metrics import METRICS
 
 
 @dataclass(frozen=True)
@@ -72,54 +70,12 @@ def folder_cells(folder: str | Path) -> list[Cell]:
     return sorted(filter(None, found), key=lambda cell: (len(cell.teachers), cell.path))
 
 
-def states(
-    cells: Iterable[Cell], results: str | Path, known: Iterable[Cell] = ()
-) -> dict[str, identity.Fresh | identity.Stale]:
-    """Return path -> whether the results folder holds the cell, as `identity.status` says; prepared data are compared if there.
-
-    Args:
-        cells: The cells.
-        results: Root of the results.
-        known: Their teachers, where these are not among the cells.
-    """
-    cells = list(cells)
-    identities = Identities([*known, *cells])
-    return {
-        cell.path: identity.status(
-            cell,
-            Path(results) / cell.path,
-            identity=identities.of(cell),
-            data=identity.data_hash(prepared_folder(cell) / "manifest.json"),
-            files=[name for name in identity.OUTPUTS if name != identity.WEIGHTS],
-        )
-        for cell in cells
-    }
-
-
-def standing(cells: Iterable[Cell], results: str | Path) -> dict[str, str]:
-    """Return path -> "frozen", "fresh", or "stale: " and why, of cells of one benchmark.
-
-    Args:
-        cells: The cells, teachers included.
-        results: Root of the results.
-    """
-    cells = list(cells)
-    if cells and frozen.is_frozen(Path(results) / cells[0].benchmark):
-        return {cell.path: "frozen" for cell in cells}
-    return {path: str(state) for path, state in states(cells, results).items()}
-
-
-def prepared_folder(cell: Cell) -> Path:
-    """Return the folder of a cell's prepared data set."""
-    return Path(cell.data.dir) / "prepared" / cell.benchmark / cell.slug
-
-
 def prepared(cell: Cell) -> Path:
     """Return the folder of a cell's prepared data set; prepare it if it is not there."""
     from dgd import data
 
     options = {name: getattr(cell.data, name) for name in ("train_images", "validation_images", "image_size", "loader")}
-    folder = prepared_folder(cell)
+    folder = identity.prepared_folder(cell)
     if not data.is_prepared(folder, cell.dataset, data_dir=cell.data.dir, **options):
         data.prepare(cell.dataset, folder, data_dir=cell.data.dir, **options)
     return folder
@@ -147,7 +103,7 @@ def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
                 f"{folder} is frozen: it is read and not trained; give another root by --results, or thaw it with "
                 f"`dgd-bench freeze --thaw {folder}`"
             )
-    found = states(needed, results, order.known.values())
+    found = identity.states(needed, results, order.known.values())
     there = {path for path in found if (results / path / "metrics.json").is_file()}
     if stale := [path for path in there if not found[path].fresh and not again]:
         more = f", and {len(stale) - 1} more cells are not what is asked for" if len(stale) > 1 else ""
@@ -168,7 +124,7 @@ def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
 
 
 def _elsewhere(cell: Cell, results: Path) -> Path | None:
-    data = identity.data_hash(prepared_folder(cell) / "manifest.json")
+    data = identity.data_hash(identity.prepared_folder(cell) / "manifest.json")
     return identity.find(results, identity.at(cell, results), data, but=results / cell.path)
 
 
@@ -185,7 +141,7 @@ def train_here(cell: Cell, results: str | Path) -> bool:
 
     out = Path(results) / cell.path
     try:
-        metrics = training.train_cell(cell, results=results, data=prepared_folder(cell))
+        metrics = training.train_cell(cell, results=results, data=identity.prepared_folder(cell))
     except training.NoResult as error:
         print(f"{out}: {error.status}: {error}", file=sys.stderr)
         return False

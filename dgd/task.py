@@ -1,53 +1,14 @@
-"""Tasks, classification and regression: the loss, the predictions and the metric of each.
-
-The readers need the metrics only, so importing this module does not import torch.
-"""
+"""Tasks, classification and regression: the loss, the predictions and the metric of each."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Metric:
-    """The metric of a task.
-
-    Attributes:
-        name: Name in files and columns.
-        label: Name in tables and figures.
-        unit: Unit; "" for none.
-        higher: A higher value is better.
-        form: Format specification of its values.
-    """
-
-    name: str
-    label: str
-    unit: str
-    higher: bool
-    form: str
-
-    @property
-    def coarse(self) -> str:
-        """Return the format with one decimal fewer, for intervals."""
-        return f".{int(self.form[1:-1]) - 1}f"
-
-    @property
-    def sign(self) -> int:
-        """Return 1 if higher is better, else -1; of values times this, the highest is the best."""
-        return 1 if self.higher else -1
-
-    @property
-    def words(self) -> str:
-        """Return the label with its unit for a sentence, such as `top-1 accuracy in percent`."""
-        units = {"": "", "%": " in percent"}
-        return self.label + units.get(self.unit, f" in {self.unit}")
+from dgd.metrics import METRICS, TERMS, Metric
 
 
 class Task(ABC):
@@ -70,19 +31,19 @@ class Task(ABC):
         """Return the width of a network's last layer, for a data set with this number of classes."""
 
     @abstractmethod
-    def read(self, raw: "Tensor") -> "Tensor":
+    def read(self, raw: Tensor) -> Tensor:
         """Return the logits or the value from a network's raw output (B, width)."""
 
     @abstractmethod
-    def loss(self, answer: "Tensor", labels: "Tensor") -> "Tensor":
+    def loss(self, answer: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of logits or values, summed over the batch, in float32."""
 
     @abstractmethod
-    def predict(self, answers: "Tensor") -> "Tensor":
+    def predict(self, answers: Tensor) -> Tensor:
         """Return predictions (..., B) from values (..., B) or logits (..., B, K)."""
 
     @abstractmethod
-    def total(self, predictions: "Tensor", labels: "Tensor") -> "Tensor":
+    def total(self, predictions: Tensor, labels: Tensor) -> Tensor:
         """Return the sum over the batch from which `score` computes the metric: (..., B), (B,) -> (...)."""
 
     @abstractmethod
@@ -90,11 +51,11 @@ class Task(ABC):
         """Return the metric, from the sum of `total` over this number of examples."""
 
     @abstractmethod
-    def vote(self, answer: "Tensor", networks: int) -> "Tensor":
+    def vote(self, answer: Tensor, networks: int) -> Tensor:
         """Return the contribution of one of this number of networks to the ensemble's output, which is the sum."""
 
     @abstractmethod
-    def stored(self, labels: "Tensor", classes: int) -> np.ndarray:
+    def stored(self, labels: Tensor, classes: int) -> np.ndarray:
         """Return labels or predictions in the type of predictions.npz."""
 
 
@@ -102,29 +63,27 @@ class Classification(Task):
     """A task whose labels are classes (B,) int64, outputs are logits (B, K), and metric is top-1 accuracy in percent."""
 
     name = "classification"
-    metric = Metric("top1", "top-1 accuracy", "%", True, ".2f")
-    term = "ce"
+    metric = METRICS["classification"]
+    term = TERMS["classification"]
     answer = "logits"
 
     def width(self, classes: int) -> int:
         """See `Task.width`."""
         return classes
 
-    def read(self, raw: "Tensor") -> "Tensor":
+    def read(self, raw: Tensor) -> Tensor:
         """See `Task.read`."""
         return raw
 
-    def loss(self, answer: "Tensor", labels: "Tensor") -> "Tensor":
+    def loss(self, answer: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy in nats."""
-        from torch.nn.functional import cross_entropy
+        return F.cross_entropy(answer, labels, reduction="sum")
 
-        return cross_entropy(answer, labels, reduction="sum")
-
-    def predict(self, answers: "Tensor") -> "Tensor":
+    def predict(self, answers: Tensor) -> Tensor:
         """See `Task.predict`."""
         return answers.argmax(-1)
 
-    def total(self, predictions: "Tensor", labels: "Tensor") -> "Tensor":
+    def total(self, predictions: Tensor, labels: Tensor) -> Tensor:
         """Return the number of correct predictions."""
         return (predictions == labels).sum(-1)
 
@@ -132,11 +91,11 @@ class Classification(Task):
         """See `Task.score`."""
         return 100 * total / images
 
-    def vote(self, answer: "Tensor", networks: int) -> "Tensor":
+    def vote(self, answer: Tensor, networks: int) -> Tensor:
         """Return probabilities; their sum has its maximum where their mean has."""
         return answer.float().softmax(1)
 
-    def stored(self, labels: "Tensor", classes: int) -> np.ndarray:
+    def stored(self, labels: Tensor, classes: int) -> np.ndarray:
         """See `Task.stored`."""
         return labels.numpy().astype(np.uint8 if classes <= 256 else np.uint16)
 
@@ -145,27 +104,27 @@ class Regression(Task):
     """A task whose labels and outputs are numbers (B,) float32, and metric is the root mean square error in their unit."""
 
     name = "regression"
-    metric = Metric("rmse", "root mean square error", "", False, ".3f")
-    term = "mse"
+    metric = METRICS["regression"]
+    term = TERMS["regression"]
     answer = "value"
 
     def width(self, classes: int) -> int:
         """See `Task.width`."""
         return 1
 
-    def read(self, raw: "Tensor") -> "Tensor":
+    def read(self, raw: Tensor) -> Tensor:
         """See `Task.read`."""
         return raw[:, 0]
 
-    def loss(self, answer: "Tensor", labels: "Tensor") -> "Tensor":
+    def loss(self, answer: Tensor, labels: Tensor) -> Tensor:
         """Return the squared error."""
         return (answer - labels).square().sum()
 
-    def predict(self, answers: "Tensor") -> "Tensor":
+    def predict(self, answers: Tensor) -> Tensor:
         """See `Task.predict`."""
         return answers
 
-    def total(self, predictions: "Tensor", labels: "Tensor") -> "Tensor":
+    def total(self, predictions: Tensor, labels: Tensor) -> Tensor:
         """Return the squared error."""
         return (predictions.float() - labels).square().sum(-1)
 
@@ -173,41 +132,13 @@ class Regression(Task):
         """See `Task.score`."""
         return math.sqrt(total / images)
 
-    def vote(self, answer: "Tensor", networks: int) -> "Tensor":
+    def vote(self, answer: Tensor, networks: int) -> Tensor:
         """Return the network's part of the mean."""
         return answer.float() / networks
 
-    def stored(self, labels: "Tensor", classes: int) -> np.ndarray:
+    def stored(self, labels: Tensor, classes: int) -> np.ndarray:
         """See `Task.stored`."""
         return labels.numpy().astype(np.float32)
 
 
 TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Regression())}
-METRICS: dict[str, Metric] = {name: task.metric for name, task in TASKS.items()}
-TERMS: dict[str, str] = {name: task.term for name, task in TASKS.items()}
-"""The term of each task that compares predictions with labels; a method's `ce` stands for it."""
-
-DATASETS = {"digits-rotation": "regression"}
-"""Tasks of data sets by their kind; all others are classification."""
-
-
-def of_dataset(dataset: str) -> str:
-    """Return the task of a data set, such as `cifar10` or `imagefolder:<path>`."""
-    return DATASETS.get(dataset.partition(":")[0], "classification")
-
-
-def metric_named(name: str) -> Metric:
-    """Return the metric with a name.
-
-    Raises:
-        ValueError: There is no such metric.
-    """
-    for metric in METRICS.values():
-        if metric.name == name:
-            return metric
-    raise ValueError(f"unknown metric {name!r}; known: {', '.join(metric.name for metric in METRICS.values())}")
-
-
-def best(values: Sequence[float], metric: Metric) -> int:
-    """Return the position of the best value, the first of equals."""
-    return (max if metric.higher else min)(range(len(values)), key=lambda i: values[i])

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from dgd import config, files, running
+from dgd import config, files, frozen
 from dgd.read.cells import collect
 
 
@@ -16,7 +16,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     benchmark = config.check(json.loads(args.config.read_text()), str(args.config), folders=False)
     cells, folder = config.cells(benchmark), args.out.parent
-    frame = collect(folder, cells, running.standing(cells, folder.parent))
+    frame = collect(folder, cells, frozen.standing(cells, folder.parent))
     files.write_text(args.out, frame.to_csv(index=False))
 
 

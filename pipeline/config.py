@@ -1,8 +1,7 @@
-"""What the Snakefile knows when it is parsed: the benchmark, listings of folders, fingerprints of code; all without torch."""
+"""What the Snakefile knows when it is parsed: the benchmark, and patterns of its paths; all without torch."""
 
 import re
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
 from pathlib import Path
 
 from snakemake.utils import update_config
@@ -47,30 +46,6 @@ def typed(value):
         return yaml_files.parse(value) if isinstance(value, str) else value
     except ValueError as error:
         raise ConfigError(f"--config: {value!r}: {error}") from None
-
-
-def fingerprint(*paths: str | Path) -> str:
-    """Return the SHA-256 of files and of the Python files in folders.
-
-    As a rule's param it makes outputs stale when code changes: Snakemake itself sees a shell command's text, not the modules
-    that the command imports.
-    """
-    files = [file for path in map(Path, paths) for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
-    return sha256(b"".join(f"{file}\0".encode() + file.read_bytes() for file in files)).hexdigest()
-
-
-def listing(dataset: str) -> str:
-    """Return a hash of the folders below `imagefolder:<path>` and their times, "" for other data sets.
-
-    Files that come or go change their folder's time. A file that is changed in place does not: reading a million files at each
-    start would take longer than the plan.
-    """
-    kind, _, path = dataset.partition(":")
-    if kind != "imagefolder":
-        return ""
-    root = Path(path).expanduser()
-    folders = sorted((str(f.relative_to(root)), f.stat().st_mtime_ns) for f in [root, *root.glob("*/"), *root.glob("*/*/")])
-    return sha256(repr(folders).encode()).hexdigest()
 
 
 def one_of(paths: Iterable[str]) -> str:

@@ -4,10 +4,10 @@ import argparse
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 from dgd import identity
-from pipeline.config import listing
 
 KEYS = ("train_images", "validation_images", "image_size", "loader")
 """Keys of a config's `data` that decide what is prepared."""
@@ -56,6 +56,20 @@ class Prepared:
     def _then(self) -> dict | None:
         path = self.folder / MADE_FROM
         return json.loads(path.read_text()) if path.is_file() and (self.folder / "manifest.json").is_file() else None
+
+
+def listing(dataset: str) -> str:
+    """Return a hash of the folders below `imagefolder:<path>` and their times, "" for other data sets.
+
+    Files that come or go change their folder's time. A file that is changed in place does not: reading a million files at each
+    start would take longer than the plan.
+    """
+    kind, _, path = dataset.partition(":")
+    if kind != "imagefolder":
+        return ""
+    root = Path(path).expanduser()
+    folders = sorted((str(f.relative_to(root)), f.stat().st_mtime_ns) for f in [root, *root.glob("*/"), *root.glob("*/*/")])
+    return sha256(repr(folders).encode()).hexdigest()
 
 
 def main(argv=None):

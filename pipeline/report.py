@@ -12,9 +12,9 @@ from markdown_it import MarkdownIt
 
 from dgd.config import cells, check
 from dgd.files import write_text
+from dgd.metrics import METRICS, Metric
 from dgd.read import claims
 from dgd.read.table import NOT_RUN
-from dgd.task import METRICS, Metric
 
 PAGE = Path(__file__).parent / "report" / "page.html"
 # What a browser still shows at once: of more cells only those without a result are listed, of a larger SVG the PNG is shown.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dgd import identity
 from dgd.cell import Cell
-from dgd.task import METRICS
+from dgd.metrics import METRICS
 from pipeline import slots
 
 

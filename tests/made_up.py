@@ -10,7 +10,7 @@ import yaml
 
 from dgd import methods
 from dgd.cell import Cell, Data, Recipe, exchange
-from dgd.task import METRICS
+from dgd.metrics import METRICS
 
 R56, R110 = "cifar_resnet56", "cifar_resnet110"
 NAMED = {"dgd-1t4s": {"base": "dgd", "networks": 4}}

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dgd.metrics import METRICS
 from dgd.read.files import PRUNING, read_filters, read_pruning, read_traces
-from dgd.task import METRICS
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

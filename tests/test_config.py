@@ -146,18 +146,18 @@ def test_a_method_may_change_its_recipe_and_options():
     assert cell.recipe.lr == 0.05
 
 
-def test_the_loss_on_the_labels_is_that_of_the_task(monkeypatch):
+def test_the_loss_on_the_labels_is_that_of_the_task():
     """Of a regression, `ce` stands for the squared error; that of other data sets stays."""
-    monkeypatch.setitem(config.task.DATASETS, "digits", "regression")
-    monkeypatch.setitem(config.task.TERMS, "regression", "at")
-    benchmark = config.check({**BENCHMARK, "datasets": ["digits", "cifar10"], "methods": [{"x": {"base": "kd"}}]})
-    found = {cell.slug: cell for cell in config.cells(benchmark) if cell.method == "x"}
-    assert found["digits"].task == "regression"
-    assert found["digits"].objective == {"at": {"weight": 1.0}, "kd": {"weight": 1.0, "teachers": "mean"}}
-    assert (found["cifar10"].task, *found["cifar10"].objective) == ("classification", "ce", "kd")
-    smooth = {"x": {"base": "kd", "objective": {"ce": {"smoothing": 0.1}, "kd": 1.0}}}
-    (line,) = lines({**BENCHMARK, "methods": [smooth]})
-    assert line.endswith("regression minimises at instead of ce, which has no option 'smoothing'")
+    given = {**BENCHMARK, "datasets": ["digits-rotation", "cifar10"], "methods": ["baseline", {"x": {"base": "at"}}]}
+    found = {cell.slug: cell for cell in config.cells(config.check(given)) if cell.method == "x"}
+    assert found["digits-rotation"].task == "regression"
+    assert found["digits-rotation"].objective == {"at": {"weight": 1000.0}, "mse": {"weight": 1.0}}
+    assert (found["cifar10"].task, *found["cifar10"].objective) == ("classification", "at", "ce")
+    smooth = {"x": {"base": "baseline", "objective": {"ce": {"smoothing": 0.1}}}}
+    (line,) = lines({**given, "methods": [smooth]})
+    assert line.endswith("regression minimises mse instead of ce, which has no option 'smoothing'")
+    (line,) = lines({**given, "methods": ["kd"]})
+    assert line.endswith("methods.kd: kd is for classification, and the data sets have a regression; take another term")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

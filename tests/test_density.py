@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dgd.metrics import METRICS
 from dgd.read.density import density_table, effective
 from dgd.read.files import PRUNING
 from dgd.read.table import write
-from dgd.task import METRICS
 
 
 def curve(values, removed=(0, 100, 200, 300), random=None, filters=1000, name="top1"):

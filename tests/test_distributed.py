@@ -19,12 +19,14 @@ from tests.helpers import ROOT, digits_cells
 
 FILES = ("model.safetensors", "history.csv", "predictions.npz", "filters.npz")
 SCRIPT = """
-import json, sys
+import json, os, sys
 from dgd.train import NoResult, step, train_cell
-try:
-    train_cell(json.loads(sys.argv[1]), results=sys.argv[2], data=sys.argv[3])
-except NoResult as error:
-    print("outcome:", error)
+for cell, port in json.loads(sys.argv[1]):
+    os.environ["MASTER_PORT"] = str(port)
+    try:
+        train_cell(cell, results=sys.argv[2], data=sys.argv[3])
+    except NoResult as error:
+        print("outcome:", error)
 """
 
 
@@ -39,14 +41,17 @@ def spread(cell, ranks=1) -> Cell:
     return replace(cell, recipe=replace(cell.recipe, ranks_per_network=ranks))
 
 
-def start(processes, cell, results, digits, script=SCRIPT):
-    """The cell in that many processes, as torchrun starts them, but without torchrun, which would end the others itself."""
-    cell = spread(cell, processes // cell.networks)
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-c", script, json.dumps(cell.plain()), str(results), str(digits)]
+        return free.getsockname()[1]
+
+
+def start(processes, cells, results, digits, script=SCRIPT):
+    """Some cells, one after the other, in that many processes, as torchrun starts them: it would end the others itself."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    jobs = [(spread(cell, processes // cell.networks).plain(), free_port()) for cell in cells]
+    command = [sys.executable, "-c", script, json.dumps(jobs), str(results), str(digits)]
     return [
         subprocess.Popen(
             command,
@@ -66,10 +71,12 @@ def finish(running):
     return outputs
 
 
+EXACT = ("grafting", "four", "options", "noise", "surgery", "explained", "drop path")
+CLOSE = ("one network of two processes", "two networks of two processes each")
+
+
 @pytest.fixture(scope="module")
-def alone(digits, tmp_path_factory):
-    """The cells, each trained in one process."""
-    results = tmp_path_factory.mktemp("alone")
+def wanted() -> dict[str, Cell]:
     options = {"momentum": "graft", "batch_norm": "reestimate", "evaluate": "after"}
     rows = [
         {"four": {"base": "grafting", "networks": 4}},
@@ -77,11 +84,33 @@ def alone(digits, tmp_path_factory):
         {"noise": {"base": "grafting", "exchange": {"name": "noise", "gamma": 5.0}}},
         {"surgery": {"base": "independent", "exchange": {"name": "repr", "normal": 1, "pruned": 1, "cycles": 1}}},
         {"explained": {"base": "self-explanation+graft"}},
+        {"diverging": {"base": "grafting", "recipe": {"lr": 1.0e30}}},
     ]
-    wanted = cells(["grafting", *rows]) | {"drop path": cells(["grafting"], "test_efficientnet")["grafting"]}
-    for cell in wanted.values():
-        train_cell(cell, results=results, data=digits)
-    return results, wanted
+    # Without batch norm, whose statistics are each process's own, as everywhere in data parallel training.
+    alone = cells(["baseline"], "test_vit", epochs=2, batch_size=17, lr=0.01)["baseline"]
+    both = cells(["grafting"], "test_convnext", batch_size=17, lr=0.01)["grafting"]
+    more = {"drop path": cells(["grafting"], "test_efficientnet")["grafting"]}
+    return cells(["grafting", *rows]) | more | dict(zip(CLOSE, (alone, both), strict=True))
+
+
+@pytest.fixture(scope="module")
+def alone(wanted, digits, tmp_path_factory):
+    """Return the results of the cells, each trained in one process."""
+    results = tmp_path_factory.mktemp("alone")
+    for name in (*EXACT, *CLOSE):
+        train_cell(wanted[name], results=results, data=digits)
+    return results
+
+
+@pytest.fixture(scope="module")
+def spread_out(wanted, digits, tmp_path_factory):
+    """Return the results of the cells, each trained by two or four processes, and what those printed."""
+    results = tmp_path_factory.mktemp("spread")
+    four = ("four", CLOSE[1])
+    printed = []
+    for processes, names in ((4, four), (2, [name for name in wanted if name not in four])):
+        printed += finish(start(processes, [wanted[name] for name in names], results, digits))
+    return results, printed
 
 
 def same(cell, *roots):
@@ -92,11 +121,26 @@ def same(cell, *roots):
     assert one | {"timings": None} == other | {"timings": None}
 
 
-@pytest.mark.parametrize("name", ["grafting", "four", "options", "noise", "surgery", "explained", "drop path"])
-def test_a_process_a_network_gives_the_bytes_of_one_process(alone, digits, tmp_path, name):
-    results, wanted = alone
-    finish(start(wanted[name].networks, wanted[name], tmp_path, digits))
-    same(wanted[name], results, tmp_path)
+@pytest.mark.parametrize("name", EXACT)
+def test_a_process_a_network_gives_the_bytes_of_one_process(wanted, alone, spread_out, name):
+    same(wanted[name], alone, spread_out[0])
+
+
+def test_a_divergence_of_one_network_is_the_outcome_of_all(wanted, spread_out):
+    results, printed = spread_out
+    assert sum("outcome: the loss of network 0 is not finite" in output for output in printed) == 2
+    metrics = json.loads((results / wanted["diverging"].path / "metrics.json").read_text())
+    assert metrics["status"] == "diverged"
+
+
+@pytest.mark.parametrize("name", CLOSE)
+def test_processes_that_share_batches_compute_the_gradient_of_the_whole_batch(wanted, alone, spread_out, name):
+    """Equal but for the order of summation."""
+    folders = [root / wanted[name].path for root in (alone, spread_out[0])]
+    one, many = (pd.read_csv(folder / "history.csv") for folder in folders)
+    pd.testing.assert_frame_equal(one, many, rtol=1e-3)
+    one, many = (checkpoint.load_weights(folder / "model.safetensors") for folder in folders)
+    assert max(float((one[key] - many[key]).abs().max()) for key in one) < 1e-3
 
 
 def test_torchrun_starts_it_and_the_teacher_is_read_by_all(digits, tmp_path):
@@ -113,42 +157,19 @@ def test_torchrun_starts_it_and_the_teacher_is_read_by_all(digits, tmp_path):
     same(cell, tmp_path / "one", tmp_path / "two")
 
 
-def alike(cell, root):
-    """Equal but for the order of summation."""
-    one, many = (pd.read_csv(root / name / cell.path / "history.csv") for name in ("one", "many"))
-    pd.testing.assert_frame_equal(one, many, rtol=1e-3)
-    one, many = (checkpoint.load_weights(root / name / cell.path / "model.safetensors") for name in ("one", "many"))
-    assert max(float((one[key] - many[key]).abs().max()) for key in one) < 1e-3
-
-
-def test_processes_that_share_batches_compute_the_gradient_of_the_whole_batch(digits, tmp_path):
-    """On a network without batch norm, whose statistics are each process's own, as everywhere in data parallel training."""
-    cell = cells(["baseline"], "test_vit", epochs=2, batch_size=17, lr=0.01)["baseline"]
-    train_cell(cell, results=tmp_path / "one", data=digits)
-    finish(start(2, cell, tmp_path / "many", digits))
-    alike(cell, tmp_path)
-
-
-def test_two_networks_of_two_processes_each(digits, tmp_path):
-    cell = cells(["grafting"], "test_convnext", batch_size=17, lr=0.01)["grafting"]
-    train_cell(cell, results=tmp_path / "one", data=digits)
-    finish(start(4, cell, tmp_path / "many", digits))
-    alike(cell, tmp_path)
-
-
 def test_a_killed_process_ends_the_others_and_the_cell_goes_on(digits, tmp_path):
     """Also in the middle of an epoch: that takes longer here than anybody may wait."""
     cell = cells(["grafting"], epochs=4)["grafting"]
     slow = SCRIPT.replace(
-        "try:",
+        "for cell",
         "import time\nfrom pathlib import Path\nlearn = step.losses\n"
         "def wait(*args, **options):\n"
         "    if (Path(sys.argv[2]) / 'slow').exists(): time.sleep(3600)\n"
         "    return learn(*args, **options)\n"
-        "step.losses = wait\ntry:",
+        "step.losses = wait\nfor cell",
     )
     folder = tmp_path / "killed" / cell.path
-    running = start(2, cell, tmp_path / "killed", digits, slow)
+    running = start(2, [cell], tmp_path / "killed", digits, slow)
     deadline = time.monotonic() + 120
     while not (folder / RESUME).exists() and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -161,19 +182,12 @@ def test_a_killed_process_ends_the_others_and_the_cell_goes_on(digits, tmp_path)
     running[1].communicate()
     assert not (folder / "metrics.json").exists()
     (tmp_path / "killed" / "slow").unlink()
-    finish(start(2, cell, tmp_path / "killed", digits))
+    finish(start(2, [cell], tmp_path / "killed", digits))
     train_cell(cell, results=tmp_path / "whole", data=digits)
     same(cell, tmp_path / "whole", tmp_path / "killed")
 
 
-def test_a_divergence_of_one_network_is_the_outcome_of_all(digits, tmp_path):
-    cell = cells(["grafting"], lr=1.0e30)["grafting"]
-    outputs = finish(start(2, cell, tmp_path, digits))
-    assert all("outcome: the loss of network 0 is not finite" in output for output in outputs)
-    assert json.loads((tmp_path / cell.path / "metrics.json").read_text())["status"] == "diverged"
-
-
 def test_the_config_says_how_many_processes_there_are(digits, tmp_path):
     cell = cells(["grafting"])["grafting"]
-    outputs = [process.communicate(timeout=100)[0] for process in start(3, cell, tmp_path, digits)]
+    outputs = [process.communicate(timeout=100)[0] for process in start(3, [cell], tmp_path, digits)]
     assert "asks for 2 processes and this is one of 3: start it with torchrun --nproc-per-node=2" in outputs[0]

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from made_up import cell_of
 
+from dgd.metrics import METRICS
 from dgd.read.figures import from_cells, style
 from dgd.read.figures.curves import curves
 from dgd.read.figures.entropy import entropy_sums
@@ -22,7 +23,6 @@ from dgd.read.figures.sets import sets_by_epoch, sets_over_epochs
 from dgd.read.figures.shares import kept_shares
 from dgd.read.files import PRUNING, Traces
 from dgd.read.statistics import mean_interval
-from dgd.task import METRICS
 
 TOP1, RMSE = METRICS["classification"], METRICS["regression"]
 

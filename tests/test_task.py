@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dgd.task import METRICS, TASKS, best
+from dgd.metrics import METRICS, best
+from dgd.task import TASKS
 from dgd.train import train_cell
 from tests.helpers import cells_of, prepare_digits
 

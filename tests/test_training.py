@@ -18,11 +18,11 @@ from dgd import data, files
 from dgd.cell import Cell
 from dgd.identity import OUTPUTS
 from dgd.methods import METHODS
+from dgd.metrics import METRICS
 from dgd.read.cells import collect
 from dgd.read.filter_sets import filters_table
 from dgd.read.results import results_table
 from dgd.read.table import write
-from dgd.task import METRICS
 from dgd.train import checkpoint, evaluate, train_cell
 from dgd.train.group import Group
 from dgd.train.outcomes import CannotExchange, Diverged, NoTeacher

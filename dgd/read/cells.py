@@ -15,9 +15,9 @@ import pandas as pd
 
 from dgd import keys
 from dgd.cell import Cell, Data, Recipe
+from dgd.metrics import METRICS, Metric, metric_named
 from dgd.read.files import AGAIN, LABELS, read_cells, read_config, read_filters
 from dgd.read.thresholds import FILTERS, THRESHOLDS, column, filter_sets, spelled
-from dgd.task import METRICS, Metric, metric_named
 
 CONDITIONS = {
     name: (kind, spec.attribute)
@@ -67,7 +67,7 @@ def collect(
         expected: Cells that the benchmark consists of. The frame then holds exactly these, in this order: a cell without a
             result has the status "missing", and a result that is not expected (of an older config) is left out. None takes
             whatever is there.
-        standing: Path of a cell -> whether its result is the one that is asked for, see `dgd.running.standing`.
+        standing: Path of a cell -> whether its result is the one that is asked for, see `dgd.frozen.standing`.
 
     Returns:
         Frame with `COLUMNS`. A cell that did not finish has one row, network 0, with its status and no numbers.

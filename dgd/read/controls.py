@@ -32,12 +32,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dgd.metrics import Metric, metric_named
 from dgd.read.cells import CONDITIONS, metric_of, reported
 from dgd.read.readings import Reading
 from dgd.read.results import gain_over
 from dgd.read.statistics import Difference, detectable_between, holm
 from dgd.read.table import NOT_RUN, PAIR, Table, gain, number, p_value, pair
-from dgd.task import Metric, metric_named
 
 WORDS = ("left", "explained", "reversed", "inconclusive", NOT_RUN)
 """What `word` can say, and 'not run' for a reading that has no finished cell."""

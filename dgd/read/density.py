@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dgd.metrics import METRICS, Metric, metric_named
 from dgd.read.cells import metric_of
 from dgd.read.files import read_pruning
 from dgd.read.results import metrics_in
 from dgd.read.statistics import mean_interval
 from dgd.read.table import NOT_RUN, PAIR, Table, number, pair
-from dgd.task import METRICS, Metric, metric_named
 
 FALL = 1.0
 """By how much the metric may become worse through pruning, in its unit, while what is left counts as effective."""

@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 
 from dgd.cell import Cell
-from dgd.task import METRICS, Metric
+from dgd.metrics import METRICS, Metric
 
 LABELS = ("benchmark", "dataset", "model", "student", "teacher", "method", "seed")
 """What names a cell, in metrics.json and as the first columns of cells.csv."""

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from dgd.methods import grafted
+from dgd.metrics import Metric, metric_named
 from dgd.read.cells import metric_of, outcomes, reported
 from dgd.read.results import gain_over, metrics_in, whose_words
 from dgd.read.statistics import holm, mean_interval
 from dgd.read.table import PAIR, Table, gain, interval, number, p_value, pair
-from dgd.task import Metric, metric_named
 
 SIDE = ("networks", "seeds", "n", "mean", "sd", "low", "high", "gain", "gain_low", "gain_high", "gain_p", "gain_p_holm")
 SIDE += ("cost", "images")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from dgd.metrics import Metric, metric_named
 from dgd.read.cells import grouped, metric_of, outcomes, reported
 from dgd.read.departures import PUBLISHED, Departure, departures, render, together
 from dgd.read.matching import Published, is_baseline
@@ -22,7 +23,6 @@ from dgd.read.statistics import (
 )
 from dgd.read.table import PAIR, Table, gain, interval, number, p_value, pair
 from dgd.read.thresholds import mean
-from dgd.task import Metric, metric_named
 
 COLUMNS = (
     *("dataset", "student", "teacher", "method", "role", "networks", "teachers", "epochs", "protocol", "metric", "report"),

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from dgd import data, files, filters
 from dgd.cell import Cell
 from dgd.data.loader import EVALUATION_BATCH
+from dgd.metrics import Metric
 from dgd.models.folding import followers
-from dgd.task import TASKS, Metric, Task
+from dgd.task import TASKS, Task
 from dgd.train.cell import load_network
 from dgd.train.device import Arithmetic, arithmetic, pick_device, set_up
 from dgd.train.evaluate import evaluate

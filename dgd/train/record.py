@@ -14,7 +14,8 @@ from torch import Tensor
 
 from dgd import files, filters, provenance
 from dgd.cell import Cell
-from dgd.task import METRICS, TASKS, best
+from dgd.metrics import METRICS, best
+from dgd.task import TASKS
 from dgd.train import checkpoint
 from dgd.train.outcomes import NoResult
 

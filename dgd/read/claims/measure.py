@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from dgd.cell import Data, Recipe
+from dgd.metrics import metric_named
 from dgd.read.cells import CONDITIONS
 from dgd.read.claims.schema import ENSEMBLE, KINDS, Claim, Kind, Measure, Side
 from dgd.read.departures import departures
 from dgd.read.files import AGAIN, read_arrays
 from dgd.read.matching import composition_of
 from dgd.read.thresholds import THRESHOLDS, column
-from dgd.task import metric_named
 
 BASELINE = "baseline"
 """The row of methods that every teacher is a cell of, and whose filters fix how many are valid and invalid in the other rows of

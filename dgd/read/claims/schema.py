@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dgd import keys, task
+from dgd import keys, metrics
 from dgd.cell import Method
 from dgd.read import papers as published
 from dgd.read.matching import Composition, composition
@@ -38,7 +38,7 @@ class Kind:
     measured: bool = True
 
 
-def _of_metric(metric: task.Metric) -> dict[str, Kind]:
+def _of_metric(metric: metrics.Metric) -> dict[str, Kind]:
     """Return the two numbers that every metric of a task gives."""
     unit = f", {metric.unit}" if metric.unit else ""
     return {
@@ -48,7 +48,7 @@ def _of_metric(metric: task.Metric) -> dict[str, Kind]:
 
 
 KINDS: dict[str, Kind] = {
-    **{name: kind for metric in task.METRICS.values() for name, kind in _of_metric(metric).items()},
+    **{name: kind for metric in metrics.METRICS.values() for name, kind in _of_metric(metric).items()},
     "invalid_ratio": Kind("share of invalid filters", ".3f", "invalid_ratio", ("threshold",), True),
     "invalid_count": Kind("number of invalid filters", ".1f", "", ("threshold",), True),
     **{

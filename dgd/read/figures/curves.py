@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
+from dgd.metrics import Metric
 from dgd.read.figures import lines, style
 from dgd.read.figures.material import Material
-from dgd.task import Metric
 
 
 def curves(histories: Mapping[str, Sequence[pd.DataFrame]], metric: Metric, title: str) -> Figure:

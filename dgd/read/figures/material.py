@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dgd.metrics import METRICS, Metric
 from dgd.read.files import Traces, read_config, read_filters, read_pruning, read_traces
-from dgd.task import METRICS, Metric
 
 PROJECTION = "conv3"
 """Name, within its block, of the convolution that projects in a MobileNetV2 and in bottleneck ResNets. What a convolution is

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dgd.files import write_bytes
-from dgd.task import Metric
+from dgd.metrics import Metric
 
 FIRST = {
     "baseline": ("#4d4d4d", (0, (4, 1.5))),
