@@ -131,6 +131,14 @@ def test_internal_adds_the_largest_to_the_smallest():
     assert torch.equal(internal.within({"conv.weight": weight}, Internal(gamma=0.001))["conv.weight"], weight)
 
 
+def test_of_equal_filters_the_first_gets_the_largest():
+    strong = torch.arange(1, 33).float()
+    weight = torch.stack([torch.full((32,), 0.25), strong], 1).flatten().view(64, 1, 1, 1)
+    new = internal.within({"conv.weight": weight}, Internal(gamma=0.5))["conv.weight"].flatten()
+    assert new[0::2].tolist() == (strong.flip(0) + 0.25).tolist()
+    assert torch.equal(new[1::2], strong)
+
+
 def test_sources_within_a_network_need_one_network_and_filters():
     assert methods.resolve({"x": {"base": "baseline", "exchange": {"name": "noise"}}})[1].networks == 1
     with pytest.raises(GraftingError, match="no convolution filters"):

@@ -9,28 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
+from taught import STUDENT, TEACHER, leave, of
 
 from dgd import codehash, identity
-from dgd.cell import Cell, Data, Recipe, exchange
+from dgd.cell import Cell, Data, exchange
 
 ROOT = Path(__file__).parents[1]
-TEACHER = Cell("b", "digits", "cifar_resnet20", "baseline", 0, "cifar_resnet20", recipe=Recipe(epochs=1, batch_size=20))
-STUDENT = replace(
-    TEACHER,
-    model="cifar_resnet8",
-    method="dgd",
-    student="cifar_resnet8",
-    teacher="cifar_resnet20",
-    networks=2,
-    teachers=(TEACHER.path,),
-    objective={"ce": {"weight": 1.0}, "kd": {"weight": 1.0}},
-    exchange=exchange({"name": "graft"}),
-)
-
-
-def of(cell: Cell) -> identity.Identity:
-    return identity.of_cell(cell, [TEACHER])
 
 
 @pytest.fixture
@@ -230,16 +214,8 @@ def test_edits_change_the_identity_of_the_cells_that_use_the_code(source, name, 
 
 @pytest.fixture
 def made(tmp_path) -> Path:
-    """The root of results with a teacher and a student as `train_cell` leaves them, but for what status does not read."""
-    for cell in (TEACHER, STUDENT):
-        folder = tmp_path / cell.path
-        folder.mkdir(parents=True)
-        for name in identity.OUTPUTS:
-            (folder / name).write_bytes(b"{}")
-        (folder / "config.yaml").write_text(json.dumps(cell.plain()))
-        (folder / "metrics.json").write_text(json.dumps({"status": "finished", "cell": {}}))
-        record = identity.record(cell, results=tmp_path, data=tmp_path / "nothing")
-        (folder / "provenance.json").write_text(json.dumps({"cell": cell.path, "identity": record | {"data": "d"}}))
+    """The root of results with a teacher and its student."""
+    leave(tmp_path)
     return tmp_path
 
 
@@ -266,6 +242,20 @@ def test_a_status_says_itself(made):
     assert (str(stale), stale.fresh) == ("stale: filters.npz is missing; the data set differs", False)
     there = [name for name in identity.OUTPUTS if name != "filters.npz"]
     assert identity.status(STUDENT, made / STUDENT.path, identity=wanted, data="d", files=there).fresh
+
+
+def test_the_states_of_cells(made, tmp_path):
+    (made / STUDENT.path / "model.safetensors").unlink()  # committed results come without weights
+    assert identity.states([TEACHER, STUDENT], made) == {cell.path: identity.Fresh() for cell in (TEACHER, STUDENT)}
+    assert identity.states(iter([STUDENT]), str(made), known=[TEACHER]) == {STUDENT.path: identity.Fresh()}
+    changed = replace(TEACHER, recipe=replace(TEACHER.recipe, lr=0.2))
+    assert identity.states([changed], made) == {TEACHER.path: identity.Stale(("recipe.lr was 0.1 and is 0.2",))}
+    placed = replace(TEACHER, data=Data(dir=str(tmp_path / "data")))
+    folder = tmp_path / "data/prepared/b/digits"
+    assert identity.prepared_folder(placed) == folder
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    assert identity.states([placed], made)[TEACHER.path].reasons == ("the data set differs",)
 
 
 def test_what_is_recorded(made):
@@ -391,92 +381,3 @@ def test_the_cell_of_a_folder(tmp_path):
         path.write_text(text)
         os.utime(path, ns=(time, time))
         assert identity.file_hash(path) == hashlib.sha256(text.encode()).hexdigest()
-
-
-# ----------------------------------------------------------------------------------------------------------- elsewhere
-
-
-def test_the_same_cell_is_found_in_another_benchmark(made):
-    cell = replace(STUDENT, benchmark="c", teachers=(TEACHER.path.replace("b/", "c/", 1),))
-    teacher = replace(TEACHER, benchmark="c")
-    wanted = identity.of_cell(cell, [teacher])
-    assert identity.find(made, wanted, "d") == made / STUDENT.path
-    assert identity.find(made, wanted, "e") is None
-    assert identity.find(made, wanted, None) is None
-    assert identity.find(made, wanted, "d", but=made / STUDENT.path) is None
-    assert identity.find(made, identity.of_cell(replace(cell, seed=1), [teacher]), "d") is None
-    identity.adopt(made / TEACHER.path, made / teacher.path, teacher)
-    identity.adopt(made / STUDENT.path, made / cell.path, cell)
-    assert identity.status(cell, made / cell.path, identity=wanted, data="d").fresh
-    assert json.loads((made / cell.path / "provenance.json").read_text())["origin"] == STUDENT.path
-    assert identity.cell_of(made / cell.path) == cell
-    (made / STUDENT.path / "model.safetensors").unlink()
-    (made / cell.path / "model.safetensors").unlink()
-    assert identity.find(made, wanted, "d") is None  # without weights it can teach nobody
-
-
-def test_only_a_finished_and_whole_cell_of_the_same_teacher_is_taken_over(made):
-    wanted, folder = of(STUDENT), made / STUDENT.path
-    assert identity.find(str(made), wanted, "d") == folder
-    assert identity.find(made, wanted, "d", but=str(folder)) is None
-    for name, text in (("metrics.json", '{"status": "diverged"}'), ("metrics.json", "{"), ("provenance.json", '{"cell": "x"}')):
-        before = (folder / name).read_text()
-        (folder / name).write_text(text)
-        assert identity.find(made, wanted, "d") is None, text
-        (folder / name).write_text(before)
-    assert identity.find(made, wanted, "d") == folder
-    other = identity.of_cell(STUDENT, [replace(TEACHER, recipe=replace(TEACHER.recipe, lr=0.2))])
-    assert identity.find(made, other, "d") is None
-    content = json.loads((folder / "provenance.json").read_text())
-    content["identity"]["teachers"][TEACHER.path]["identity"] = "another"
-    (folder / "provenance.json").write_text(json.dumps(content))
-    assert identity.find(made, wanted, "d") is None
-
-
-def test_a_first_folder_that_does_not_fit_hides_no_second(made):
-    again = replace(STUDENT, method="zzz")  # after "dgd" in the order of the folders
-    identity.adopt(made / STUDENT.path, made / again.path, again)
-    for change in ({"fields": {}}, {"data": "e"}, {"teachers": {}}):
-        path = made / STUDENT.path / "provenance.json"
-        before = path.read_text()
-        content = json.loads(before)
-        path.write_text(json.dumps(content | {"identity": content["identity"] | change}))
-        assert identity.find(made, of(STUDENT), "d") == made / again.path, change
-        path.write_text(before)
-    assert identity.find(made, of(STUDENT), "d") == made / STUDENT.path
-    assert identity.find(made, of(STUDENT), "d", but=made / STUDENT.path) == made / again.path
-    (made / STUDENT.path / "model.safetensors").unlink()
-    assert identity.find(made, of(STUDENT), "d") == made / again.path
-
-
-def test_what_is_taken_over_has_the_labels_of_the_other_cell(made):
-    source = made / STUDENT.path
-    (source / "model.safetensors").write_bytes(b"weights")
-    (source / "history.csv").write_text("epoch\n0\n")
-    (source / "metrics.json").write_text(json.dumps({"status": "finished", "cell": {"benchmark": "b", "seed": 0}, "last": 5}))
-    content = json.loads((source / "provenance.json").read_text()) | {"teachers": {TEACHER.path: "weights"}, "host": "h"}
-    (source / "provenance.json").write_text(json.dumps(content))
-    taken = TEACHER.path.replace("b/", "c/", 1)
-    cell = replace(STUDENT, benchmark="c", model="m", method="kd-2", teachers=(taken,))
-    metrics = identity.adopt(str(source), str(made / cell.path), cell)
-    folder = made / cell.path
-    assert sorted(path.name for path in folder.iterdir()) == sorted(identity.OUTPUTS)
-    assert (folder / "model.safetensors").read_bytes() == b"weights"
-    assert (folder / "history.csv").read_text() == "epoch\n0\n"
-    assert (folder / "metrics.json").read_text() == json.dumps(metrics, indent=2) + "\n"  # as a training writes it
-    labels = {"benchmark": "c", "dataset": "digits", "model": "m", "method": "kd-2", "seed": 0}
-    assert metrics == {"status": "finished", "cell": labels, "last": 5}
-    assert list(yaml.safe_load((folder / "config.yaml").read_text()).items()) == list(cell.plain().items())  # in this order
-    found = json.loads((folder / "provenance.json").read_text())
-    assert (found["cell"], found["origin"], found["host"]) == (cell.path, STUDENT.path, "h")
-    assert found["teachers"] == {taken: "weights"}
-    assert found["identity"]["teachers"] == {taken: content["identity"]["teachers"][TEACHER.path]}
-    assert {key: found["identity"][key] for key in ("hash", "fields", "code", "data")} == {
-        key: content["identity"][key] for key in ("hash", "fields", "code", "data")
-    }
-    third = replace(cell, benchmark="d")
-    identity.adopt(folder, made / third.path, third)  # onto a folder that is there, too
-    identity.adopt(folder, made / third.path, third)
-    assert json.loads((made / third.path / "provenance.json").read_text())["origin"] == STUDENT.path  # where it was trained
-    with pytest.raises(ValueError, match="zip"):  # a cell of other teachers is another cell
-        identity.adopt(folder, made / "other", replace(cell, teachers=()))
