@@ -33,8 +33,8 @@ bench: setup  ## train the default benchmark (config/quick.yaml) and print its t
 	snakemake --cores $(CORES) --quiet rules host
 	@python -m pipeline.show results/quick
 
-test: setup   ## run the tests (the slow ones are left out)
-	python -m pytest -m "not slow"
+test: setup   ## run the tests, two at a time (the slow ones are left out)
+	python -m pytest -m "not slow" -n 2
 
 test-all: setup  ## run all tests, slow ones included
 	python -m pytest
