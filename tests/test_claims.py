@@ -273,6 +273,10 @@ def test_an_epoch_stands_for_the_same_share_of_a_shorter_training(tmp_path):
     (tmp_path / cells["folder"][0] / "history.csv").write_text("epoch,test_top1_0\n0,\n1,30.0\n")
     row = judge(path, (cells, tmp_path)).to_dict("records")[-1]
     assert (row["over_n"], row["remark"]) == (1, "1 of 2 cells of baseline without a value: no top-1 accuracy of that epoch")
+    (tmp_path / cells["folder"][3] / "history.csv").write_text("epoch,test_top1_0\n0,\n1,30.0\n")
+    row = judge(path, (cells, tmp_path)).to_dict("records")[-1]
+    missing = "1 of 2 cells of {} without a value: no top-1 accuracy of that epoch"
+    assert row["remark"] == "; ".join(missing.format(method) for method in ("grafting", "baseline"))
     (tmp_path / cells["folder"][0] / "history.csv").write_text("epoch,loss\n0,1.0\n")
     with pytest.raises(ValueError, match="history.csv: .*train it again"):
         judge(path, (cells, tmp_path))

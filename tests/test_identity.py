@@ -120,6 +120,8 @@ def test_the_fields_of_a_cell_are_plain_and_complete():
     assert found["objective.ce.weight"] == 1
     assert found["data.train_images"] is None
     assert isinstance(found["objective.ce.weight"], int)  # 1.0 and 1 are one value
+    assert {name for name in found if name.startswith("objective.ce.")} == {"objective.ce.weight", "objective.ce.smoothing"}
+    assert identity.fields(replace(STUDENT, objective={"ce": {}, "kd": {}})) == found  # the weight's default
     assert not {"benchmark", "model", "method", "teachers", "objective", "data.dir", "recipe.threads"} & found.keys()
     assert identity.fields(TEACHER)["exchange"] is None
     assert not any(name.startswith("exchange.") for name in identity.fields(TEACHER))
