@@ -363,6 +363,8 @@ def test_a_result_of_older_code_has_no_identity(made):
     path.write_text(json.dumps({"cell": TEACHER.path}))
     changed = replace(TEACHER, recipe=replace(TEACHER.recipe, lr=0.2))
     assert reasons(made, changed) == ["recipe.lr was 0.1 and is 0.2", "made before identities were recorded"]
+    (made / TEACHER.path / "config.yaml").unlink()
+    assert reasons(made, changed) == ["made before identities were recorded"]
 
 
 def test_the_cell_of_a_folder(tmp_path):
