@@ -342,6 +342,19 @@ def test_of_two_benchmarks_the_one_with_more_seeds_counts(tmp_path):
     assert same["counts"].tolist() == ["yes", ""]  # of equally many the first
 
 
+def test_what_was_run_and_what_was_seen_elsewhere_stand_side_by_side(tmp_path):
+    baseline, better, wide = (
+        ("baseline", [90.0, 90.1, 90.2]),
+        ("grafting", [91.0, 91.1, 91.2]),
+        ("grafting", [88.0, 91.0, 93.0]),
+    )
+    elsewhere = [frame(baseline, values, benchmark="c", student=f"cifar_{n}") for n, values in enumerate((wide, better, wide))]
+    table = judge(paper(tmp_path), frame(baseline, better), *elsewhere)
+    said = "at other scales: 1 direction only, 2 inconclusive"
+    assert set(table["overall"]) == {f"reproduced (1 of 1 settings run); {said}"}
+    assert set(judge(paper(tmp_path), *elsewhere)["overall"]) == {f"not run as published; {said}"}
+
+
 def test_a_claim_may_speak_of_some_students_only(tmp_path):
     cells = frame(("baseline", [90.0]), ("grafting", [91.0]), student="cifar_resnet8")
     assert len(judge(paper(tmp_path), cells)) == 2
