@@ -70,6 +70,9 @@ def test_what_decides_is_named_with_both_values(changes, reason):
 def test_a_key_that_came_later_has_its_default_in_an_older_record():
     older = {key: value for key, value in of(STUDENT).fields.items() if key not in ("recipe.average_decay", "exchange.until")}
     assert identity.field_differences(older, of(STUDENT).fields) == []
+    alone = {key: value for key, value in of(TEACHER).fields.items() if key != "networks"}
+    assert identity.field_differences(alone, of(TEACHER).fields) == []
+    assert identity.field_differences(alone, of(replace(TEACHER, networks=2)).fields) == ["networks was 1 and is 2"]
     later = of(replace(STUDENT, recipe=replace(STUDENT.recipe, average_decay=0.5)))
     assert identity.field_differences(older, later.fields) == ["recipe.average_decay was 0.9 and is 0.5"]
 
@@ -108,6 +111,12 @@ def test_what_says_where_data_come_from_does_not_count(tmp_path):
     assert hashed(sizes={"train": 5, "test": 7}) != plain
     streamed = [hashed(loader="stream", sources_sha256=digest) for digest in ("2", "3")]
     assert streamed[0] != streamed[1]
+    hashes = set()
+    for text in ('{"loader": "a"}', '{"loader": "bc"}'):  # a change shows in the size, too
+        (tmp_path / "same.json").write_text(text)
+        os.utime(tmp_path / "same.json", ns=(1, 1))
+        hashes.add(identity.data_hash(tmp_path / "same.json"))
+    assert len(hashes) == 2
     (tmp_path / "cut.json").write_text('{"loader": ')
     assert identity.data_hash(tmp_path / "cut.json") is None
 
@@ -146,6 +155,7 @@ def test_what_one_side_lacks_is_said_so():
         "objective.kd.t is not set and is x",
         "exchange.a was 0.4 and now it is not set",
     ]
+    assert identity.field_differences({"student": "X1"}, {"student": "1X"}) == ["student was X1 and is 1X"]
     recorded = {"fields": {"seed": 0}, "code": {"a.py": "1", "b.py": "2", "c.py": "3"}}
     today = identity.Identity({"seed": 1}, {"b.py": "2", "c.py": "4", "d.py": "5"})
     assert identity.differences(recorded, today) == [
@@ -283,6 +293,11 @@ def test_a_teachers_own_teacher_counts(made):
     third = replace(STUDENT, method="third", teachers=(STUDENT.path,), teacher=STUDENT.student)
     wanted = identity.of_cell(third, [TEACHER, STUDENT])
     assert identity.at(third, made).hash == wanted.hash
+    record = identity.record(third, results=made, data=made / "nothing")
+    (made / third.path).mkdir(parents=True)
+    (made / third.path / "provenance.json").write_text(json.dumps({"identity": record}))
+    fourth = replace(STUDENT, method="fourth", teachers=(third.path,), teacher=third.student)
+    assert identity.at(fourth, made).hash == identity.of_cell(fourth, [TEACHER, STUDENT, third]).hash
     other = replace(TEACHER, seed=1)
     changed = replace(STUDENT, teachers=(other.path,))
     assert identity.of_cell(replace(third, teachers=(changed.path,)), [other, changed]).hash != wanted.hash
@@ -334,8 +349,10 @@ def test_each_teacher_that_is_another_one_is_named(made):
 
 
 def test_a_folder_may_be_given_from_where_one_stands(made, monkeypatch):
-    monkeypatch.chdir((made / TEACHER.path).parent)
-    assert identity.status(TEACHER, f"seed{TEACHER.seed}", identity=of(TEACHER), data="d").fresh
+    for place in (place for place in (made / TEACHER.path).parents if place.is_relative_to(made)):
+        monkeypatch.chdir(place)
+        folder = (made / TEACHER.path).relative_to(place)
+        assert identity.status(TEACHER, folder, identity=of(TEACHER), data="d").fresh, folder
 
 
 def test_a_teacher_of_an_older_record_is_the_same_one_if_the_student_learned_from_it(made):
