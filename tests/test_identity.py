@@ -67,8 +67,11 @@ def test_what_decides_is_named_with_both_values(changes, reason):
     assert reason in identity.field_differences(of(STUDENT).fields, changed.fields)
 
 
+LATER = ("recipe.average_decay", "exchange.until", "data.train_images")
+
+
 def test_a_key_that_came_later_has_its_default_in_an_older_record():
-    older = {key: value for key, value in of(STUDENT).fields.items() if key not in ("recipe.average_decay", "exchange.until")}
+    older = {key: value for key, value in of(STUDENT).fields.items() if key not in LATER}
     assert identity.field_differences(older, of(STUDENT).fields) == []
     alone = {key: value for key, value in of(TEACHER).fields.items() if key != "networks"}
     assert identity.field_differences(alone, of(TEACHER).fields) == []
@@ -192,6 +195,23 @@ def test_only_the_code_that_a_cell_uses_is_part_of_it():
     assert not any(name.startswith("dgd/models/cifar") for name in of(replace(TEACHER, student="resnet18")).code)
     assert "dgd/exchange/graft.py" not in of(TEACHER).code
     assert "dgd/models/cifar_vgg.py" in of(replace(STUDENT, teacher="cifar_vgg16_bn")).code  # the teacher's network too
+
+
+def test_cells_that_are_asked_for_together_have_the_code_that_each_has_alone():
+    made_of = [
+        {"exchange": exchange({"name": "average"})},
+        {"exchange": None},
+        {"objective": {"ce": {"weight": 1.0}}},
+        {"student": "cifar_mobilenetv2"},
+        {"teacher": "cifar_vgg16_bn"},
+        {"dataset": "imagefolder:/a/birds"},
+    ]
+    cells = [STUDENT, *(replace(STUDENT, method=f"m{n}", **changes) for n, changes in enumerate(made_of))]
+    together = identity.Identities([TEACHER, *cells])
+    assert [together.of(cell).code for cell in cells] == [of(cell).code for cell in cells]
+    assert len({tuple(of(cell).code) for cell in cells}) == len(cells)
+    reading = ["dgd/data/sources.py" in of(cell).code for cell in cells]
+    assert reading == [cell.dataset.startswith("imagefolder:") for cell in cells]
 
 
 @pytest.mark.parametrize(
