@@ -134,7 +134,7 @@ def verify(
     failed = False
     for folder in folders:
         line = verification.verify(folder)
-        print(f"{folder}: {line or 'equal: history, predictions, filters, and metrics but timings'}", flush=True)
+        print(f"{folder}: {line or 'equal: history, predictions, filters, and all measured metrics'}", flush=True)
         failed |= bool(line)
     _exit(failed)
 

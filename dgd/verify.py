@@ -12,8 +12,8 @@ from dgd import identity, running
 from dgd.cell import Cell
 
 BYTES = ("history.csv", "predictions.npz", "filters.npz")
-TIMED = ("timings",)
-"""Parts of metrics.json that differ from run to run."""
+UNMEASURED = ("timings", "method")
+"""Parts of metrics.json that are no results: times, and the sentences on how today's code stands to a method's sources."""
 
 
 def verify(folder: str | Path) -> str:
@@ -64,13 +64,15 @@ def train(cell: Cell, results: str | Path) -> None:
 
 
 def difference(was: Path, now: Path) -> str:
-    """Return in one line the first difference between two folders of a cell; "" where history, predictions, filters and metrics
-    but timings are equal."""
+    """Return in one line the first difference between two folders of a cell; "" where none is.
+
+    History, predictions and filters are compared byte by byte, metrics by their values but for those of `UNMEASURED`.
+    """
     for name in BYTES:
         if (was / name).read_bytes() != (now / name).read_bytes():
             return f"{name} differs{_where(was / name, now / name)}"
     before, after = (
-        {k: v for k, v in json.loads((f / "metrics.json").read_text()).items() if k not in TIMED} for f in (was, now)
+        {k: v for k, v in json.loads((f / "metrics.json").read_text()).items() if k not in UNMEASURED} for f in (was, now)
     )
     lines = _paths(before, after)
     return f"metrics.json differs: {lines[0]}" if lines else ""

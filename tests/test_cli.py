@@ -162,7 +162,7 @@ def test_verify_trains_a_cell_again_and_compares(capsys, benchmark, tmp_path):
     before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
     capsys.readouterr()
     assert cli.main(["verify", str(cell)]) == 0
-    assert f"{cell}: equal: history, predictions, filters, and metrics but timings" in capsys.readouterr().out
+    assert f"{cell}: equal: history, predictions, filters, and all measured metrics" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
     history = (cell / "history.csv").read_text()
     (cell / "history.csv").write_text(history.replace("\n", "\n9", 1))
