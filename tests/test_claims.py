@@ -221,6 +221,8 @@ def test_a_teacher_that_was_trained_less_is_no_published_setting(tmp_path):
     assert table[["student", "teacher"]].to_numpy().tolist() == [[R56, R110], ["cifar_resnet8", R110]]
     table = judge(path, frame(("kd", [92.0]), ("dgd", [93.0], {"teacher": "cifar_resnet20"})))
     assert table["verdict"].tolist() == ["not run"]  # two teachers are not compared with each other
+    table = judge(path, frame(*cells, ("baseline", [94.0], teacher)).replace({"teacher": {R110: "cifar_resnet20"}}))
+    assert table["teacher"].tolist() == [R110, "cifar_resnet20"]
 
 
 def test_without_cells_a_claim_reads_not_run(tmp_path):
@@ -273,6 +275,10 @@ def test_an_epoch_stands_for_the_same_share_of_a_shorter_training(tmp_path):
     (tmp_path / cells["folder"][0] / "history.csv").write_text("epoch,test_top1_0\n0,\n1,30.0\n")
     row = judge(path, (cells, tmp_path)).to_dict("records")[-1]
     assert (row["over_n"], row["remark"]) == (1, "1 of 2 cells of baseline without a value: no top-1 accuracy of that epoch")
+    (tmp_path / cells["folder"][3] / "history.csv").write_text("epoch,test_top1_0\n0,\n1,30.0\n")
+    row = judge(path, (cells, tmp_path)).to_dict("records")[-1]
+    missing = "1 of 2 cells of {} without a value: no top-1 accuracy of that epoch"
+    assert row["remark"] == "; ".join(missing.format(method) for method in ("grafting", "baseline"))
     (tmp_path / cells["folder"][0] / "history.csv").write_text("epoch,loss\n0,1.0\n")
     with pytest.raises(ValueError, match="history.csv: .*train it again"):
         judge(path, (cells, tmp_path))
@@ -336,6 +342,40 @@ def test_of_two_benchmarks_the_one_with_more_seeds_counts(tmp_path):
     assert judge(paper(tmp_path), many, few)["counts"].tolist() == ["yes", ""]
     same = judge(paper(tmp_path), few, few.assign(benchmark="as many"))
     assert same["counts"].tolist() == ["yes", ""]  # of equally many the first
+
+
+def test_each_setting_is_held_to_its_own_published_numbers(tmp_path):
+    document = copy.deepcopy(PAPER)
+    for row in document["results"][:2]:
+        more = row | {"id": f"{row['id']}-110", "model": R110, "value": row["value"] + 4 * (row["method"] == "grafting")}
+        document["results"].append(more)
+    where = document["claims"][0]["compares"]["where"]
+    where.append({"dataset": "cifar10", "student": R110, "published": ["graft-110", "base-110"]})
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(document))
+    cells = frame(("baseline", [90.0, 90.1, 90.2]), ("grafting", [91.0, 91.1, 91.2]))
+    table = judge(tmp_path / "p.yaml", cells, cells.assign(student=R110, benchmark="c"))
+    columns = ["student", "published", "published_ids", "verdict"]
+    assert table[columns].to_numpy().tolist() == [
+        [R56, 1.0, "graft base", "reproduced"],
+        [R110, 5.0, "graft-110 base-110", "direction only"],
+    ]
+    assert set(table["overall"]) == {"direction only (2 of 2 settings run)"}
+    table = judge(tmp_path / "p.yaml", cells.assign(student=R110))
+    assert table[["student", "verdict"]].to_numpy().tolist() == [[R56, "not run"], [R110, "direction only"]]
+    assert set(table["overall"]) == {"inconclusive (1 of 2 settings run)"}
+
+
+def test_what_was_run_and_what_was_seen_elsewhere_stand_side_by_side(tmp_path):
+    baseline, better, wide = (
+        ("baseline", [90.0, 90.1, 90.2]),
+        ("grafting", [91.0, 91.1, 91.2]),
+        ("grafting", [88.0, 91.0, 93.0]),
+    )
+    elsewhere = [frame(baseline, values, benchmark="c", student=f"cifar_{n}") for n, values in enumerate((wide, better, wide))]
+    table = judge(paper(tmp_path), frame(baseline, better), *elsewhere)
+    said = "at other scales: 1 direction only, 2 inconclusive"
+    assert set(table["overall"]) == {f"reproduced (1 of 1 settings run); {said}"}
+    assert set(judge(paper(tmp_path), *elsewhere)["overall"]) == {f"not run as published; {said}"}
 
 
 def test_a_claim_may_speak_of_some_students_only(tmp_path):

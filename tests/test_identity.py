@@ -67,9 +67,15 @@ def test_what_decides_is_named_with_both_values(changes, reason):
     assert reason in identity.field_differences(of(STUDENT).fields, changed.fields)
 
 
+LATER = ("recipe.average_decay", "exchange.until", "data.train_images")
+
+
 def test_a_key_that_came_later_has_its_default_in_an_older_record():
-    older = {key: value for key, value in of(STUDENT).fields.items() if key not in ("recipe.average_decay", "exchange.until")}
+    older = {key: value for key, value in of(STUDENT).fields.items() if key not in LATER}
     assert identity.field_differences(older, of(STUDENT).fields) == []
+    alone = {key: value for key, value in of(TEACHER).fields.items() if key != "networks"}
+    assert identity.field_differences(alone, of(TEACHER).fields) == []
+    assert identity.field_differences(alone, of(replace(TEACHER, networks=2)).fields) == ["networks was 1 and is 2"]
     later = of(replace(STUDENT, recipe=replace(STUDENT.recipe, average_decay=0.5)))
     assert identity.field_differences(older, later.fields) == ["recipe.average_decay was 0.9 and is 0.5"]
 
@@ -108,6 +114,12 @@ def test_what_says_where_data_come_from_does_not_count(tmp_path):
     assert hashed(sizes={"train": 5, "test": 7}) != plain
     streamed = [hashed(loader="stream", sources_sha256=digest) for digest in ("2", "3")]
     assert streamed[0] != streamed[1]
+    hashes = set()
+    for text in ('{"loader": "a"}', '{"loader": "bc"}'):  # a change shows in the size, too
+        (tmp_path / "same.json").write_text(text)
+        os.utime(tmp_path / "same.json", ns=(1, 1))
+        hashes.add(identity.data_hash(tmp_path / "same.json"))
+    assert len(hashes) == 2
     (tmp_path / "cut.json").write_text('{"loader": ')
     assert identity.data_hash(tmp_path / "cut.json") is None
 
@@ -120,6 +132,8 @@ def test_the_fields_of_a_cell_are_plain_and_complete():
     assert found["objective.ce.weight"] == 1
     assert found["data.train_images"] is None
     assert isinstance(found["objective.ce.weight"], int)  # 1.0 and 1 are one value
+    assert {name for name in found if name.startswith("objective.ce.")} == {"objective.ce.weight", "objective.ce.smoothing"}
+    assert identity.fields(replace(STUDENT, objective={"ce": {}, "kd": {}})) == found  # the weight's default
     assert not {"benchmark", "model", "method", "teachers", "objective", "data.dir", "recipe.threads"} & found.keys()
     assert identity.fields(TEACHER)["exchange"] is None
     assert not any(name.startswith("exchange.") for name in identity.fields(TEACHER))
@@ -144,6 +158,7 @@ def test_what_one_side_lacks_is_said_so():
         "objective.kd.t is not set and is x",
         "exchange.a was 0.4 and now it is not set",
     ]
+    assert identity.field_differences({"student": "X1"}, {"student": "1X"}) == ["student was X1 and is 1X"]
     recorded = {"fields": {"seed": 0}, "code": {"a.py": "1", "b.py": "2", "c.py": "3"}}
     today = identity.Identity({"seed": 1}, {"b.py": "2", "c.py": "4", "d.py": "5"})
     assert identity.differences(recorded, today) == [
@@ -180,6 +195,23 @@ def test_only_the_code_that_a_cell_uses_is_part_of_it():
     assert not any(name.startswith("dgd/models/cifar") for name in of(replace(TEACHER, student="resnet18")).code)
     assert "dgd/exchange/graft.py" not in of(TEACHER).code
     assert "dgd/models/cifar_vgg.py" in of(replace(STUDENT, teacher="cifar_vgg16_bn")).code  # the teacher's network too
+
+
+def test_cells_that_are_asked_for_together_have_the_code_that_each_has_alone():
+    made_of = [
+        {"exchange": exchange({"name": "average"})},
+        {"exchange": None},
+        {"objective": {"ce": {"weight": 1.0}}},
+        {"student": "cifar_mobilenetv2"},
+        {"teacher": "cifar_vgg16_bn"},
+        {"dataset": "imagefolder:/a/birds"},
+    ]
+    cells = [STUDENT, *(replace(STUDENT, method=f"m{n}", **changes) for n, changes in enumerate(made_of))]
+    together = identity.Identities([TEACHER, *cells])
+    assert [together.of(cell).code for cell in cells] == [of(cell).code for cell in cells]
+    assert len({tuple(of(cell).code) for cell in cells}) == len(cells)
+    reading = ["dgd/data/sources.py" in of(cell).code for cell in cells]
+    assert reading == [cell.dataset.startswith("imagefolder:") for cell in cells]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +313,11 @@ def test_a_teachers_own_teacher_counts(made):
     third = replace(STUDENT, method="third", teachers=(STUDENT.path,), teacher=STUDENT.student)
     wanted = identity.of_cell(third, [TEACHER, STUDENT])
     assert identity.at(third, made).hash == wanted.hash
+    record = identity.record(third, results=made, data=made / "nothing")
+    (made / third.path).mkdir(parents=True)
+    (made / third.path / "provenance.json").write_text(json.dumps({"identity": record}))
+    fourth = replace(STUDENT, method="fourth", teachers=(third.path,), teacher=third.student)
+    assert identity.at(fourth, made).hash == identity.of_cell(fourth, [TEACHER, STUDENT, third]).hash
     other = replace(TEACHER, seed=1)
     changed = replace(STUDENT, teachers=(other.path,))
     assert identity.of_cell(replace(third, teachers=(changed.path,)), [other, changed]).hash != wanted.hash
@@ -332,8 +369,10 @@ def test_each_teacher_that_is_another_one_is_named(made):
 
 
 def test_a_folder_may_be_given_from_where_one_stands(made, monkeypatch):
-    monkeypatch.chdir((made / TEACHER.path).parent)
-    assert identity.status(TEACHER, f"seed{TEACHER.seed}", identity=of(TEACHER), data="d").fresh
+    for place in (place for place in (made / TEACHER.path).parents if place.is_relative_to(made)):
+        monkeypatch.chdir(place)
+        folder = (made / TEACHER.path).relative_to(place)
+        assert identity.status(TEACHER, folder, identity=of(TEACHER), data="d").fresh, folder
 
 
 def test_a_teacher_of_an_older_record_is_the_same_one_if_the_student_learned_from_it(made):
@@ -361,6 +400,8 @@ def test_a_result_of_older_code_has_no_identity(made):
     path.write_text(json.dumps({"cell": TEACHER.path}))
     changed = replace(TEACHER, recipe=replace(TEACHER.recipe, lr=0.2))
     assert reasons(made, changed) == ["recipe.lr was 0.1 and is 0.2", "made before identities were recorded"]
+    (made / TEACHER.path / "config.yaml").unlink()
+    assert reasons(made, changed) == ["made before identities were recorded"]
 
 
 def test_the_cell_of_a_folder(tmp_path):

@@ -69,6 +69,8 @@ def test_a_first_folder_that_does_not_fit_hides_no_second(made):
     assert identity.find(made, of(STUDENT), "d", but=made / STUDENT.path) == made / again.path
     (made / STUDENT.path / "model.safetensors").unlink()
     assert identity.find(made, of(STUDENT), "d") == made / again.path
+    with pytest.raises(ValueError, match="zip"):  # a cell of other teachers is another cell
+        identity.adopt(made / again.path, made / "other", replace(STUDENT, teachers=()))
 
 
 def test_what_is_taken_over_has_the_labels_of_the_other_cell(made):
@@ -100,5 +102,3 @@ def test_what_is_taken_over_has_the_labels_of_the_other_cell(made):
     identity.adopt(folder, made / third.path, third)  # onto a folder that is there, too
     identity.adopt(folder, made / third.path, third)
     assert json.loads((made / third.path / "provenance.json").read_text())["origin"] == STUDENT.path  # where it was trained
-    with pytest.raises(ValueError, match="zip"):  # a cell of other teachers is another cell
-        identity.adopt(folder, made / "other", replace(cell, teachers=()))
