@@ -122,6 +122,7 @@ def test_the_plain_exchange_is_the_papers(networks):
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=1e-6, msg=key)
 
 
+@pytest.mark.slow
 def test_measuring_runs_and_is_rendered(tmp_path):
     out = tmp_path / "machine.json"
     done = subprocess.run(

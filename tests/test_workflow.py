@@ -115,6 +115,7 @@ def test_a_model_that_cannot_take_the_images_is_planned_like_the_others():
     assert mem_mb(replace(cell(), student="vgg11_bn")) == 4000
 
 
+@pytest.mark.slow
 def test_a_cell_over_two_processes_gives_the_bytes_of_one(repo):
     config = yaml.safe_load((repo / "config/test/tiny.yaml").read_text())
     config["recipe"] |= {"ranks_per_network": 1, "device": "cpu"}
