@@ -42,7 +42,7 @@ def modules(path: Path, torch_free: bool) -> set[str]:
                     found.add(top)
                     continue
                 # `import dgd` brings the networks in only where timm is, and a config is then held to the registries.
-                if torch_free and name in ("dgd.models", "dgd.data", "dgd.objectives", "dgd.grafting"):
+                if torch_free and name in ("dgd.models", "dgd.data", "dgd.objectives"):
                     continue
                 base = ROOT / name.replace(".", "/")
                 todo += [p for p in (base.with_suffix(".py"), base / "__init__.py", ROOT / top / "__init__.py") if p.is_file()]
