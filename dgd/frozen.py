@@ -13,6 +13,7 @@ import yaml
 
 from dgd import identity
 from dgd.cell import Cell
+from dgd.files import write_text
 
 MARKER = "frozen.yaml"
 
@@ -87,7 +88,7 @@ def freeze(folder: str | Path) -> list[dict]:
         {"commit": commit, "dirty": dirty, "code_sha256": code, "cells": n} for (commit, dirty, code), n in counts.most_common()
     ]
     content = {"frozen": datetime.now(UTC).date().isoformat(), "made_by": rows}
-    (Path(folder) / MARKER).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    write_text(Path(folder) / MARKER, yaml.safe_dump(content, sort_keys=False))
     return rows
 
 

@@ -21,6 +21,7 @@ from dgd.cell import EXCHANGES, Cell, Data, Recipe, slug
 from dgd.codehash import code as code
 from dgd.codehash import digest as digest
 from dgd.codehash import files as code_files  # noqa: F401
+from dgd.files import write_json, write_text
 
 OUTPUTS = (
     "metrics.json",
@@ -405,14 +406,10 @@ def adopt(source: str | Path, folder: str | Path, cell: Cell) -> dict:
         What metrics.json holds.
     """
     source, folder = Path(source), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     metrics, provenance = (
         json.loads((source / "metrics.json").read_text()),
         json.loads((source / "provenance.json").read_text()),
     )
-    for name in OUTPUTS:
-        if not name.endswith((".json", ".yaml")):
-            shutil.copyfile(source / name, folder / name)
     labels = {"benchmark": cell.benchmark, "dataset": cell.dataset, "model": cell.model, "method": cell.method}
     metrics["cell"] |= labels
     taught = provenance["identity"]["teachers"].values()
@@ -421,9 +418,13 @@ def adopt(source: str | Path, folder: str | Path, cell: Cell) -> dict:
         provenance["teachers"] = dict(zip(cell.teachers, provenance["teachers"].values(), strict=True))
     origin = provenance.get("origin", provenance.get("cell"))
     provenance |= {"cell": cell.path, "origin": origin}
-    (folder / "config.yaml").write_text(yaml.safe_dump(cell.plain(), sort_keys=False), encoding="utf-8")
-    for name, content in (("provenance.json", provenance), ("metrics.json", metrics)):  # metrics.json last: the rest is there
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in OUTPUTS:
+        if not name.endswith((".json", ".yaml")):
+            shutil.copyfile(source / name, folder / name)
+    write_text(folder / "config.yaml", yaml.safe_dump(cell.plain(), sort_keys=False))
+    write_json(folder / "provenance.json", provenance)
+    write_json(folder / "metrics.json", metrics)  # last: the rest is there
     return metrics
 
 

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from dgd import identity
+from dgd.files import write_text
 
 KEYS = ("train_images", "validation_images", "image_size", "loader")
 """Keys of a config's `data` that decide what is prepared."""
@@ -85,7 +86,7 @@ def main(argv=None):
     made_from = Prepared(args.dataset, args.data, args.out).made_from
     options = {key: args.data[key] for key in KEYS if key in args.data}
     data.prepare(args.dataset, args.out, data_dir=args.data.get("dir", "data"), **options)
-    (args.out / MADE_FROM).write_text(json.dumps(made_from, indent=1) + "\n")
+    write_text(args.out / MADE_FROM, json.dumps(made_from, indent=1) + "\n")
 
 
 if __name__ == "__main__":

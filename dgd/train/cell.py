@@ -56,7 +56,7 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
     made_from = {
         "identity": identity.record(cell, results=results, data=data),
         "dataset_sha256": provenance.file_hash(Path(data) / "manifest.json"),
-        "teachers": {path: _hash(folder / "model.safetensors") for path, folder in zip(cell.teachers, folders)},
+        "teachers": {path: identity.file_hash(folder / "model.safetensors") for path, folder in zip(cell.teachers, folders)},
     }
     stamp = json.dumps([cell.plain(), made_from], sort_keys=True)
     processes = ranks.join(cell.networks, cell.processes, device)
@@ -205,7 +205,3 @@ def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
     except RuntimeError as error:
         raise ValueError(f"{folder / 'model.safetensors'}: {str(error).splitlines()[-1].strip()}") from None
     return network
-
-
-def _hash(path: Path) -> str | None:
-    return provenance.file_hash(path) if path.is_file() else None
