@@ -34,7 +34,7 @@ bench: setup  ## train the default benchmark (config/quick.yaml) and print its t
 	@python -m pipeline.show results/quick
 
 test: setup   ## run the tests, two at a time (the slow ones are left out)
-	python -m pytest -m "not slow" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-all: setup  ## run all tests, slow ones included
 	python -m pytest

@@ -1,7 +1,10 @@
 """What several test files share: cells of small benchmarks, fresh groups and teachers, small data sets, files to compare."""
 
 import json
-from collections.abc import Iterable, Mapping
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -105,6 +108,35 @@ def make_teacher(cell: Cell, prepared: Path, folder: Path) -> None:
     weights = create(cell.teacher or cell.student, data.load(prepared), cell).state_dict()
     checkpoint.save_weights(folder / "model.safetensors", {f"0.{k}": v for k, v in weights.items()})
     files.write_json(folder / "metrics.json", {"status": "finished", "cell": {"student": cell.teacher}})
+
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["dgd.train"])
+
+
+def start_process(function: Callable, *args, output: Path, **environment: str) -> multiprocessing.Process:
+    """Start a function in a process of its own, which is forked from one that has imported torch: importing takes seconds.
+
+    Args:
+        function: A function of a module.
+        args: Its arguments.
+        output: The file for what the process prints.
+        environment: Variables that are set in it.
+    """
+    process = PROCESSES.Process(target=_run, args=(function, args, output, environment))
+    process.start()
+    return process
+
+
+def _run(function: Callable, args: tuple, output: Path, environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("w") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+        torch.set_num_threads(1)
+        function(*args)
+        sys.stdout.flush()
 
 
 class Stopped(Exception):

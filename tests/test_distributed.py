@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,21 +12,34 @@ import pandas as pd
 import pytest
 
 from dgd.cell import Cell
-from dgd.train import checkpoint, train_cell
+from dgd.train import NoResult, checkpoint, step, train_cell
 from dgd.train.record import RESUME
-from tests.helpers import ROOT, digits_cells
+from tests.helpers import ROOT, digits_cells, start_process
 
 FILES = ("model.safetensors", "history.csv", "predictions.npz", "filters.npz")
-SCRIPT = """
-import json, os, sys
-from dgd.train import NoResult, step, train_cell
-for cell, port in json.loads(sys.argv[1]):
-    os.environ["MASTER_PORT"] = str(port)
-    try:
-        train_cell(cell, results=sys.argv[2], data=sys.argv[3])
-    except NoResult as error:
-        print("outcome:", error)
-"""
+
+
+def train_all(jobs, results, digits):
+    """Train cells one after another, each with a port of its own, in one of the processes that they are spread over."""
+    for cell, port in jobs:
+        os.environ["MASTER_PORT"] = str(port)
+        try:
+            train_cell(cell, results=results, data=digits)
+        except NoResult as error:
+            print("outcome:", error)
+
+
+def train_slowly(jobs, results, digits):
+    """Train cells, but wait in each step for ever once there is a file `slow`."""
+    learn = step.losses
+
+    def wait(*args, **options):
+        if (results / "slow").exists():
+            time.sleep(3600)
+        return learn(*args, **options)
+
+    step.losses = wait
+    train_all(jobs, results, digits)
 
 
 def cells(methods, student="cifar_resnet8", **recipe) -> dict[str, Cell]:
@@ -47,27 +59,27 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def start(processes, cells, results, digits, script=SCRIPT):
+def start(processes, cells, results, digits, function=train_all):
     """Some cells, one after the other, in that many processes, as torchrun starts them: it would end the others itself."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     jobs = [(spread(cell, processes // cell.networks).plain(), free_port()) for cell in cells]
-    command = [sys.executable, "-c", script, json.dumps(jobs), str(results), str(digits)]
+    shared = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(processes)}
+    outputs = [results / f"printed-{processes}-{k}" for k in range(processes)]
     return [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=env | {"RANK": str(k), "LOCAL_RANK": str(k), "WORLD_SIZE": str(processes)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for k in range(processes)
+        (start_process(function, jobs, results, digits, output=output, RANK=str(k), LOCAL_RANK=str(k), **shared), output)
+        for k, output in enumerate(outputs)
     ]
 
 
+def ended(process, output, seconds) -> str:
+    """Wait for a process, and return what it printed."""
+    process.join(seconds)
+    assert process.exitcode is not None, f"after {seconds} s: {output.read_text()}"
+    return output.read_text()
+
+
 def finish(running):
-    outputs = [process.communicate(timeout=200)[0] for process in running]
-    assert [process.returncode for process in running] == [0] * len(running), "\n".join(outputs)
+    outputs = [ended(*one, 200) for one in running]
+    assert [process.exitcode for process, _ in running] == [0] * len(running), "\n".join(outputs)
     return outputs
 
 
@@ -160,26 +172,17 @@ def test_torchrun_starts_it_and_the_teacher_is_read_by_all(digits, tmp_path):
 def test_a_killed_process_ends_the_others_and_the_cell_goes_on(digits, tmp_path):
     """Also in the middle of an epoch: that takes longer here than anybody may wait."""
     cell = cells(["grafting"], epochs=4)["grafting"]
-    slow = SCRIPT.replace(
-        "for cell",
-        "import time\nfrom pathlib import Path\nlearn = step.losses\n"
-        "def wait(*args, **options):\n"
-        "    if (Path(sys.argv[2]) / 'slow').exists(): time.sleep(3600)\n"
-        "    return learn(*args, **options)\n"
-        "step.losses = wait\nfor cell",
-    )
     folder = tmp_path / "killed" / cell.path
-    running = start(2, [cell], tmp_path / "killed", digits, slow)
+    running = start(2, [cell], tmp_path / "killed", digits, train_slowly)
     deadline = time.monotonic() + 120
     while not (folder / RESUME).exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     (tmp_path / "killed" / "slow").touch()
     time.sleep(0.5)
-    os.kill(running[1].pid, signal.SIGKILL)
-    output = running[0].communicate(timeout=60)[0]
-    assert running[0].returncode == 1
+    running[1][0].kill()
+    output = ended(*running[0], 60)
+    assert running[0][0].exitcode == 1
     assert "rank 1 is gone" in output
-    running[1].communicate()
     assert not (folder / "metrics.json").exists()
     (tmp_path / "killed" / "slow").unlink()
     finish(start(2, [cell], tmp_path / "killed", digits))
@@ -189,5 +192,5 @@ def test_a_killed_process_ends_the_others_and_the_cell_goes_on(digits, tmp_path)
 
 def test_the_config_says_how_many_processes_there_are(digits, tmp_path):
     cell = cells(["grafting"])["grafting"]
-    outputs = [process.communicate(timeout=100)[0] for process in start(3, [cell], tmp_path, digits)]
+    outputs = [ended(*one, 100) for one in start(3, [cell], tmp_path, digits)]
     assert "asks for 2 processes and this is one of 3: start it with torchrun --nproc-per-node=2" in outputs[0]

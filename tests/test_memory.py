@@ -176,8 +176,9 @@ def test_the_estimate_counts_teachers():
     [
         {"method": "baseline", "student": "cifar_mobilenetv2", "precision": "fp32"},
         {"method": "dgd", "networks": 2, "precision": "bf16", "channels_last": True},
-        {"method": "ffsd", "networks": 3, "precision": "bf16", "channels_last": True},  # three networks' activations at once
-        {"method": "crd", "precision": "bf16", "channels_last": True},  # banks, and 16,384 negatives an image
+        # Three networks' activations at once; banks, and 16,384 negatives an image.
+        pytest.param({"method": "ffsd", "networks": 3, "precision": "bf16", "channels_last": True}, marks=pytest.mark.slow),
+        pytest.param({"method": "crd", "precision": "bf16", "channels_last": True}, marks=pytest.mark.slow),
     ],
     ids=lambda row: row["method"],
 )

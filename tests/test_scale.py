@@ -32,7 +32,8 @@ def test_another_number_of_cells_is_refused(count):
 
 def test_a_plan_lists_every_cell_once(tmp_path):
     config = scale.set_up(tmp_path, 300)
-    env = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE_")} | {"PYTHONPATH": str(tmp_path)}
+    env = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE_")}
+    env |= {"PYTHONPATH": str(tmp_path), "DGD_NETWORKS": "no"}
     command = [sys.executable, "-m", *scale.steps(config["papers"])["plan"]]
     plan = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert plan.returncode == 0, plan.stderr

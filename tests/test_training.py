@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -29,7 +28,7 @@ from dgd.train.outcomes import CannotExchange, Diverged, NoTeacher
 from dgd.train.record import RESUME, _summary
 from dgd.train.step import train_epoch
 from dgd.train.streams import generator, stream
-from tests.helpers import digits_cells, files_but_timings
+from tests.helpers import digits_cells, files_but_timings, start_process
 
 FOUR = ("baseline", "kd", "grafting", "dgd")  # tests/test_zoo.py takes the others
 
@@ -141,13 +140,12 @@ def test_killed_and_started_again_ends_in_the_same_bytes(digits, tmp_path, stude
     whole = train(cell, tmp_path / "whole", digits)
     assert whole["status"] == "finished"
     folder = tmp_path / "killed" / cell.path
-    command = [sys.executable, "-c", SCRIPT, json.dumps(cell.plain()), str(tmp_path / "killed"), str(digits)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    process = start_process(train, cell, tmp_path / "killed", digits, output=tmp_path / "printed")
     deadline = time.monotonic() + 120
     while not (folder / RESUME).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not (folder / "metrics.json").exists()
     assert (folder / RESUME).exists()
     state = torch.load(folder / RESUME, weights_only=True)
