@@ -18,6 +18,12 @@ class Pair:
 
     student: str = key(says="Network that is trained: a model of timm, ours (`cifar_resnet8`, ...) included.", names=True)
     teacher: str | None = key(None, "Network that it learns from; it may be left out where no method needs one.", names=True)
+    subnets: tuple[str, ...] = key(
+        (),
+        "Shallower networks of the student's kind that methods with `subnets` train within it: those that run the first blocks "
+        "of each of its stages, such as `cifar_resnet8` of `cifar_resnet20`.",
+        names=True,
+    )
     methods: tuple[str, ...] | None = key(
         None, "Rows that this pair is trained by; all where it is left out.", names=True, nonempty=True
     )

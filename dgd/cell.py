@@ -18,6 +18,9 @@ PRECISIONS = ("bf16", "fp32", "tf32")
 DEVICES = ("auto", "cpu", "cuda")
 TASKS = ("classification", "regression")
 PROTOCOL_NAMES = ("paper", "reference-code")
+SUBNET_PARTS = ("own", "shared")
+SUBNET_BATCH_NORM = "Whether a sub-net has batch norms of its `own`, or those of the full net, statistics included."
+SUBNET_CLASSIFIER = "Whether a sub-net has a classifier of its `own`, or the full net's."
 LAST_SEED = 2**32 - 1  # the largest that numpy takes
 
 
@@ -418,6 +421,9 @@ class Method:
     )
     networks: int = key(1, "Networks that learn together; the first one is reported.", least=1, most=1000)
     teachers: int = key(0, "Teachers, finished networks that the terms may look at.", least=0, most=1000)
+    subnets: bool = key(False, "The networks contain sub-nets, those of the pair, which learn with them and are reported too.")
+    subnet_batch_norm: str = key("own", SUBNET_BATCH_NORM, choices=SUBNET_PARTS)
+    subnet_classifier: str = key("shared", SUBNET_CLASSIFIER, choices=SUBNET_PARTS)
     recipe: Mapping = key({}, "Keys of the recipe that this method overrides.", of=Recipe)
 
 
@@ -440,6 +446,9 @@ class Cell:
     teacher: str | None = key(None, "Network that it learns from, by its name in timm.", condition=True)
     networks: int = key(1, "Networks that learn together.", least=1, condition=True)
     teachers: tuple[str, ...] = key((), "Paths of the cells that it learns from, below the root of the results.", decides=False)
+    subnets: tuple[str, ...] = key((), "Sub-nets that each network contains, by their names in timm.")
+    subnet_batch_norm: str = key("own", SUBNET_BATCH_NORM, choices=SUBNET_PARTS)
+    subnet_classifier: str = key("shared", SUBNET_CLASSIFIER, choices=SUBNET_PARTS)
     objective: Mapping = key({"ce": {"weight": 1.0}}, "Term -> {weight: ..., <option>: ...}.", condition=True)
     exchange: Exchange | None = key(None, "What the networks exchange.", condition=True)
     protocol: str = key("paper", "`paper` or `reference-code`.", choices=PROTOCOL_NAMES, decides=False)

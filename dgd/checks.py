@@ -4,7 +4,7 @@ Where torch is, names of data sets and networks and the values of terms' options
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -129,6 +129,42 @@ def _pair_teachers(benchmark: Benchmark) -> list[str]:
     return lines
 
 
+def _pair_subnets(benchmark: Benchmark) -> list[str]:
+    """Check that there are sub-nets where a method has them, and where torch is, that their layers are their student's."""
+    lines = []
+    for i, pair in enumerate(benchmark.pairs):
+        place, names = f"pairs[{i}].subnets", pair.subnets
+        needed = [name for name, row in rows_of(pair, benchmark.rows).items() if row.subnets]
+        if needed and not names:
+            lines.append(
+                f"{place}: method {needed[0]!r} needs sub-nets and the pair of {pair.student} names none; write `subnets: "
+                "[<model>, ...]` with shallower models of its kind"
+            )
+        lines += [f"{place}: {name} is there twice; leave one out" for name in dict.fromkeys(names) if names.count(name) > 1]
+        if needed and names and dgd.NETWORKS:
+            lines += _nesting_problems(benchmark, pair.student, names, place)
+    return lines
+
+
+def _nesting_problems(benchmark: Benchmark, student: str, names: Sequence[str], place: str) -> list[str]:
+    import torch
+
+    from dgd import models
+    from dgd.models.nested import nest
+
+    shape = {"num_classes": 10, "image_size": benchmark.data.image_size or 32, "adapt_stem": benchmark.adapt_stem}
+    lines = [f"{place}: {models.suggest(name)}" for name in dict.fromkeys(names) if not models.is_known(name)]
+    if lines or not models.is_known(student):
+        return lines
+    for name in dict.fromkeys(names):
+        try:
+            with torch.device("meta"):
+                nest(models.create(student, **shape), {name: models.create(name, **shape)})
+        except ValueError as error:
+            lines.append(f"{place}: {student} cannot contain {name}: {error}")
+    return lines
+
+
 def _teacher_seeds(benchmark: Benchmark) -> list[str]:
     there = len(benchmark.teacher_seeds)
     return [
@@ -174,6 +210,10 @@ def _own_recipes(benchmark: Benchmark) -> list[str]:
         recipe = overridden(benchmark.recipe, row.recipe)
         lines += _momentum_problems(recipe, f"methods.{name}.recipe") if row.recipe else []
         found = exchange(row.exchange, benchmark.protocol)
+        if isinstance(found, RePr) and row.subnets:
+            lines.append(
+                f"methods.{name}: 'repr' drops filters of one network, which its sub-nets share; leave one of them out"
+            )
         if isinstance(found, RePr) and recipe.epochs <= found.epochs:
             lines.append(
                 f"methods.{name}: the cycles of 'repr' take {found.epochs} epochs, and recipe.epochs is {recipe.epochs}: the "
@@ -226,6 +266,7 @@ def _needs(benchmark: Benchmark) -> list[str]:
         ranks = recipe.ranks_per_network
         for needed, lacking, advice in (
             (needs.teacher, not row.teachers, "a teacher; set teachers: 1"),
+            (needs.heads, not row.subnets, "sub-nets; set subnets: true"),
             (needs.peers, row.networks < 2, "other networks in its group; set networks: 2 or more"),
             (needs.peers, ranks > 0, "all networks in one process; set recipe.ranks_per_network: 0"),
             (needs.indices, ranks > 1, "all images of its network in one process; set recipe.ranks_per_network to 0 or 1"),
@@ -233,6 +274,10 @@ def _needs(benchmark: Benchmark) -> list[str]:
         ):
             if needed and lacking:
                 lines.append(f"methods.{name}: a term of {', '.join(row.objective)} needs {advice}")
+        if row.subnets and not needs.heads:
+            lines.append(
+                f"methods.{name}: subnets is true and no term trains them; add subnet_ce to objective, or leave it out"
+            )
     return lines
 
 
@@ -246,6 +291,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Benchmark], list[str]]], ...] = 
     (("pairs", "methods"), _pair_teachers),
     (("pairs", "methods", "teacher_seeds"), _teacher_seeds),
     (("pairs",), _models),
+    (("pairs", "methods", "data", "adapt_stem"), _pair_subnets),
     (("pairs", "teacher_recipe"), _two_baselines),
     (("methods", "recipe", "protocol"), _own_recipes),
     (("recipe", "teacher_recipe"), _teacher_recipes),

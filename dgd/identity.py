@@ -128,7 +128,7 @@ class Identities:
     def code(self, cell: Cell) -> dict[str, str]:
         """Return file -> hash of the code that a cell uses; cells that use the same share it."""
         exchange = cell.exchange.name if cell.exchange else ""
-        kind = (cell.student, cell.teacher, tuple(cell.objective), exchange, cell.dataset == cell.slug)
+        kind = (cell.student, cell.teacher, cell.subnets, tuple(cell.objective), exchange, cell.dataset == cell.slug)
         if kind not in self._code:
             roots = _roots(cell)
             self._code[kind] = codehash.files(*roots, apart=set(APART) - set(roots))
@@ -225,7 +225,7 @@ def _roots(cell: Cell) -> tuple[str, ...]:
     roots = [ENTRY, *(f"dgd.objectives.{term}" for term in cell.objective)]
     if cell.exchange and codehash.module_file(f"dgd.exchange.{cell.exchange.name}"):
         roots.append(f"dgd.exchange.{cell.exchange.name}")
-    networks = [cell.student, *([cell.teacher] if cell.teacher else [])]
+    networks = [cell.student, *([cell.teacher] if cell.teacher else []), *cell.subnets]
     roots += [file for name in networks if (file := codehash.registered("dgd.models", name))]
     if slug(cell.dataset) != cell.dataset:
         roots.append(READER)

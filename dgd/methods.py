@@ -41,6 +41,7 @@ METHODS: dict[str, Method] = {
     "kr+kd": _taught(kd={"weight": 1.0, "tau": 4.0}, kr=1.0),
     "dml": Method({"ce": 1.0, "mutual": 1.0}, networks=2),
     "ffsd": Method({"ce": 1.0, "ffsd": 1.0}, networks=3),
+    "ddnn": Method({"ce": 1.0, "subnet_ce": 1.0, "ekd": 1.5, "ekd_attention": 1.0}, subnets=True),
     "self-explanation": Method({"ce": 1.0, "explanation": 1.0}),
     "repr": Method(exchange={"name": "repr"}),
     # What they are held against.

@@ -26,6 +26,8 @@ NAMES = [*METHODS, *(grafted(name) for name in METHODS if name not in NAMED and 
 """Every method, and each with grafting."""
 # Published numbers of negatives are larger than these data sets.
 SMALL = {"crd": {"negatives": 16}, "hkd": {"negatives": 16, "neighbours": 3}}
+# Networks that contain a shallower one; any other one contains itself, with batch norms of its own.
+SUBNETS = {"cifar_resnet20": "cifar_resnet8"}
 EXCHANGE = {"repr": {"name": "repr", "normal": 1, "pruned": 1, "cycles": 1}}
 
 
@@ -52,7 +54,7 @@ def digits_cells(methods, student="cifar_resnet8", teacher="cifar_resnet20", rec
         "benchmark": "t",
         "seeds": [0],
         "datasets": ["digits"],
-        "pairs": [{"student": student, "teacher": teacher}],
+        "pairs": [{"student": student, "teacher": teacher, "subnets": [SUBNETS.get(student, student)]}],
         "methods": list(methods),
         "recipe": {"epochs": 3, "batch_size": 16, "device": "cpu", **(recipe or {})},
         **keys,
@@ -60,9 +62,10 @@ def digits_cells(methods, student="cifar_resnet8", teacher="cifar_resnet20", rec
     return cells_of(benchmark)
 
 
-def method_cell(name, student="cifar_resnet8", teacher="cifar_resnet20", **recipe) -> Cell:
+def method_cell(name, student=None, teacher="cifar_resnet20", **recipe) -> Cell:
     """Return the cell of a method, with what its terms have too large made small."""
     objective = {}
+    student = student or ("cifar_resnet20" if find(name).subnets else "cifar_resnet8")
     for term, value in find(name).objective.items():
         options = dict(value) if isinstance(value, Mapping) else {"weight": value}
         objective[term] = options | SMALL.get(term, {})

@@ -32,10 +32,10 @@ def test_of_two_modes_the_one_that_asks_for_more_is_taken(field, order):
 def test_requirements_are_words_for_a_reader():
     assert str(Requires()) == ""
     assert str(Requires(teacher="eval", features=True)) == "teacher, features"
-    every = Requires("train", "together", True, True, True, True, True, frozenset({"audio"}))
+    every = Requires("train", "together", True, True, True, True, True, frozenset({"audio"}), heads=True)
     assert str(every) == (
         "teacher in training mode, peers on the same batch at once, features, before, teacher before, indices, "
-        "input gradient, audio"
+        "input gradient, sub-nets, audio"
     )
 
 

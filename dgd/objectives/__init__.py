@@ -94,6 +94,8 @@ class Objective(nn.Module):
             for what, needed, given in (("teacher", needs.teacher, example.teachers), ("peer", needs.peers, example.peers)):
                 if needed and not given:
                     raise ValueError(f"{name}: there is no {what}; a method with this term needs at least one")
+            if needs.heads and not example.own.heads:
+                raise ValueError(f"{name}: the network has no sub-nets; a method with this term has `subnets: true`")
             if missing := sorted(needs.inputs - example.inputs.keys()):
                 raise ValueError(f"{name}: the data set has no input {missing[0]!r}; it has {', '.join(example.inputs)}")
             if needs.task and example.own.answer is not getattr(example.own, _ANSWERS[needs.task]):

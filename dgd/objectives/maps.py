@@ -30,6 +30,11 @@ def attention(x: Tensor) -> Tensor:
     return Attention.apply(x)
 
 
+def wide(x: Tensor) -> Tensor:
+    """Return x in float32, or in its own type where that is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def total(x: Tensor) -> Tensor:
     """Return each image's sum, (B,) of x (B, ...)."""
     return x.sum(tuple(range(1, x.ndim)))

@@ -81,6 +81,10 @@ class Setting:
     labels: Tensor
 
 
+WORDS = {"heads": "sub-nets"}
+"""Requirements that are called otherwise in a text."""
+
+
 @dataclass(frozen=True)
 class Requires:
     """The requirements of a term; the loop makes its plan from the union over all terms of an objective.
@@ -98,6 +102,7 @@ class Requires:
             images.
         inputs: Names of the inputs that the term reads itself.
         task: The only task for which the term is defined; "" for any.
+        heads: The term needs `heads`: the network that learns has sub-nets.
     """
 
     teacher: str = ""
@@ -109,6 +114,7 @@ class Requires:
     input_gradient: bool = False
     inputs: frozenset[str] = frozenset()
     task: str = ""
+    heads: bool = False
 
     TEACHER: ClassVar[tuple[str, ...]] = ("", "eval", "train")
     PEERS: ClassVar[tuple[str, ...]] = ("", "own", "turns", "together")
@@ -127,7 +133,7 @@ class Requires:
 
     def __str__(self) -> str:
         """Return the requirements as text, such as `teacher, features`."""
-        words = [f.name.replace("_", " ") for f in fields(self) if getattr(self, f.name) is True]
+        words = [WORDS.get(f.name, f.name.replace("_", " ")) for f in fields(self) if getattr(self, f.name) is True]
         teacher = {"eval": ["teacher"], "train": ["teacher in training mode"]}.get(self.teacher, [])
         peers = {"own": ["peers"], "turns": ["peers on the same batch"], "together": ["peers on the same batch at once"]}
         return ", ".join([*teacher, *peers.get(self.peers, []), *words, *sorted(self.inputs)])

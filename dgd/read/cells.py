@@ -46,6 +46,13 @@ COLUMNS = (
 `milestones` is text such as 150/180/210.
 """
 
+SUBNETS = ("subnet", "multiply_adds", "latency_ms", "latency_of")
+"""The columns that follow in a benchmark whose networks have sub-nets.
+
+`subnet` names the sub-net that a row is of, and is empty for the members of the group, whose rows come first. The latency is
+that of one image, measured when the training had ended; `latency_of` says on what.
+"""
+
 METHODS = ("baseline", "kd", "grafting", "dgd")
 """The order of the paper's four methods in tables and figures; others follow as they come."""
 
@@ -70,7 +77,8 @@ def collect(
         standing: Path of a cell -> whether its result is the one that is asked for, see `dgd.frozen.standing`.
 
     Returns:
-        Frame with `COLUMNS`. A cell that did not finish has one row, network 0, with its status and no numbers.
+        Frame with `COLUMNS`, and `SUBNETS` where a cell has sub-nets. A cell that did not finish has one row, network 0, with
+        its status and no numbers.
 
     Raises:
         ValueError: A file is damaged, a finished cell lacks a number, or a network has other layers than its baseline.
@@ -91,19 +99,21 @@ def collect(
         cell = read_config(path / "config.yaml") if path else asked
         if path and _folder(cell) != name:
             raise ValueError(f"{path / 'config.yaml'} is that of the cell {cell.path}; {AGAIN}")
-        baseline = baselines(f"{cell.slug}/{cell.student}/baseline/seed{cell.seed}")
         networks = norms(name)
         for network, row in enumerate(_rows(path, metrics, cell)):
             row["folder"] = name if path else ""
             row["standing"] = (standing or {}).get(cell.path) if path else None
             own = networks.get(network)
+            model = row.get("subnet") or cell.student
+            baseline = baselines(f"{cell.slug}/{model}/baseline/seed{cell.seed}")
             if own is not None and baseline is not None:
                 try:
                     row |= _filter_columns(own, baseline)
                 except ValueError as error:
                     raise ValueError(f"{path / 'filters.npz'}: {error}") from error
             rows.append(row)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    nested = SUBNETS if any("subnet" in row for row in rows) else ()
+    return pd.DataFrame(rows, columns=[*COLUMNS, *nested])
 
 
 def conditions(cell: Cell) -> dict:
@@ -128,7 +138,7 @@ def _rows(path: Path | None, metrics: Mapping, cell: Cell) -> list[dict]:
     row = {name: getattr(cell, name) for name in LABELS} | {"dataset": cell.slug}
     row |= {"teacher": cell.teacher if cell.teachers else None, "status": metrics["status"], "network": 0}
     row |= {"networks": cell.networks, "teachers": len(cell.teachers)} | conditions(cell)
-    row |= {"protocol": cell.protocol, "metric": metric.name}
+    row |= {"protocol": cell.protocol, "metric": metric.name} | ({"subnet": None} if cell.subnets else {})
     if metrics["status"] != "finished":
         return [row]
     try:
@@ -140,6 +150,8 @@ def _rows(path: Path | None, metrics: Mapping, cell: Cell) -> list[dict]:
         row["method_status"] = about.get("status")
         row["deviations"] = "; ".join(text.rstrip(".") for text in about.get("deviations", ())) or None
         rows = [row | {"network": number} | _network(result, metric) for number, result in enumerate(metrics["networks"])]
+        if cell.subnets:
+            rows = [own | _nested(own, result, timings["latency"]) for own, result in zip(rows, metrics["networks"])]
     except KeyError as error:
         raise ValueError(f"{path / 'metrics.json'}: finished, but without {error}") from error
     if not rows or not all(isinstance(r["last"], int | float) and math.isfinite(r["last"]) for r in rows):
@@ -155,6 +167,19 @@ def _network(result: Mapping, metric: Metric) -> dict:
     filters = result["filters"]
     row |= {name: filters[name] for name in ("mean_l1", "entropy_sum")}
     return row | {column("invalid_ratio", t): filters["invalid_ratio"].get(spelled(t)) for t in THRESHOLDS}
+
+
+def _nested(row: Mapping, result: Mapping, latency: Mapping) -> dict:
+    """Return the columns of a network that has sub-nets or is one: the members of the group come first."""
+    threads = f"{latency['threads']} thread" + "s" * (latency["threads"] > 1)
+    found = {
+        "parameters": result["parameters"],
+        "conv_filters": result["filters"]["count"],
+        "multiply_adds": result["multiply_adds"],
+        "latency_ms": latency["milliseconds"][result["model"]],
+        "latency_of": f"{latency['device']}, {threads}, {latency['precision']}, batch {latency['batch']}",
+    }
+    return found | ({"subnet": result["model"], "ensemble": None} if row["network"] >= row["networks"] else {})
 
 
 def _filter_columns(own: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -198,6 +223,11 @@ def metric_of(cells: pd.DataFrame) -> Metric:
     return metric_named(name)
 
 
+def members(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the networks that learn together as a group, without those of their sub-nets."""
+    return cells[cells["subnet"].isna()] if "subnet" in cells else cells
+
+
 def reported(cells: pd.DataFrame, report: str = "first") -> tuple[pd.DataFrame, str]:
     """Reduce the groups of networks to what is reported of them.
 
@@ -216,6 +246,7 @@ def reported(cells: pd.DataFrame, report: str = "first") -> tuple[pd.DataFrame, 
     """
     if report not in REPORTS:
         raise ValueError(f"report must be one of {', '.join(REPORTS)}, not {report!r}")
+    cells = members(cells)
     finished = cells[cells["status"] == "finished"].reset_index(drop=True)
     first = finished[finished["network"] == 0]
     if report == "first" or not (finished["network"] > 0).any():

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from dgd.metrics import Metric, metric_named
-from dgd.read.cells import grouped, metric_of, outcomes, reported
+from dgd.read.cells import grouped, members, metric_of, outcomes, reported
 from dgd.read.departures import PUBLISHED, Departure, departures, render, together
 from dgd.read.matching import Published, is_baseline
 from dgd.read.papers import Conditions, read_papers, source_text, value_text
@@ -154,7 +154,7 @@ def _ours(group: pd.DataFrame, base: pd.DataFrame, report: str) -> dict[str, Any
         row["minimum_detectable_effect"] = detectable_between(last, others)
     row["best_on_test"] = mean(first["best_on_test"])
     row["validation_selected"] = mean(first["validation_selected"])
-    row["mean_of_networks"] = mean(group.loc[group["status"] == "finished", "last"])
+    row["mean_of_networks"] = mean(members(group).loc[group["status"] == "finished", "last"])
     row["status"] = outcomes(group)
     return row
 

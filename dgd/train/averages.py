@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dgd.exchange.blending import blend, write
+from dgd.models.nested import NAME, subnets
 from dgd.train.streams import generator, stream
 
 BATCHES = 50
@@ -59,11 +60,22 @@ def reestimate(group, networks: Sequence[nn.Module], loader, purpose: str, epoch
             for norm in norms:
                 norm.reset_running_stats()
             batches = itertools.islice(loader.batches(**streams), BATCHES if norms else 0)
-            for n, batch in enumerate(batches, 1):
-                for norm in norms:
-                    norm.momentum = 1 / n  # torch's momentum None gives the same, but waits for the device in each batch
-                with group.arithmetic.autocast():
-                    network(batch.inputs["image"])
+            passes, running = dict.fromkeys(norms, 0), _runs(network, norms)
+            for batch in batches:
+                for one, those in running.items():
+                    for norm in those:
+                        passes[norm] += 1
+                        norm.momentum = 1 / passes[norm]  # as torch's momentum None, which waits for the device in each batch
+                    with group.arithmetic.autocast():
+                        one(batch.inputs["image"])
+
+
+def _runs(network: nn.Module, norms: Sequence[nn.Module]) -> dict[nn.Module, list[nn.Module]]:
+    """Return the network and its sub-nets, each with those of the batch norms that it runs."""
+    inside = {subnet: set(subnet.modules()) for subnet in subnets(network).values()}
+    children = [child for child in network.children() if child is not getattr(network, NAME, None)]
+    found = {network: {module for child in children for module in child.modules()}, **inside}
+    return {one: [norm for norm in norms if norm in modules] for one, modules in found.items()}
 
 
 @contextmanager

@@ -14,9 +14,10 @@ from dgd import data as datasets
 from dgd import identity, provenance
 from dgd.cell import Cell
 from dgd.data.loader import EVALUATION_BATCH
-from dgd.train import averages, checkpoint, memory, ranks
+from dgd.models.nested import plain_parameters, plain_state
+from dgd.train import averages, checkpoint, costs, memory, ranks
 from dgd.train.device import peak_memory, pick_device, set_up, start_measuring_memory
-from dgd.train.evaluate import ensemble, evaluate
+from dgd.train.evaluate import ensemble, evaluate_all
 from dgd.train.exchanging import exchange_weights
 from dgd.train.group import Group
 from dgd.train.member import create
@@ -81,7 +82,6 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
     train = _loader(group, dataset, "train", recipe.batch_size)
     test = _loader(group, dataset, "test", EVALUATION_BATCH)
     validation = _loader(group, dataset, "validation", EVALUATION_BATCH) if dataset.sizes["validation"] else None
-    setting = task, group.arithmetic, processes
     history, spent, trace, first = [], {"seconds": 0.0, "training": 0.0}, Trace(), 0
     if state := processes.broadcast(checkpoint.load_state(out / RESUME, stamp) if processes.leads else None):
         group.load(state["group"])
@@ -114,15 +114,15 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
         averages.average(group, epoch)
         if last or (epoch + 1) % recipe.filters_every == 0:
             trace.epochs.append(epoch)
-            trace.norms.append(processes.all_networks(lambda: [norms(network) for network in group.eval_networks]))
-        scores = losses = validated = [None] * len(rows)
+            trace.norms.append(_norms(group))
+        scores = losses = validated = [None] * (cell.networks * (1 + len(cell.subnets)))
         if last or (epoch + 1) % recipe.evaluate_every == 0:
             averages.prepare_averages(group, train, epoch)
-            scores, losses, predictions = evaluate(group.eval_networks, test, *setting)
+            scores, losses, predictions = evaluate_all(group, test)
             if not all(map(math.isfinite, losses)):
                 raise Diverged(f"the test loss is not finite in epoch {epoch}; lower recipe.lr or change the seed")
             if validation:
-                validated = evaluate(group.eval_networks, validation, *setting).scores
+                validated = evaluate_all(group, validation).scores
         history.append(_row(epoch, group.rates(epoch), rows, task.metric.name, validated, scores, losses))
         bar.set_postfix_str(_progress(rows[0], scores[0], task.metric), False)
         exchange_in("after", epoch)
@@ -131,14 +131,37 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
         if state:
             point = {"group": state, "history": history, "spent": spent, "trace": trace.state(), "epoch": epoch, "stamp": stamp}
             checkpoint.save_state(out / RESUME, point)
+    setting = task, group.arithmetic, processes
     together = ensemble(group.eval_networks, cell.networks, test, *setting) if cell.networks > 1 else None
     timings = _timings(group, spent, train.images * len(history) * cell.networks)
-    states = processes.gather_networks([network.state_dict() for network in group.eval_networks])
+    models, latency = _models(group)
+    timings |= latency
+    states = processes.gather_networks([plain_state(network) for network in group.eval_networks])
+    inner = processes.gather_networks([subnet.state_dict() for subnet in group.eval_subnets])
     if not states:
         return None
-    labels, parameters = dataset.tensors["test_labels"], sum(p.numel() for p in group.networks[0].parameters())
-    found = states, history, predictions, labels, dataset.num_classes, trace, parameters, group.fidelity(), together, timings
-    return Result(*found)
+    labels, parameters = dataset.tensors["test_labels"], sum(p.numel() for p in plain_parameters(group.networks[0]))
+    about = trace, parameters, group.fidelity(), together, timings, models
+    return Result([*states, *inner], history, predictions, labels, dataset.num_classes, *about)
+
+
+def _norms(group: Group) -> list:
+    """Return the norms of all networks of the cell: its members', then those of their sub-nets."""
+    parts = [networks for networks in (group.eval_networks, group.eval_subnets) if networks]
+    return [item for part in parts for item in group.ranks.all_networks(lambda part=part: list(map(norms, part)))]
+
+
+def _models(group: Group) -> tuple[list[dict], dict]:
+    """Return what each network of the cell is and costs, and the measured latency; nothing for a cell without sub-nets."""
+    cell, inner = group.cell, group.eval_subnets[: len(group.cell.subnets)]
+    if not inner:
+        return [], {}
+    networks, image = dict(zip((cell.student, *cell.subnets), (group.eval_networks[0], *inner))), group.example["image"][:1]
+    about = {name: {"model": name, **costs.size(network, image)} for name, network in networks.items()}
+    return (
+        [about[name] for name in [cell.student] * cell.networks + list(cell.subnets) * cell.networks],
+        {"latency": costs.latency(networks, image, group.arithmetic)},
+    )
 
 
 def _loader(group: Group, dataset, split: str, batch_size: int):
@@ -158,8 +181,14 @@ def _row(epoch: int, rates: list, rows: list[dict], metric: str, validated: list
     for i, means in enumerate(rows):
         row[f"lr_{i}"] = rates[i]
         row |= {f"{name}_{i}": value for name, value in means.items()}
-        row |= {f"validation_{metric}_{i}": validated[i], f"test_{metric}_{i}": scores[i], f"test_loss_{i}": losses[i]}
+        row |= _tested(i, metric, validated, scores, losses)
+    for i in range(len(rows), len(scores)):  # sub-nets: what they learn by is in the row of their full net
+        row |= _tested(i, metric, validated, scores, losses)
     return row
+
+
+def _tested(i: int, metric: str, validated: list, scores: list, losses: list) -> dict:
+    return {f"validation_{metric}_{i}": validated[i], f"test_{metric}_{i}": scores[i], f"test_loss_{i}": losses[i]}
 
 
 def _progress(row: Mapping, score: float | None, metric) -> str:

@@ -1,6 +1,7 @@
 """Evaluate networks: metric, loss and predictions of each, and the metric of their ensemble."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from dgd.train.ranks import Ranks
 
 
 class Evaluation(NamedTuple):
-    """The evaluation of all networks of a cell.
+    """The evaluation of networks.
 
     Attributes:
         scores: The task's metric for each network.
@@ -38,6 +39,19 @@ def evaluate(networks: Sequence[nn.Module], loader, task: Task, arithmetic: Arit
     found = ranks.all_networks(lambda: _evaluate(networks, loader, task, arithmetic, ranks))
     scores, losses, predictions = zip(*found)
     return Evaluation(list(scores), list(losses), torch.stack(predictions))
+
+
+def evaluate_all(group, loader) -> Evaluation:
+    """Evaluate all networks of a cell: its members' in their order, then those members' sub-nets.
+
+    Args:
+        group: A `dgd.train.group.Group`.
+        loader: Loader of a split.
+    """
+    setting = loader, group.task, group.arithmetic, group.ranks
+    parts = [evaluate(networks, *setting) for networks in (group.eval_networks, group.eval_subnets) if networks]
+    scores, losses, predictions = zip(*parts)
+    return Evaluation([*chain(*scores)], [*chain(*losses)], torch.cat(predictions))
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from dgd.models.nested import subnets
 from dgd.objectives.term import Output
 from dgd.task import TASKS, Task
 
@@ -20,6 +21,8 @@ class Reader:
 
     `before` is the input of the activation whose output is the stage's map, determined in a forward pass as well. It is cloned
     where the activation works in place (timm, torchvision), because otherwise it would be overwritten by the output.
+
+    `heads` are the outputs of the network's sub-nets (`dgd.models.nested`), read in the same way.
 
     Args:
         network: The network; it is not changed.
@@ -45,6 +48,8 @@ class Reader:
     ):
         self.network, self.features, self.last_acts = network, features or before, []
         self.task, self.input = task, input
+        options = {"features": features, "before": before, "task": task, "input": input}
+        self.heads = {name: Reader(subnet, example, **options) for name, subnet in subnets(network).items()}
         if not self.features:
             return
         self.name = type(network).__name__
@@ -64,6 +69,12 @@ class Reader:
 
     def __call__(self, inputs: Mapping[str, Tensor] | Tensor) -> Output:
         """Return the network's output for inputs by name, or for images (B, C, H, W)."""
+        output = self._read(inputs)
+        if self.heads:
+            output.heads = {name: read(inputs) for name, read in self.heads.items()}
+        return output
+
+    def _read(self, inputs: Mapping[str, Tensor] | Tensor) -> Output:
         images = inputs if isinstance(inputs, Tensor) else inputs[self.input]
         if not self.features:
             return self._output(self.network(images))
@@ -94,7 +105,7 @@ class Reader:
         acts = [module for module in self.network.modules() if type(module).__module__.startswith(ACTIVATIONS)]
         hooks = [act.register_forward_hook(lambda module, _, output: outputs.append((module, output))) for act in acts]
         try:
-            output = self(example)
+            output = self._read(example)
         except (NotImplementedError, AttributeError, TypeError, KeyError, RuntimeError, AssertionError) as error:
             raise ValueError(f"the features of {self.name} cannot be read: {error}") from error
         finally:

@@ -9,6 +9,7 @@ from torch import nn
 from dgd.cell import Cell
 from dgd.exchange import GraftingError
 from dgd.models.folding import freeze
+from dgd.models.nested import subnets
 from dgd.objectives import Objective, least_faithful
 from dgd.task import TASKS
 from dgd.train import ranks as processes
@@ -34,6 +35,7 @@ class Group:
         steppers: The members, wrapped by DistributedDataParallel where processes share one.
         networks: The members' networks.
         eval_networks: The networks that are evaluated and saved: `networks`, or their averages over epochs.
+        eval_subnets: The sub-nets of `eval_networks`, those of the first network first.
         teachers: Readers of the frozen teachers.
         optimisers: A list for each member.
         rates: A function of the time in epochs that returns the learning rate of each network of the cell.
@@ -70,12 +72,14 @@ class Group:
             raise CannotExchange(f"{cell.student} cannot take part in {cell.method!r}: {error}") from None
         if self.recipe.compile:
             for network in self.networks:
-                network.compile()
+                for one in (network, *subnets(network).values()):
+                    one.compile()
         self.steppers = [self.ranks.wrap(member) for member in self.members]
         self.rates = learning_rates(self.recipe, cell.networks)
         self.optimisers = [make_optimisers(member, self.recipe) for member in self.members]
         self.plan = Plan.of(self.requires, len(self.members))
         self.eval_networks = self.networks if self.recipe.weight_average == "none" else copy.deepcopy(self.networks)
+        self.eval_subnets = [subnet for network in self.eval_networks for subnet in subnets(network).values()]
 
     def _frozen(self, teacher: nn.Module) -> Reader:
         """Return the reader of a teacher, in the mode that the terms require."""

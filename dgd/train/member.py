@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dgd import exchange, models
 from dgd.cell import Cell, Recipe, Surgery
+from dgd.models.nested import nest
 from dgd.objectives import Batch, Objective, Output, Setting
 from dgd.objectives.explaining import explainable
 from dgd.task import TASKS
@@ -91,7 +92,15 @@ def make_member(
         NotApplicable: A term is not defined for these networks.
     """
     torch.manual_seed(stream(cell.seed, "init", number))
-    network = arithmetic.place(create(cell.student, dataset, cell))
+    network = create(cell.student, dataset, cell)
+    if cell.subnets:
+        inner = {name: create(name, dataset, cell) for name in cell.subnets}
+        shared = {"batch_norm": cell.subnet_batch_norm, "classifier": cell.subnet_classifier}
+        try:
+            nest(network, inner, **shared)
+        except ValueError as error:
+            raise NotApplicable(f"{cell.method!r}: {cell.student} cannot contain {error}") from None
+    network = arithmetic.place(network)
     surgery = None
     if isinstance(cell.exchange, Surgery):
         make = exchange.find(cell.exchange.name).surgery

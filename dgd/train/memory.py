@@ -115,6 +115,8 @@ def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
     objective = Objective(cell.objective)
     group += together * sum(term.memory(batch, training or FOLDER) for term in objective.terms.values())
     step = batch * kept // half * (together if objective.requires.peers == "together" else 1)
+    for name in cell.subnets:  # they run with the full net, and have batch norms, states and outputs of their own
+        step += batch * footprint(name, *shape)[1] // half * (together if objective.requires.peers == "together" else 1)
     if cell.teachers:
         t_weights, _, t_largest = footprint(cell.teacher, *shape)
         group += len(cell.teachers) * 2 * t_weights

@@ -89,7 +89,7 @@ class Result:
     """The results of a finished training.
 
     Attributes:
-        states: State dict of each network.
+        states: State dict of each network: the members', then their sub-nets'.
         history: A row for each epoch.
         predictions: (networks, images) on the test split.
         labels: (images,) of the test split.
@@ -99,6 +99,7 @@ class Result:
         fidelity: Status and deviations of the method.
         ensemble: The metric of the networks' ensemble; None for one network.
         timings: Seconds, images_per_second, memory.
+        models: Of a cell whose networks have sub-nets: what each network is and costs.
     """
 
     states: Sequence[Mapping[str, Tensor]]
@@ -111,6 +112,7 @@ class Result:
     fidelity: dict
     ensemble: float | None
     timings: dict
+    models: Sequence[dict] = ()
 
 
 def write_result(out: Path, cell: Cell, facts: Mapping, result: Result) -> dict:
@@ -129,7 +131,8 @@ def write_result(out: Path, cell: Cell, facts: Mapping, result: Result) -> dict:
         arrays |= {f"l1/{i}/{key}": value.float().cpu().numpy() for key, value in filters.l1_norms(state).items()}
         entropies = filters.layer_entropies(state)
         arrays[f"entropy/{i}"] = torch.stack(list(entropies.values())).numpy() if entropies else np.zeros(0, np.float32)
-        networks.append(_summary(result.history, i, metric) | {"filters": filters.summary(state)})
+        model = result.models[i] if result.models else {}
+        networks.append(model | _summary(result.history, i, metric) | {"filters": filters.summary(state)})
     name = metric.name
     reported = ("last", "best_on_test", "validation_selected")
     metrics = {

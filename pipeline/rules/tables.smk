@@ -10,7 +10,7 @@ OUTPUTS, in <results>/<benchmark>/:
 
     cells.csv           a row a cell and network
     logs/reading-*      names the code and the config that read the cells: it is missing, and all is read again, where they changed
-    tables/             results, methods, filters, claims, controls and density, as Markdown, CSV and LaTeX
+    tables/             results, methods, filters, claims, controls and density, and subnets where there are any, as Markdown, CSV and LaTeX
     figures/            learning curves, filter-level evidence and pruning curves, as SVG and PNG
     report.html         all of it on one page
 """

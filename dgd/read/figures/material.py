@@ -82,7 +82,7 @@ def gather(sources: Sequence[Source], title: str) -> Material:
 def _add(found: Material, source: Source) -> None:
     method, seed, folder, metric = source.method, source.seed, source.folder, found.metric
     results = source.metrics.get("networks", [])
-    found.networks[method] = len(results)
+    found.networks[method] = source.metrics.get("cell", {}).get("networks", len(results))  # sub-nets are none of the group
     if (folder / "history.csv").exists():
         wanted = ("epoch", f"test_{metric.name}_0")
         found.histories[method].append(pd.read_csv(folder / "history.csv", usecols=wanted.__contains__))
