@@ -140,7 +140,6 @@ def _pair_subnets(benchmark: Benchmark) -> list[str]:
                 f"{place}: method {needed[0]!r} needs sub-nets and the pair of {pair.student} names none; write `subnets: "
                 "[<model>, ...]` with shallower models of its kind"
             )
-        lines += [f"{place}: {name} is there twice; leave one out" for name in dict.fromkeys(names) if names.count(name) > 1]
         if needed and names and dgd.NETWORKS:
             lines += _nesting_problems(benchmark, pair.student, names, place)
     return lines
@@ -153,10 +152,10 @@ def _nesting_problems(benchmark: Benchmark, student: str, names: Sequence[str], 
     from dgd.models.nested import nest
 
     shape = {"num_classes": 10, "image_size": benchmark.data.image_size or 32, "adapt_stem": benchmark.adapt_stem}
-    lines = [f"{place}: {models.suggest(name)}" for name in dict.fromkeys(names) if not models.is_known(name)]
+    lines = [f"{place}: {models.suggest(name)}" for name in names if not models.is_known(name)]
     if lines or not models.is_known(student):
         return lines
-    for name in dict.fromkeys(names):
+    for name in names:
         try:
             with torch.device("meta"):
                 nest(models.create(student, **shape), {name: models.create(name, **shape)})
