@@ -20,6 +20,9 @@ from dgd.train.step import train_epoch
 from dgd.train.streams import generator
 from speed.images import BATCH, CLASSES, MEAN, SIZE, STD, random_images
 
+SUBNETS = ("cifar_resnet8",)
+"""What a method with sub-nets trains within its student, a CIFAR ResNet."""
+
 
 def make_cell(student: str, teacher: str, method: str | Mapping, threads: int, **recipe) -> Cell:
     """Return the cell of one method with the default recipe.
@@ -35,7 +38,7 @@ def make_cell(student: str, teacher: str, method: str | Mapping, threads: int, *
         "benchmark": "speed",
         "seeds": [0],
         "datasets": ["cifar100"],
-        "pairs": [{"student": student, "teacher": teacher}],
+        "pairs": [{"student": student, "teacher": teacher, "subnets": list(SUBNETS)}],
         "methods": [method],
         "adapt_stem": True,
         # At this learning rate random labels diverge in no model; it changes no time.

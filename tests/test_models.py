@@ -48,6 +48,7 @@ def vgg(classes):
     ("name", "classes", "parameters", "filters"),
     [
         ("cifar_resnet8", 10, 75290, 16 + 2 * (16 + 32 + 64)),
+        ("cifar_resnet14", 10, 172506, 16 + 4 * (16 + 32 + 64)),
         ("cifar_resnet20", 10, 269722, 688),
         ("cifar_resnet32", 100, 470004, 1136),
         ("cifar_resnet44", 10, 658586, 1584),

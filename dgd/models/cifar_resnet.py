@@ -292,7 +292,7 @@ class CifarResNet(CifarNet):
             setattr(self, f"layer{stage}", nn.Sequential())
 
 
-DEPTHS = {"": (8, 20, 32, 44, 56, 110), "_leaky": (8, 20, 32, 56, 110)}
+DEPTHS = {"": (8, 14, 20, 32, 44, 56, 110), "_leaky": (8, 20, 32, 56, 110)}
 SLOPE = 0.01  # negative slope of the leaky ReLU: torch's default, which the reference code does not change
 
 
@@ -311,6 +311,12 @@ default_cfgs = generate_default_cfgs({f"cifar_resnet{depth}{end}": cifar_cfg() f
 def cifar_resnet8(pretrained: bool = False, **kwargs) -> CifarResNet:
     """Build ResNet-8, with one block in each stage; for tests and quick runs, not in the paper."""
     return _create("cifar_resnet8", pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet14(pretrained: bool = False, **kwargs) -> CifarResNet:
+    """Build ResNet-14, with two blocks in each stage; a sub-net of ResNet-20, not in the paper."""
+    return _create("cifar_resnet14", pretrained, **kwargs)
 
 
 @register_model

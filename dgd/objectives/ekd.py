@@ -40,6 +40,8 @@ class EmbeddedDistillation(Term):
         if reduce not in ("mean", "sum"):
             raise ValueError(f"ekd: reduce is {reduce!r}; it must be 'mean' or 'sum'")
         self.tau, self.per, self.reduce, self.detach = tau, per, reduce, detach
+        if not detach:
+            self.deviations = tuple(text.replace(", without gradient", "") for text in self.deviations)
 
     def forward(self, batch) -> Tensor:
         """Return a scalar, in nats times tau squared."""

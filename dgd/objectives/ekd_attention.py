@@ -39,6 +39,8 @@ class EmbeddedAttention(Term):
         if reduce not in ("mean", "sum"):
             raise ValueError(f"ekd_attention: reduce is {reduce!r}; it must be 'mean' or 'sum'")
         self.stages, self.reduce, self.detach = stages, reduce, detach
+        if not detach:
+            self.deviations = tuple(text.replace(", without gradient", "") for text in self.deviations)
 
     def setup(self, example, setting) -> None:
         """Check that there are maps to compare; there is nothing to build.

@@ -105,8 +105,8 @@ def _footnotes(frame: pd.DataFrame) -> list[str]:
         f"Last epoch: {labels} on the test split, mean ± standard deviation (seeds) and the 95 % t-interval of the mean. "
         "Jointly: within the full net, whose layers the sub-nets share; of a group, its first network. Alone: the baseline of "
         "the same network, data and recipe. Gain: jointly over alone, positive where joint training is better, with Welch's "
-        "95 % interval; p is corrected by Holm over the rows of the table. Minimum detectable effect: the smallest true difference "
-        "that so many seeds, spread like these, show in four of five repetitions.",
+        "95 % interval; p is corrected by Holm over the rows of the table. Minimum detectable effect: the smallest true "
+        "difference that so many seeds, spread like these, show in four of five repetitions.",
         "Parameters and multiply-adds (convolutions and matrix products, for one image) are those of the network by itself, "
         f"trained either way. Latency: median over seeds of the median time for one image after training ({measured}); of a "
         "shared machine only large differences count.",
