@@ -12,7 +12,7 @@ from dgd.models.cifar_resnet import CifarResNet, PadShortcut
 from dgd.models.cifar_wrn import CifarWideResNet
 
 CIFAR = [
-    *(f"cifar_resnet{depth}" for depth in (8, 20, 32, 44, 56, 110)),
+    *(f"cifar_resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)),
     *(f"cifar_resnet{depth}_leaky" for depth in (8, 20, 32, 56, 110)),
     *("cifar_mobilenetv2", "cifar_vgg16_bn", "cifar_wrn10_1", "cifar_wrn28_10"),
 ]

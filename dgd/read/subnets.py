@@ -108,6 +108,6 @@ def _footnotes(frame: pd.DataFrame) -> list[str]:
         "95 % interval; p is corrected by Holm over the rows of the table. Minimum detectable effect: the smallest true "
         "difference that so many seeds, spread like these, show in four of five repetitions.",
         "Parameters and multiply-adds (convolutions and matrix products, for one image) are those of the network by itself, "
-        f"trained either way. Latency: median over seeds of the median time for one image after training ({measured}); of a "
+        f"trained either way. Latency: the least time of 50 for one image after training, median over seeds ({measured}); of a "
         "shared machine only large differences count.",
     ]

@@ -1,9 +1,8 @@
 """Measure what an answer of a network costs: parameters, multiply-adds, and seconds on the device at hand."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dgd.models.nested import plain_parameters
 from dgd.train.device import Arithmetic
 
-WARM_UP, REPEATS = 5, 31
+WARM_UP, REPEATS = 5, 50
 
 
 def size(network: nn.Module, image: Tensor) -> dict[str, int]:
@@ -30,9 +29,9 @@ def size(network: nn.Module, image: Tensor) -> dict[str, int]:
 
 @torch.no_grad()
 def latency(networks: Mapping[str, nn.Module], image: Tensor, arithmetic: Arithmetic) -> dict:
-    """Return the median time that each network takes for one image, with the conditions that it was measured under.
+    """Return the least time of `REPEATS` that each network takes for one image, with the conditions of the measurement.
 
-    The networks take turns, so that what else the machine does is spread over all of them.
+    The least, because whatever else a machine does only adds to it. The networks take turns, so that this falls on all of them.
 
     Args:
         networks: Networks by name, in evaluation mode.
@@ -53,14 +52,10 @@ def latency(networks: Mapping[str, nn.Module], image: Tensor, arithmetic: Arithm
         "threads": torch.get_num_threads(),
         "precision": arithmetic.precision,
         "batch": len(image),
-        "milliseconds": {name: round(_median(times[WARM_UP:]), 4) for name, times in taken.items()},
+        "milliseconds": {name: round(min(times[WARM_UP:]), 4) for name, times in taken.items()},
     }
 
 
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _median(values: Sequence[float]) -> float:
-    return float(np.median(values))
