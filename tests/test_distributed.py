@@ -83,7 +83,7 @@ def finish(running):
     return outputs
 
 
-EXACT = ("grafting", "four", "options", "noise", "surgery", "explained", "drop path")
+EXACT = ("grafting", "four", "options", "noise", "surgery", "explained", "drop path", "sub-nets")
 CLOSE = ("one network of two processes", "two networks of two processes each")
 
 
@@ -101,7 +101,8 @@ def wanted() -> dict[str, Cell]:
     # Without batch norm, whose statistics are each process's own, as everywhere in data parallel training.
     alone = cells(["baseline"], "test_vit", epochs=2, batch_size=17, lr=0.01)["baseline"]
     both = cells(["grafting"], "test_convnext", batch_size=17, lr=0.01)["grafting"]
-    more = {"drop path": cells(["grafting"], "test_efficientnet")["grafting"]}
+    nested = {"sub-nets": {"base": "ddnn+graft", "exchange": options, "recipe": {"weight_average": "ema"}}}
+    more = {"drop path": cells(["grafting"], "test_efficientnet")["grafting"], **cells([nested], "cifar_resnet20")}
     return cells(["grafting", *rows]) | more | dict(zip(CLOSE, (alone, both), strict=True))
 
 
