@@ -17,6 +17,7 @@ SCHEDULES = ("slr", "dlr", "difflr", "cosine")
 PRECISIONS = ("bf16", "fp32", "tf32")
 DEVICES = ("auto", "cpu", "cuda")
 TASKS = ("classification", "regression")
+IMAGE = "image"  # the input that every data set has
 PROTOCOL_NAMES = ("paper", "reference-code")
 LAST_SEED = 2**32 - 1  # the largest that numpy takes
 
@@ -444,6 +445,8 @@ class Cell:
     exchange: Exchange | None = key(None, "What the networks exchange.", condition=True)
     protocol: str = key("paper", "`paper` or `reference-code`.", choices=PROTOCOL_NAMES, decides=False)
     task: str = key("classification", "What the labels are.", choices=TASKS)
+    input: str = key(IMAGE, "Input of the data set that the student takes.")
+    teacher_input: str = key(IMAGE, "Input that the teacher takes.")
     adapt_stem: bool = key(False, "Fit an ImageNet stem to small images.")
     data: Data = key(Data(), "Where the data set is and how it is prepared.")
     recipe: Recipe = key(Recipe(), "How every network is trained.")
@@ -456,6 +459,11 @@ class Cell:
     def slug(self) -> str:
         """Return the folder name of the data set."""
         return slug(self.dataset)
+
+    @property
+    def paired(self) -> bool:
+        """Return whether the teachers take another input than the student, so that each example has a partner."""
+        return bool(self.teachers) and self.teacher_input != self.input
 
     @property
     def path(self) -> str:

@@ -63,7 +63,7 @@ def reestimate(group, networks: Sequence[nn.Module], loader, purpose: str, epoch
                 for norm in norms:
                     norm.momentum = 1 / n  # torch's momentum None gives the same, but waits for the device in each batch
                 with group.arithmetic.autocast():
-                    network(batch.inputs["image"])
+                    network(batch.inputs[loader.input])
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from dgd.train.group import Group
 from dgd.train.member import create
 from dgd.train.outcomes import Diverged, NoResult, NoTeacher
 from dgd.train.record import RESUME, Result, Trace, norms, write_failure, write_result
+from dgd.train.retrieval import retrieval
 from dgd.train.schedule import exchange_due
 from dgd.train.step import train_epoch
 
@@ -51,7 +52,7 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
     set_up(cell.recipe)
     device = pick_device(cell.recipe.device)
     start_measuring_memory(device)
-    dataset = datasets.load(data)
+    dataset = datasets.load(data).of(cell.input)
     folders = [Path(results) / path for path in cell.teachers]
     made_from = {
         "identity": identity.record(cell, results=results, data=data),
@@ -61,7 +62,7 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
     stamp = json.dumps([cell.plain(), made_from], sort_keys=True)
     processes = ranks.join(cell.networks, cell.processes, device)
     try:
-        teachers = [load_network(folder, dataset, cell) for folder in folders]
+        teachers = [load_network(folder, dataset.of(cell.teacher_input), cell) for folder in folders]
         group = Group(cell, dataset, teachers, device, processes)
         made_from["started"] = datetime.now(UTC).isoformat(timespec="microseconds")
         result = _fit(group, dataset, out, stamp)
@@ -78,7 +79,7 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
 def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
     """Run the epochs: train, evaluate, exchange; or train, exchange, evaluate with `evaluate: after`."""
     cell, recipe, processes, task = group.cell, group.recipe, group.ranks, group.task
-    train = _loader(group, dataset, "train", recipe.batch_size)
+    train = _loader(group, dataset, "train", recipe.batch_size, dataset.of(cell.teacher_input) if cell.paired else None)
     test = _loader(group, dataset, "test", EVALUATION_BATCH)
     validation = _loader(group, dataset, "validation", EVALUATION_BATCH) if dataset.sizes["validation"] else None
     setting = task, group.arithmetic, processes
@@ -133,15 +134,16 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
             checkpoint.save_state(out / RESUME, point)
     together = ensemble(group.eval_networks, cell.networks, test, *setting) if cell.networks > 1 else None
     timings = _timings(group, spent, train.images * len(history) * cell.networks)
+    retrieved = retrieval(group, dataset) if processes.leads else None  # its process has the first network
     states = processes.gather_networks([network.state_dict() for network in group.eval_networks])
     if not states:
         return None
     labels, parameters = dataset.tensors["test_labels"], sum(p.numel() for p in group.networks[0].parameters())
     found = states, history, predictions, labels, dataset.num_classes, trace, parameters, group.fidelity(), together, timings
-    return Result(*found)
+    return Result(*found, retrieved)
 
 
-def _loader(group: Group, dataset, split: str, batch_size: int):
+def _loader(group: Group, dataset, split: str, batch_size: int, partner=None):
     return dataset.loader(
         split,
         batch_size=batch_size,
@@ -149,6 +151,7 @@ def _loader(group: Group, dataset, split: str, batch_size: int):
         workers=group.cell.data.workers,
         channels_last=group.recipe.channels_last,
         shard=(group.ranks.shard, group.ranks.shards),
+        partner=partner,
     )
 
 
@@ -187,6 +190,11 @@ def _timings(group: Group, spent: Mapping, images: int) -> dict:
 
 def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
     """Return the first network of a finished cell, at its last epoch: a teacher of `cell`, or the cell's own.
+
+    Args:
+        folder: Its folder.
+        dataset: The data set, as the examples of the network's input.
+        cell: The cell, whose task and stem the network has.
 
     Raises:
         NoTeacher: The cell in `folder` has no result.
