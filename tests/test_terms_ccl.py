@@ -1,4 +1,4 @@
-"""Compositional contrastive learning: the values, gradients and steps of the authors' own functions, and what they leave open."""
+"""Compositional contrastive learning: values, gradients and steps of the authors' own functions, and what they leave open."""
 
 import json
 from pathlib import Path

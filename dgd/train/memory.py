@@ -106,7 +106,7 @@ def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
     """
     recipe, data = cell.recipe, cell.data
     source, folder = find(cell.dataset)
-    classes, channels, side, training, test = source.shape_of(cell.input) or (1000, 3, data.image_size, None, None)
+    classes, channels, side, training, _ = source.shape_of(cell.input) or (1000, 3, data.image_size, None, None)
     shape = classes, channels, side, cell.adapt_stem
     half = 2 if recipe.precision == "bf16" else 1
     if folder:
