@@ -55,7 +55,8 @@ class Benchmark:
         most=LAST_SEED,
     )
     datasets: tuple[str, ...] = key(
-        says="Data sets: `digits`, `cifar10`, `cifar100`, `fashion_mnist` or `imagefolder:<path>`.", nonempty=True
+        says="Data sets: `digits`, `digits-spoken`, `cifar10`, `cifar100`, `fashion_mnist` or `imagefolder:<path>`.",
+        nonempty=True,
     )
     data: Data = key(Data(), "Where the data sets are and how they are prepared.")
     pairs: tuple[Pair, ...] = key(says="Students and their teachers.", nonempty=True)

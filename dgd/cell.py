@@ -111,7 +111,10 @@ class Data:
         decides=False,
     )
     train_images: int | None = key(
-        None, "Train on a fixed, stratified part of this many images; `null` takes all.", least=1, condition=True
+        None,
+        "Train on a fixed, stratified part of this many images; `null` takes all. Other inputs than `image` are taken whole.",
+        least=1,
+        condition=True,
     )
     validation_images: int = key(
         0,

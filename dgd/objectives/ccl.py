@@ -68,8 +68,8 @@ class CompositionalContrastive(Term):
         "A network's partner is any example of its class, drawn anew in each epoch, and its feature is computed from the "
         "augmented example; the code reads a stored embedding of the clip's own sound.",
         "A batch of one class has no loss from negatives, and a batch without partners none at all; the code gives NaN.",
-        "A feature of another width than the teacher's is brought to it by a linear layer, trained with the network; the code's "
-        "widths are equal.",
+        "A feature of another width than the teacher's is brought to it by a linear layer, trained with the network; the "
+        "code's widths are equal.",
     )
     requires = Requires(teacher="eval", features=True, task="classification")
 

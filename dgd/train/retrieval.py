@@ -30,8 +30,8 @@ def recall_at_1(queries: Tensor, gallery: Tensor, labels: Tensor, gallery_labels
 def retrieval(group, dataset) -> dict[str, dict[str, float | None]] | None:
     """Return recall@1 between the test examples of the student's and of the teacher's input, in both directions.
 
-    The first network and the first teacher are compared. Their features have a space in common only where a term made one: of
-    networks that learned apart, or from each other's outputs alone, the recall by features is a matter of chance.
+    The first network and the first teacher are compared. Their features have a space in common where a term made one; of
+    networks that learned apart they have none, but for what equal initial weights (the same shapes and seed) leave in common.
 
     Args:
         group: A `dgd.train.group.Group`; its first network is in this process.
