@@ -69,6 +69,6 @@ FOOTNOTES = (
     "two; a guess has the share of a class.",
     "By features: the inputs of the classifiers of student and teacher, where they have one width. Only a method that "
     "compares the two features gives them a space in common; of other methods the column says what the two have in common by "
-    "chance. By probabilities: the softmax of both, whose space is that of the classes whatever the method; it follows the two "
+    "chance, such as equal initial weights. By probabilities: the softmax of both, whose space is that of the classes whatever the method; it follows the two "
     "accuracies.",
 )
