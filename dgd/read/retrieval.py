@@ -1,4 +1,4 @@
-"""Make the retrieval table: recall@1 between the test examples of a student's and of its teacher's input, in both directions."""
+"""Make the retrieval table: recall@1 between the test examples of a student's and of its teacher's input, both ways."""
 
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,7 @@ FOOTNOTES = (
     "Recall@1 in percent, mean ± standard deviation over n seeds with the 95 % t-interval of the mean: the share of the test "
     "examples of one input whose nearest test example of the other input, by cosine, has their class. Nothing else pairs the "
     "two; a guess has the share of a class.",
-    "By features: the inputs of the classifiers of student and teacher, where they have one width. Only a method that "
-    "compares the two features gives them a space in common; of other methods the column says what the two have in common by "
-    "chance, such as equal initial weights. By probabilities: the softmax of both, whose space is that of the classes whatever the method; it follows the two "
-    "accuracies.",
+    "By features: the inputs of the classifiers of student and teacher, where they have one width. Only a method that compares "
+    "the two gives them a space in common; of other methods the column says what they have in common by chance, such as equal "
+    "initial weights. By probabilities: the softmax of both, whose space all methods share; it follows the two accuracies.",
 )
