@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import lzma
 import re
 import tarfile
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -110,8 +112,9 @@ def _contents(data_dir: Path) -> tuple[dict[str, bytes], Path, dict[str, str]]:
                 one for one in tar if one.isfile() and one.name.endswith(".wav") and Path(one.name).parent.name == FOLDER
             ]
             found = {Path(one.name).name: tar.extractfile(one).read() for one in members}
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{archive} is corrupt: {error}; put the original file there") from None
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise ValueError(f"{archive} is corrupt: {reason}; put the original file there") from None
     return found, archive, {ARCHIVE: hashlib.sha256(packed).hexdigest()}
 
 
@@ -123,15 +126,16 @@ def _samples(content: bytes, name: str) -> np.ndarray:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", wavfile.WavFileWarning)  # a file that ends early is only warned of
+            # Of a file that ends early it only warns; other warnings are about parts that are no sound.
+            warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
             rate, samples = wavfile.read(io.BytesIO(content))
-    except (ValueError, EOFError, OSError, OverflowError, wavfile.WavFileWarning) as error:
-        raise ValueError(f"{name} cannot be read as wav: {str(error).splitlines()[0]}; put the original file there") from None
-    except Exception as error:  # what else a broken header makes the reader raise
-        raise ValueError(f"{name} cannot be read as wav: {error!r}; put the original file there") from None
+    except Exception as error:  # a broken header makes the reader raise many kinds of errors
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{name} cannot be read as wav: {reason}; put the original file there") from None
     if rate != RATE or samples.dtype != np.int16 or samples.ndim != 1:
-        form = f"{rate} Hz, {samples.dtype}, {1 if samples.ndim == 1 else samples.shape[1]} channels"
-        raise ValueError(f"{name} has {form}; recordings have {RATE} Hz, int16, 1 channel: put the original file there")
+        channels = 1 if samples.ndim == 1 else samples.shape[1]
+        form = f"{rate} Hz, {samples.dtype} and {channels} channel{'s' * (channels > 1)}"
+        raise ValueError(f"{name} has {form}; recordings have {RATE} Hz, int16 and 1 channel: put the original file there")
     if not samples.any():
         raise ValueError(f"{name} holds no sound; put the original file there")
     return samples
