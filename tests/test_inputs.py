@@ -1,7 +1,6 @@
 """Data sets with several inputs: recordings to spectrograms, partners by class, networks that take one and teachers another."""
 
 import json
-import lzma
 import tarfile
 from dataclasses import replace
 
@@ -154,8 +153,11 @@ def test_a_bad_recording_is_a_line_that_says_what_to_do(recordings, tmp_path, wh
 def test_a_missing_or_corrupt_archive_is_a_line_that_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"free-spoken-digits.tar.xz is not there, nor .*recordings: put an archive"):
         spoken.read(tmp_path)
-    packed = lzma.compress(bytes(10240))
-    for content in (b"no archive", packed[:-20], packed[:50] + b"broken" + packed[56:]):
+    (tmp_path / "recordings.bin").write_bytes(np.random.default_rng(0).bytes(50_000))
+    with tarfile.open(tmp_path / "whole", "w:xz") as tar:
+        tar.add(tmp_path / "recordings.bin", "recordings/0_theo_0.wav")
+    packed = (tmp_path / "whole").read_bytes()
+    for content in (b"no archive", packed[:20_000], packed[:20_000] + bytes(99) + packed[20_099:]):
         (tmp_path / spoken.ARCHIVE).write_bytes(content)
         with pytest.raises(ValueError, match=r"free-spoken-digits.tar.xz is corrupt: .*; put the original file there"):
             spoken.read(tmp_path)
