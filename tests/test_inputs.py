@@ -17,9 +17,7 @@ from dgd.read.cells import collect
 from dgd.read.retrieval import retrieval_table
 from dgd.read.table import markdown
 from dgd.train import checkpoint, memory, train_cell
-from dgd.train.member import create
 from dgd.train.retrieval import recall_at_1
-from dgd.train.step import train_epoch
 from tests.helpers import Stopped, cells_of, files_but_timings, fresh_group, make_teacher, stopping
 
 RECIPE = {"epochs": 2, "batch_size": 16, "lr": 0.02, "precision": "fp32", "device": "cpu"}
@@ -288,18 +286,16 @@ def _teacher(cell, prepared, folder) -> None:
         make_teacher(cell, prepared, folder)
 
 
-def test_teachers_hear_and_students_see_in_a_group_that_grafts_too(prepared):
-    (own,) = [cell for cell in spoken_cells(["dgd"]) if cell.method == "dgd" and cell.input == "audio"]
-    dataset = data.load(prepared)
-    torch.manual_seed(0)
-    from dgd.train.group import Group
-
-    group = Group(own, dataset.of("audio"), [create(own.teacher, dataset, own)], torch.device("cpu"))
-    assert group.inputs == ("audio", "image")
-    loader = dataset.of("audio").loader("train", batch_size=16, partner=dataset)
-    rows = train_epoch(group, loader, 0)
-    assert len(rows) == 2
-    assert all(np.isfinite(value) for row in rows for value in row.values())
+def test_groups_averages_and_batch_norm_go_by_the_input_too(prepared, tmp_path):
+    row = {"dgd-bn": {"base": "dgd", "exchange": {"batch_norm": "reestimate", "evaluate": "after"}}}
+    recipe = RECIPE | {"weight_average": "ema"}
+    (own,) = [cell for cell in spoken_cells([row], recipe=recipe) if cell.method == "dgd-bn" and cell.input == "audio"]
+    own = replace(own, teachers=("teacher",))
+    _teacher(own, prepared, tmp_path / "teacher")
+    metrics = train_cell(own, results=tmp_path, data=prepared)
+    assert len(metrics["networks"]) == 2
+    assert 0 <= metrics["ensemble"]["top1"] <= 100
+    assert set(metrics["retrieval"]) == {"audio->image", "image->audio"}
 
 
 # ----------------------------------------------------------------------------------------------------------- retrieval
