@@ -25,12 +25,13 @@ def retrieval_table(cells: pd.DataFrame, folder: str | Path) -> Table:
 
     Args:
         cells: From `dgd.read.cells.collect`, or its CSV; network 0 of the finished cells counts.
-        folder: `results/<benchmark>`; reads `<cell>/metrics.json` below it.
+        folder: `results/<benchmark>`; reads `<cell>/metrics.json` below it where there is one.
     """
     rows = []
     cells = cells[(cells["network"] == 0) & (cells["status"] == "finished")].assign(teacher=lambda f: f["teacher"].fillna(""))
     for key, group in cells.groupby(["dataset", "student", "teacher", "method"], sort=False):
-        found = [read_metrics(Path(folder) / name / "metrics.json").get("retrieval") for name in group["folder"]]
+        paths = [Path(folder) / name / "metrics.json" for name in group["folder"]]
+        found = [read_metrics(path).get("retrieval") for path in paths if path.is_file()]
         measured = [one for one in found if one]
         for direction in measured[0] if measured else ():
             row: dict[str, Any] = dict(zip(COLUMNS, key)) | {"direction": direction, "n": len(measured)}
