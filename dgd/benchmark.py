@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from dgd import keys, methods, metrics
-from dgd.cell import EXCHANGES, LAST_SEED, PROTOCOL_NAMES, Data, Method, Recipe
+from dgd.cell import EXCHANGES, IMAGE, LAST_SEED, PROTOCOL_NAMES, Data, Method, Recipe
 from dgd.keys import key
 
 
@@ -26,6 +26,13 @@ class Pair:
     )
     methods: tuple[str, ...] | None = key(
         None, "Rows that this pair is trained by; all where it is left out.", names=True, nonempty=True
+    )
+    input: str = key(IMAGE, "Input of the data set that the student takes: `image`, or `audio` of `digits-spoken`.", names=True)
+    teacher_input: str = key(
+        IMAGE,
+        "Input that the teacher takes. Where it is not the student's, each training example has a partner of that input, drawn "
+        "from its class anew in each epoch.",
+        names=True,
     )
 
 
@@ -54,7 +61,8 @@ class Benchmark:
         most=LAST_SEED,
     )
     datasets: tuple[str, ...] = key(
-        says="Data sets: `digits`, `cifar10`, `cifar100`, `fashion_mnist` or `imagefolder:<path>`.", nonempty=True
+        says="Data sets: `digits`, `digits-spoken`, `cifar10`, `cifar100`, `fashion_mnist` or `imagefolder:<path>`.",
+        nonempty=True,
     )
     data: Data = key(Data(), "Where the data sets are and how they are prepared.")
     pairs: tuple[Pair, ...] = key(says="Students and their teachers.", nonempty=True)

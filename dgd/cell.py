@@ -17,6 +17,7 @@ SCHEDULES = ("slr", "dlr", "difflr", "cosine")
 PRECISIONS = ("bf16", "fp32", "tf32")
 DEVICES = ("auto", "cpu", "cuda")
 TASKS = ("classification", "regression")
+IMAGE = "image"  # the input that every data set has
 PROTOCOL_NAMES = ("paper", "reference-code")
 SUBNET_PARTS = ("own", "shared")
 SUBNET_BATCH_NORM = "Whether a sub-net has batch norms of its `own`, or those of the full net, statistics included."
@@ -113,7 +114,10 @@ class Data:
         decides=False,
     )
     train_images: int | None = key(
-        None, "Train on a fixed, stratified part of this many images; `null` takes all.", least=1, condition=True
+        None,
+        "Train on a fixed, stratified part of this many images; `null` takes all. Other inputs than `image` are taken whole.",
+        least=1,
+        condition=True,
     )
     validation_images: int = key(
         0,
@@ -453,6 +457,8 @@ class Cell:
     exchange: Exchange | None = key(None, "What the networks exchange.", condition=True)
     protocol: str = key("paper", "`paper` or `reference-code`.", choices=PROTOCOL_NAMES, decides=False)
     task: str = key("classification", "What the labels are.", choices=TASKS)
+    input: str = key(IMAGE, "Input of the data set that the student takes.")
+    teacher_input: str = key(IMAGE, "Input that the teacher takes.")
     adapt_stem: bool = key(False, "Fit an ImageNet stem to small images.")
     data: Data = key(Data(), "Where the data set is and how it is prepared.")
     recipe: Recipe = key(Recipe(), "How every network is trained.")
@@ -465,6 +471,11 @@ class Cell:
     def slug(self) -> str:
         """Return the folder name of the data set."""
         return slug(self.dataset)
+
+    @property
+    def paired(self) -> bool:
+        """Return whether the teachers take another input than the student, so that each example has a partner."""
+        return bool(self.teachers) and self.teacher_input != self.input
 
     @property
     def path(self) -> str:

@@ -164,6 +164,32 @@ def _nesting_problems(benchmark: Benchmark, student: str, names: Sequence[str], 
     return lines
 
 
+def _inputs(benchmark: Benchmark) -> list[str]:
+    """Check that each pair's inputs are the data sets', and that no network is trained on two: its results have one folder."""
+    lines, taken = [], {}
+    for i, pair in enumerate(benchmark.pairs):
+        for role, network, input in (("input", pair.student, pair.input), ("teacher_input", pair.teacher, pair.teacher_input)):
+            if not network:
+                continue
+            if taken.setdefault(network, input) != input:
+                lines.append(
+                    f"pairs[{i}].{role}: {network} takes {taken[network]!r} in another place and {input!r} here, and its "
+                    "baseline has one folder; take another network for one of them, or make two benchmarks"
+                )
+            for name in benchmark.datasets if dgd.NETWORKS else ():
+                there = _inputs_of(name)
+                if there and input not in there:
+                    lines.append(f"pairs[{i}].{role}: {keys.short(name)} has no input {input!r}{keys.nearest(input, there)}")
+    return lines
+
+
+def _inputs_of(dataset: str) -> tuple[str, ...]:
+    """Return the inputs of a data set; none of one that is not known."""
+    from dgd import data
+
+    return data.SOURCES[dataset.partition(":")[0]].inputs if data.is_known(dataset) else ()
+
+
 def _teacher_seeds(benchmark: Benchmark) -> list[str]:
     there = len(benchmark.teacher_seeds)
     return [
@@ -288,6 +314,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Benchmark], list[str]]], ...] = 
     (("controls", "methods"), _control_names),
     (("pairs", "methods"), _pair_names),
     (("pairs", "methods"), _pair_teachers),
+    (("datasets", "pairs"), _inputs),
     (("pairs", "methods", "teacher_seeds"), _teacher_seeds),
     (("pairs",), _models),
     (("pairs", "methods", "data", "adapt_stem"), _pair_subnets),

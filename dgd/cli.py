@@ -47,7 +47,7 @@ def list_(path: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="A
     print("\nterms:     ", ", ".join(objectives.TERMS))
     print("exchanges: ", ", ".join(EXCHANGES))
     print("data sets: ", ", ".join(data.NAMES), ", imagefolder:<path>", sep="")
-    print("models:    ", ", ".join(timm.list_models("cifar_*")), "and every other timm name")
+    print("models:    ", ", ".join(timm.list_models(["cifar_*", "audio_*"])), "and every other timm name")
 
 
 def _described(name: str, row) -> list:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dgd import checks, keys, methods, metrics, yaml_files
 from dgd.benchmark import Benchmark, Pair, objective_of, overridden, rows_of
-from dgd.cell import Cell, Method, exchange, slug
+from dgd.cell import IMAGE, Cell, Method, exchange, slug
 
 
 class ConfigError(ValueError):
@@ -111,7 +111,7 @@ def cells(benchmark: Benchmark) -> list[Cell]:
         for pair in benchmark.pairs:
             needed = max((row.teachers for row in rows_of(pair, rows).values()), default=0)
             for seed in benchmark.teacher_seeds[:needed]:
-                add(dataset, Pair(pair.teacher), "baseline", teacher_row, seed)
+                add(dataset, Pair(pair.teacher, input=pair.teacher_input), "baseline", teacher_row, seed)
         for pair in benchmark.pairs:
             for name, row in rows_of(pair, rows).items():
                 for seed in benchmark.seeds:
@@ -139,6 +139,8 @@ def _cell(benchmark: Benchmark, dataset: str, pair: Pair, name: str, row: Method
         exchange=exchange(row.exchange, benchmark.protocol),
         protocol=benchmark.protocol,
         task=kind,
+        input=pair.input,
+        teacher_input=pair.teacher_input if row.teachers else IMAGE,
         adapt_stem=benchmark.adapt_stem,
         data=benchmark.data,
         recipe=overridden(benchmark.recipe, row.recipe),

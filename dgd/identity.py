@@ -42,7 +42,7 @@ APART = (
     # They record, and change no result.
     *("dgd.codehash", "dgd.identity", "dgd.provenance", "dgd.train.memory", "dgd.train.outcomes"),
     # What they make is compared by its content.
-    *("dgd.data", "dgd.data.preparation", "dgd.data.sources"),
+    *("dgd.data", "dgd.data.preparation", "dgd.data.sources", "dgd.data.spoken"),
 )
 """Modules that a training imports and that are no part of the code of its identity."""
 READER = "dgd.data.sources"

@@ -39,6 +39,7 @@ METHODS: dict[str, Method] = {
     "hkd+kd": _taught(kd={"weight": 1.0, "tau": 4.0}, hkd=3.0),
     "kr": _taught(kr=1.0),
     "kr+kd": _taught(kd={"weight": 1.0, "tau": 4.0}, kr=1.0),
+    "ccl": _taught(ccl=1.0),
     "dml": Method({"ce": 1.0, "mutual": 1.0}, networks=2),
     "ffsd": Method({"ce": 1.0, "ffsd": 1.0}, networks=3),
     "ddnn": Method({"ce": 1.0, "subnet_ce": 1.0, "ekd": 1.5, "ekd_attention": 1.0}, subnets=True),
@@ -47,6 +48,8 @@ METHODS: dict[str, Method] = {
     # What they are held against.
     "independent": Method(networks=2),
     "label-smoothing": Method({"ce": {"weight": 1.0, "smoothing": 0.1}}),
+    "ccl-uncomposed": _taught(ccl={"weight": 1.0, "compose": False}),
+    "ccl-shuffled": _taught(ccl={"weight": 1.0, "shuffle": True}),
     "self-explanation-shuffled": Method({"ce": 1.0, "explanation": {"weight": 1.0, "shuffle": True}}),
 }
 

@@ -16,6 +16,7 @@ from dgd.read.filter_sets import filters_table
 from dgd.read.methods import methods_table
 from dgd.read.papers import read_papers
 from dgd.read.results import results_table
+from dgd.read.retrieval import retrieval_table
 from dgd.read.subnets import subnets_table
 from dgd.read.table import write
 
@@ -39,8 +40,8 @@ def main(argv=None):
         "density": density_table(cells, folder),
         "claims": claims.table(claims.evaluate(claims.read(args.papers), [(cells, folder)])),
     }
-    if "subnet" in cells:
-        tables["subnets"] = subnets_table(cells)
+    special = {"subnets": subnets_table(cells), "retrieval": retrieval_table(cells, folder)}
+    tables |= {name: table for name, table in special.items() if len(table.frame)}
     standing = cells.loc[cells["network"] == 0, "standing"].dropna() if "standing" in cells else ()
     notes = frozen.footnotes(folder, standing)
     for name, table in tables.items():

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dgd import config
-from dgd.cell import Cell
+from dgd.cell import IMAGE, Cell
 from dgd.data.sources import find
 from dgd.files import write_text
 from speed.format import number, percent, table
@@ -30,6 +30,8 @@ LINE = re.compile(r"^# Cost:.*\n(?:#   For another machine: .*\n)?", re.MULTILIN
 def images(cell: Cell) -> int:
     """Return the number of images that each network of a cell sees in an epoch."""
     source, folder = find(cell.dataset)
+    if cell.input != IMAGE:
+        return source.shape_of(cell.input)[3]
     if cell.data.train_images:
         return cell.data.train_images
     if folder:
@@ -44,7 +46,7 @@ def cost(cells: Sequence[Cell], rates: Rates) -> list[dict]:
     for cell in cells:
         teachers = len(cell.teachers)
         source, _ = find(cell.dataset)
-        size = cell.data.image_size or source.shape[2]
+        size = cell.data.image_size or source.shape_of(cell.input)[2]
         # The CIFAR networks keep the image's size anyway: with or without adapt_stem they are the same.
         adapt_stem = cell.adapt_stem or cell.student.startswith("cifar_")
         terms = json.dumps(own_options(cell.objective))

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dgd import config, data, models
-from dgd.cell import Cell, Data, Ring
+from dgd.cell import IMAGE, Cell, Data, Ring
 from dgd.objectives import Objective
 from dgd.train import train_cell
 from tests.helpers import ROOT, make_teacher
@@ -74,13 +74,18 @@ SMALL = {"cifar_wrn28_10": "cifar_wrn10_1"}
 
 
 def shrunk(cell: Cell) -> Cell:
-    """The cell with two epochs of one batch each, so that there is an exchange and what follows it."""
+    """The cell with two epochs of one batch each, so that there is an exchange and what follows it, on images alone.
+
+    Cells across inputs have theirs in test_inputs.py.
+    """
     size = min(side(cell), 64)
     recipe = replace(cell.recipe, epochs=2, batch_size=2, device="cpu", average_from=1, lr=0.01)
     return replace(
         cell,
         benchmark="step",
         dataset=f"imagefolder:{size}",
+        input=IMAGE,
+        teacher_input=IMAGE,
         seed=0,
         student=SMALL.get(cell.student, cell.student),
         teachers=tuple(f"teachers/{k}" for k in range(len(cell.teachers))),

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 class Images:
     """A loader: 40 random images of 3x8x8, each of its own colour, in batches of 16; labels are what a network says of them."""
 
-    images, device = 40, torch.device("cpu")
+    images, device, input = 40, torch.device("cpu"), "image"
 
     @torch.no_grad()
     def __init__(self, net):

@@ -6,7 +6,7 @@ and given the same shifts and flips the values are equal to the last bit.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import pad as zero_pad
 from torchvision.transforms import v2
 
+from dgd.cell import IMAGE
 from dgd.data.preparation import FORMAT, list_sha256
 from dgd.data.sources import decode, find
 from dgd.provenance import file_hash
@@ -28,7 +29,7 @@ class Examples:
     """A batch of a split (B examples), on the device.
 
     Attributes:
-        inputs: Name -> (B, ...): `image`, float32 (B, C, H, W).
+        inputs: Name -> float32 (B, C, H, W): the data set's own input, such as `image`, and its partners' where it has some.
         labels: (B,), int64 classes or float32 values.
         index: (B,) int64, positions in the split.
     """
@@ -99,6 +100,7 @@ class Loader:
 
     Attributes:
         images: number of images of the split.
+        input: name of the input that the examples are of.
     """
 
     def __init__(
@@ -109,12 +111,13 @@ class Loader:
         device: torch.device,
         channels_last: bool,
         shard: tuple[int, int] = (0, 1),
+        partner: "Dataset | None" = None,
     ):
+        self.input, self.partner = dataset.input, partner
         self.dataset, self.split, self.batch_size, self.device = dataset, split, batch_size, device
         self.channels_last, self.shard = channels_last, shard
         self.images = dataset.sizes[split]
-        self.mean = torch.tensor(dataset.mean, device=device)[:, None, None]
-        self.std = torch.tensor(dataset.std, device=device)[:, None, None]
+        self.mean, self.std = dataset.normalisation(device)
 
     def __len__(self) -> int:
         """Return the number of steps in an epoch; for the training split, in a training epoch."""
@@ -144,7 +147,12 @@ class Loader:
             for start, end in pairwise(bounds)
         ]
 
-    def batches(self, order: torch.Generator | None = None, augment: torch.Generator | None = None) -> Iterator[Examples]:
+    def batches(
+        self,
+        order: torch.Generator | None = None,
+        augment: torch.Generator | None = None,
+        partners: torch.Generator | None = None,
+    ) -> Iterator[Examples]:
         """Return an epoch's batches; all random numbers are drawn in this call, on the CPU, before the first batch.
 
         With neither generator every image comes once, in order and without augmentation. With either, this is a training epoch:
@@ -153,37 +161,83 @@ class Loader:
         Args:
             order: CPU generator of the order of the images; None keeps them in order.
             augment: CPU generator of the augmentation; None does not augment.
+            partners: CPU generator of the partners, which are drawn for each example from those of its class, and of their
+                augmentation; None gives none. It draws nothing where the loader has no partner.
 
         Returns:
             Iterator of `Examples`; the last batch may be smaller.
         """
         index = torch.arange(self.images) if order is None else torch.randperm(self.images, generator=order)
         index = index[: self._used(order is not None or augment is not None)]
-        return self._epoch(index, augment)
+        return self._epoch(index, augment, partners)
 
-    def _epoch(self, index: torch.Tensor, generator: torch.Generator | None) -> Iterator[Examples]:
-        pad, flip = self.dataset.manifest["augmentation"]["pad"], self.dataset.manifest["augmentation"]["flip"]
+    def _epoch(
+        self, index: torch.Tensor, generator: torch.Generator | None, partners: torch.Generator | None
+    ) -> Iterator[Examples]:
+        read = {self.input: self._reader(self.dataset, index, generator)}
+        if self.partner and partners is not None:
+            chosen = _partners(self._labels(self.dataset)[index], self._labels(self.partner), partners)
+            read[self.partner.input] = self._reader(self.partner, chosen, partners)
+        labels, index = self.dataset.on_device(self.split, self.device)[1], index.to(self.device)
+
+        def batch(part: slice) -> Examples:
+            return Examples({name: images(part) for name, images in read.items()}, labels[index[part]], index[part])
+
+        return map(batch, self._slices(len(index)))
+
+    def _labels(self, dataset: "Dataset") -> torch.Tensor:
+        return dataset.tensors[f"{self.split}_labels"]
+
+    def _reader(
+        self, dataset: "Dataset", index: torch.Tensor, generator: torch.Generator | None
+    ) -> Callable[[slice], torch.Tensor]:
+        """Return a function from a part of an epoch to its images of a data set, augmented as is drawn here.
+
+        Args:
+            dataset: the data set.
+            index: which of its images the epoch has, int64 (n,) on the CPU.
+            generator: CPU generator of the augmentation; None does not augment.
+        """
+        pad, flip = dataset.manifest["augmentation"]["pad"], dataset.manifest["augmentation"]["flip"]
         shifts = flips = None
         if generator is not None:
             shifts = torch.randint(0, 2 * pad + 1, (2, len(index)), generator=generator).to(self.device)
             flips = (torch.rand(len(index), generator=generator) < 0.5).to(self.device) if flip else None
-        padded, labels = self.dataset.on_device(self.split, self.device)
+        padded, _ = dataset.on_device(self.split, self.device)
+        mean, std = dataset.normalisation(self.device)
         index = index.to(self.device)
 
-        def batch(part: slice) -> Examples:
-            images = augment(
+        def read(part: slice) -> torch.Tensor:
+            return augment(
                 padded,
                 index[part],
                 None if shifts is None else shifts[:, part],
                 None if flips is None else flips[part],
                 pad if self.split == "train" else 0,
-                self.mean,
-                self.std,
+                mean,
+                std,
                 self.channels_last,
             )
-            return Examples({"image": images}, labels[index[part]], index[part])
 
-        return map(batch, self._slices(len(index)))
+        return read
+
+
+def _partners(labels: torch.Tensor, others: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw a partner of the same class for each example, all of a class with the same probability.
+
+    Args:
+        labels: classes of the examples, int64 (n,).
+        others: classes of the possible partners, int64 (m,); each class of `labels` is among them.
+        generator: CPU generator.
+
+    Returns:
+        Positions of the partners in `others`, int64 (n,).
+    """
+    counts = torch.bincount(others, minlength=int(labels.max()) + 1)
+    first = (counts.cumsum(0) - counts)[labels]
+    drawn = torch.rand(len(labels), generator=generator, dtype=torch.float64)
+    place = torch.minimum((drawn * counts[labels]).long(), counts[labels] - 1)
+    return others.argsort(stable=True)[first + place]
 
 
 class _Files(torch.utils.data.Dataset):
@@ -217,7 +271,9 @@ class StreamLoader(Loader):
             v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), v2.PILToTensor()]),
         )
 
-    def _epoch(self, index: torch.Tensor, generator: torch.Generator | None) -> Iterator[Examples]:
+    def _epoch(
+        self, index: torch.Tensor, generator: torch.Generator | None, partners: torch.Generator | None
+    ) -> Iterator[Examples]:
         seeds = [None] * len(index)
         if generator is not None:
             seeds = torch.randint(0, 2**63 - 1, (len(index),), generator=generator).tolist()
@@ -238,10 +294,11 @@ class StreamLoader(Loader):
 
 
 class Dataset:
-    """A prepared data set.
+    """A prepared data set, seen as the examples of one of its inputs, which are called its images whatever they show.
 
     Attributes:
         name: the data set's name.
+        input: name of the input.
         num_classes: number of classes; their names are in the manifest.
         in_chans: number of channels of an image.
         image_size: side of an image in pixels.
@@ -252,8 +309,8 @@ class Dataset:
         tensors: the tensors of images.safetensors on the CPU.
     """
 
-    def __init__(self, manifest: dict, tensors: dict[str, torch.Tensor]):
-        self.manifest, self.tensors = manifest, tensors
+    def __init__(self, manifest: dict, tensors: dict[str, torch.Tensor], input: str = IMAGE):
+        self.manifest, self.tensors, self.input = manifest, tensors, input
         self.name: str = manifest["name"]
         self.num_classes: int = manifest["num_classes"]
         self.in_chans: int = manifest["in_chans"]
@@ -262,6 +319,25 @@ class Dataset:
         self.std: list[float] = manifest["std"]
         self.sizes: dict[str, int] = manifest["sizes"]
         self._on_device = {}
+        self._inputs = {input: self}
+        for other, about in manifest.get("inputs", {}).items() if input == IMAGE else ():
+            own = {key.removeprefix(f"{other}."): tensor for key, tensor in tensors.items() if key.startswith(f"{other}.")}
+            self._inputs[other] = Dataset(manifest | about, own, other)
+            self._inputs[other]._inputs = self._inputs
+
+    def of(self, input: str) -> "Dataset":
+        """Return the data set as the examples of an input.
+
+        Raises:
+            ValueError: it has no such input.
+        """
+        if input not in self._inputs:
+            raise ValueError(f"{self.name} has no input {input!r}; it has {', '.join(self._inputs)}")
+        return self._inputs[input]
+
+    def normalisation(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and standard deviation on a device, float32 (C, 1, 1) each."""
+        return tuple(torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
 
     def on_device(self, split: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a split's images (training images zero-padded) and labels on a device: one copy for all loaders."""
@@ -282,6 +358,7 @@ class Dataset:
         workers: int = 0,
         channels_last: bool = False,
         shard: tuple[int, int] = (0, 1),
+        partner: "Dataset | None" = None,
     ) -> Loader:
         """Return the loader of a split.
 
@@ -292,6 +369,7 @@ class Dataset:
             workers: number of processes that read files; used for a streamed folder only.
             channels_last: memory format of the images.
             shard: (k, n) to return the k-th of n parts of every batch, for one of n processes that share it.
+            partner: the data set as another input, of which each example of a batch gets a partner of its class.
 
         Raises:
             ValueError: the split does not exist or is empty, or training batches have less than two images for each shard.
@@ -303,7 +381,11 @@ class Dataset:
             raise ValueError(f"batch_size is {batch_size}, and must be at least 1")
         if split == "train" and batch_size < 2 * shard[1]:
             raise ValueError(f"batch_size is {batch_size}; {shard[1]} processes that share it need at least {2 * shard[1]}")
-        args = self, split, batch_size, torch.device(device), channels_last, shard
+        if partner:
+            missing = sorted({*self.tensors[f"{split}_labels"].tolist()} - {*partner.tensors[f"{split}_labels"].tolist()})
+            if missing:
+                raise ValueError(f"{self.name}: class {missing[0]} of {self.input} has no {partner.input} in split {split!r}")
+        args = self, split, batch_size, torch.device(device), channels_last, shard, partner
         return StreamLoader(*args, workers=workers) if self.manifest["loader"] == "stream" else Loader(*args)
 
 

@@ -97,8 +97,9 @@ def prepare(
     """Write `out`/images.safetensors and then `out`/manifest.json, each atomically.
 
     The test part is kept whole. Training and validation images are drawn from the training part, with each class in
-    proportion (to within one image) to its size in the images that are drawn from. The same arguments and source files give
-    the same bytes. For a streamed folder images.safetensors has only labels, and the manifest lists the files.
+    proportion (to within one image) to its size in the images that are drawn from. Of inputs besides the images both parts are
+    kept whole, without a validation split. The same arguments and source files give the same bytes. For a streamed folder
+    images.safetensors has only labels, and the manifest lists the files.
 
     Args:
         name: one of `NAMES`, or `imagefolder:<path>`.
@@ -159,6 +160,22 @@ def prepare(
 
     tensors = {f"{split}_images": torch.from_numpy(np.ascontiguousarray(images[split])) for split in images}
     tensors |= {f"{split}_labels": torch.from_numpy(labels[split]) for split in labels}
+    others = {}
+    for input, (train, test) in raw.others.items():
+        splits = {"train": train, "validation": train._replace(labels=train.labels[:0], images=train.images[:0]), "test": test}
+        about = source.others[input]
+        own = {f"{split}_images": torch.from_numpy(np.ascontiguousarray(part.images)) for split, part in splits.items()}
+        own |= {f"{split}_labels": torch.from_numpy(part.labels) for split, part in splits.items()}
+        tensors |= {f"{input}.{key}": tensor for key, tensor in own.items()}
+        own_mean, own_std = moments(train.images)
+        others[input] = {
+            "in_chans": len(own_mean),
+            "image_size": train.images.shape[-1],
+            "mean": own_mean,
+            "std": own_std,
+            "augmentation": {"pad": about.pad, "flip": about.flip},
+            "sizes": {split: len(part.labels) for split, part in splits.items()},
+        }
     manifest = {
         "format": FORMAT,
         "name": name,
@@ -179,6 +196,8 @@ def prepare(
         },
         "sources_sha256": source_sha256,
     }
+    if others:
+        manifest["inputs"] = others
     if loader == "stream":
         manifest["files"] = files
         manifest["files_sha256"] = {split: list_sha256(paths) for split, paths in files.items()}

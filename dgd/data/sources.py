@@ -12,9 +12,10 @@ import os
 import pickle
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,9 @@ from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 from torchvision.datasets.utils import download_url
 from torchvision.transforms import functional as F
+
+from dgd.cell import IMAGE
+from dgd.data import spoken
 
 DIGITS_SPLIT_SEED = 0
 ROTATION_SEED = 0
@@ -42,12 +46,24 @@ class Part(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """A data set before preparation: its two parts, the class names, and the SHA-256 of each file that was read."""
+    """A data set before preparation: its two parts, the class names, and the SHA-256 of each file that was read.
+
+    `others` has the training and the test part of each input besides the images, with the same classes and labels of its own.
+    """
 
     train: Part
     test: Part
     classes: list[str]
     sha256: dict[str, str]
+    others: Mapping[str, tuple[Part, Part]] = MappingProxyType({})
+
+
+class Augmented(NamedTuple):
+    """How the training examples of an input besides the images are augmented, and its shape; see `Source`."""
+
+    pad: int
+    flip: bool
+    shape: tuple[int, int, int, int, int]
 
 
 class Source(NamedTuple):
@@ -55,12 +71,23 @@ class Source(NamedTuple):
 
     `pad` is the zero-padding of the random crop in pixels (None: an eighth of the image size). `flip` is True if a mirrored
     image keeps its label. `shape`, from which memory is estimated, has classes, channels, side, training and test images.
+    `others` has the inputs besides `image`, by name.
     """
 
     read: Callable[[Path], Raw]
     pad: int | None
     flip: bool
     shape: tuple[int, int, int, int, int] | None = None
+    others: Mapping[str, Augmented] = MappingProxyType({})
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return the names of the inputs."""
+        return (IMAGE, *self.others)
+
+    def shape_of(self, input: str) -> tuple[int, int, int, int, int] | None:
+        """Return the shape of an input."""
+        return self.shape if input == IMAGE else self.others[input].shape
 
 
 def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -150,6 +177,14 @@ def _digits(data_dir: Path) -> Raw:
         [str(name) for name in bunch.target_names],
         {"sklearn/datasets/data/digits.csv.gz": hashlib.sha256(file.read_bytes()).hexdigest()},
     )
+
+
+def _digits_spoken(data_dir: Path) -> Raw:
+    """Return the digits, and recordings of spoken digits as a second input, `audio`; they have only classes in common."""
+    plain = _digits(data_dir)
+    parts, sha256 = spoken.read(data_dir)
+    train, test = (Part(labels, images) for images, labels in (parts["train"], parts["test"]))
+    return plain._replace(sha256=plain.sha256 | sha256, others={"audio": (train, test)})
 
 
 def _cifar(data_dir: Path, table: type[CIFAR10]) -> Raw:
@@ -277,6 +312,13 @@ def resized(path: Path, image_size: int) -> np.ndarray:
 SOURCES: dict[str, Source] = {
     "digits": Source(_digits, pad=1, flip=False, shape=(10, 1, 8, 1198, 599)),
     "digits-rotation": Source(_digits_rotation, pad=1, flip=False, shape=(1, 1, 8, 1198, 599)),
+    "digits-spoken": Source(
+        _digits_spoken,
+        pad=1,
+        flip=False,
+        shape=(10, 1, 8, 1198, 599),
+        others={"audio": Augmented(pad=2, flip=False, shape=(10, 1, 32, 2000, 1000))},
+    ),
     "cifar10": Source(lambda data_dir: _cifar(data_dir, CIFAR10), pad=4, flip=True, shape=(10, 3, 32, 50_000, 10_000)),
     "cifar100": Source(lambda data_dir: _cifar(data_dir, CIFAR100), pad=4, flip=True, shape=(100, 3, 32, 50_000, 10_000)),
     "fashion_mnist": Source(_fashion_mnist, pad=4, flip=True, shape=(10, 1, 28, 60_000, 10_000)),

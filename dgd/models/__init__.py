@@ -1,8 +1,8 @@
-"""Models by name: the CIFAR networks of the papers, registered with timm, and every other model of timm.
+"""Models by name: the CIFAR networks of the papers and two for sounds, registered with timm, and every other model of timm.
 
 Importing this package imports its files that use timm's `@register_model`, and so registers `cifar_resnet8/14/20/32/44/56/110`,
-`cifar_resnet8/20/32/56/110_leaky`, `cifar_mobilenetv2`, `cifar_vgg16_bn`, `cifar_wrn28_10` and `cifar_wrn10_1`. A new file
-needs no entry here. Weights are never downloaded.
+`cifar_resnet8/20/32/56/110_leaky`, `cifar_mobilenetv2`, `cifar_vgg16_bn`, `cifar_wrn28_10`, `cifar_wrn10_1` and
+`audio_resnet8/20`. A new file needs no entry here. Weights are never downloaded.
 """
 
 import difflib

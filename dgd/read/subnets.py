@@ -31,10 +31,10 @@ def subnets_table(cells: pd.DataFrame) -> Table:
     positive where joint training is better, with Welch's interval.
 
     Args:
-        cells: From `dgd.read.cells.collect`, or its CSV, of a benchmark that has sub-nets.
+        cells: From `dgd.read.cells.collect`, or its CSV. Without sub-nets the table is empty.
     """
     rows = []
-    cells = cells.assign(teacher=cells["teacher"].fillna(""), subnet=cells["subnet"].fillna(""))
+    cells = cells.assign(teacher=cells["teacher"].fillna(""), subnet=cells["subnet"].fillna("") if "subnet" in cells else "")
     finished = cells[cells["status"] == "finished"]
     alone = dict(
         list(finished[(finished["method"] == "baseline") & (finished["network"] == 0)].groupby(["dataset", "student"]))

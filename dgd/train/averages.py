@@ -67,7 +67,7 @@ def reestimate(group, networks: Sequence[nn.Module], loader, purpose: str, epoch
                         passes[norm] += 1
                         norm.momentum = 1 / passes[norm]  # as torch's momentum None, which waits for the device in each batch
                     with group.arithmetic.autocast():
-                        one(batch.inputs["image"])
+                        one(batch.inputs[loader.input])
 
 
 def _runs(network: nn.Module, norms: Sequence[nn.Module]) -> dict[nn.Module, list[nn.Module]]:

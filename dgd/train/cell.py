@@ -23,6 +23,7 @@ from dgd.train.group import Group
 from dgd.train.member import create
 from dgd.train.outcomes import Diverged, NoResult, NoTeacher
 from dgd.train.record import RESUME, Result, Trace, norms, write_failure, write_result
+from dgd.train.retrieval import retrieval
 from dgd.train.schedule import exchange_due
 from dgd.train.step import train_epoch
 
@@ -52,7 +53,7 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
     set_up(cell.recipe)
     device = pick_device(cell.recipe.device)
     start_measuring_memory(device)
-    dataset = datasets.load(data)
+    dataset = datasets.load(data).of(cell.input)
     folders = [Path(results) / path for path in cell.teachers]
     made_from = {
         "identity": identity.record(cell, results=results, data=data),
@@ -62,7 +63,7 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
     stamp = json.dumps([cell.plain(), made_from], sort_keys=True)
     processes = ranks.join(cell.networks, cell.processes, device)
     try:
-        teachers = [load_network(folder, dataset, cell) for folder in folders]
+        teachers = [load_network(folder, dataset.of(cell.teacher_input), cell) for folder in folders]
         group = Group(cell, dataset, teachers, device, processes)
         made_from["started"] = datetime.now(UTC).isoformat(timespec="microseconds")
         result = _fit(group, dataset, out, stamp)
@@ -79,7 +80,7 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
 def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
     """Run the epochs: train, evaluate, exchange; or train, exchange, evaluate with `evaluate: after`."""
     cell, recipe, processes, task = group.cell, group.recipe, group.ranks, group.task
-    train = _loader(group, dataset, "train", recipe.batch_size)
+    train = _loader(group, dataset, "train", recipe.batch_size, dataset.of(cell.teacher_input) if cell.paired else None)
     test = _loader(group, dataset, "test", EVALUATION_BATCH)
     validation = _loader(group, dataset, "validation", EVALUATION_BATCH) if dataset.sizes["validation"] else None
     history, spent, trace, first = [], {"seconds": 0.0, "training": 0.0}, Trace(), 0
@@ -136,12 +137,13 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
     timings = _timings(group, spent, train.images * len(history) * cell.networks)
     models, latency = _models(group)
     timings |= latency
+    retrieved = retrieval(group, dataset) if processes.leads else None  # its process has the first network
     states = processes.gather_networks([plain_state(network) for network in group.eval_networks])
     inner = processes.gather_networks([subnet.state_dict() for subnet in group.eval_subnets])
     if not states:
         return None
     labels, parameters = dataset.tensors["test_labels"], sum(p.numel() for p in plain_parameters(group.networks[0]))
-    about = trace, parameters, group.fidelity(), together, timings, models
+    about = trace, parameters, group.fidelity(), together, timings, models, retrieved
     return Result([*states, *inner], history, predictions, labels, dataset.num_classes, *about)
 
 
@@ -164,7 +166,7 @@ def _models(group: Group) -> tuple[list[dict], dict]:
     )
 
 
-def _loader(group: Group, dataset, split: str, batch_size: int):
+def _loader(group: Group, dataset, split: str, batch_size: int, partner=None):
     return dataset.loader(
         split,
         batch_size=batch_size,
@@ -172,6 +174,7 @@ def _loader(group: Group, dataset, split: str, batch_size: int):
         workers=group.cell.data.workers,
         channels_last=group.recipe.channels_last,
         shard=(group.ranks.shard, group.ranks.shards),
+        partner=partner,
     )
 
 
@@ -216,6 +219,11 @@ def _timings(group: Group, spent: Mapping, images: int) -> dict:
 
 def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
     """Return the first network of a finished cell, at its last epoch: a teacher of `cell`, or the cell's own.
+
+    Args:
+        folder: Its folder.
+        dataset: The data set, as the examples of the network's input.
+        cell: The cell, whose task and stem the network has.
 
     Raises:
         NoTeacher: The cell in `folder` has no result.

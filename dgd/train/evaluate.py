@@ -61,7 +61,7 @@ def _evaluate(networks: Sequence[nn.Module], loader, task: Task, arithmetic: Ari
     sums = torch.zeros(len(networks), 2, device=arithmetic.device)
     predictions = []
     for batch in loader.batches():
-        outputs = _outputs(networks, batch, task, arithmetic)
+        outputs = _outputs(networks, batch.inputs[loader.input], task, arithmetic)
         predicted, labels = task.predict(outputs), batch.labels
         sums += torch.stack([task.total(predicted, labels), torch.stack([task.loss(z, labels) for z in outputs])], 1)
         predictions.append(predicted)
@@ -72,10 +72,10 @@ def _evaluate(networks: Sequence[nn.Module], loader, task: Task, arithmetic: Ari
     return [(task.score(total, images), loss / images, own) for total, loss, own in zip(totals, losses, predicted)]
 
 
-def _outputs(networks: Sequence[nn.Module], batch, task: Task, arithmetic: Arithmetic) -> Tensor:
+def _outputs(networks: Sequence[nn.Module], images: Tensor, task: Task, arithmetic: Arithmetic) -> Tensor:
     """Return the networks' logits or values, float32 (networks, B, ...)."""
     with arithmetic.autocast():
-        return torch.stack([task.read(network(batch.inputs["image"])) for network in networks]).float()
+        return torch.stack([task.read(network(images)) for network in networks]).float()
 
 
 @torch.no_grad()
@@ -93,7 +93,7 @@ def ensemble(networks: Sequence[nn.Module], count: int, loader, task: Task, arit
     parts, targets = [], []
     for batch in loader.batches():
         with arithmetic.autocast():
-            outputs = [task.read(network(batch.inputs["image"])) for network in networks]
+            outputs = [task.read(network(batch.inputs[loader.input])) for network in networks]
         parts.append(sum(task.vote(output, count) for output in outputs).cpu())
         targets.append(batch.labels.cpu())
     gathered, total = ranks.all_gather((parts, targets)), 0.0

@@ -60,8 +60,7 @@ class Group:
         self.arithmetic = arithmetic(self.recipe, device)
         self.ranks = ranks or processes.Ranks(cell.networks)
         self.requires = Objective(cell.objective).requires
-        shape = (2, dataset.in_chans, dataset.image_size, dataset.image_size)
-        self.example = {"image": torch.randn(shape, generator=generator(0, "example")).to(device)}
+        self.example = {input: _example(dataset.of(input)).to(device) for input in self.inputs}
         try:
             self.teachers = [self._frozen(self.arithmetic.place(teacher)) for teacher in teachers]
             setting = dataset, self.example, self.teachers, self.arithmetic
@@ -81,6 +80,12 @@ class Group:
         self.eval_networks = self.networks if self.recipe.weight_average == "none" else copy.deepcopy(self.networks)
         self.eval_subnets = [subnet for network in self.eval_networks for subnet in subnets(network).values()]
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return the names of the inputs that the group takes: the members' own first, then the teachers' if it is another."""
+        cell = self.cell
+        return (cell.input, cell.teacher_input) if cell.paired else (cell.input,)
+
     def _frozen(self, teacher: nn.Module) -> Reader:
         """Return the reader of a teacher, in the mode that the terms require."""
         needs = self.requires
@@ -88,10 +93,12 @@ class Group:
             teacher = teacher.train().requires_grad_(False)
         elif self.recipe.fold_teacher:
             # A fused block does not run its inner activations as modules, so hooks could not read their inputs.
-            teacher = freeze(teacher, self.example["image"], self.recipe.precision, fuse=not needs.teacher_before)
+            teacher = freeze(
+                teacher, self.example[self.cell.teacher_input], self.recipe.precision, fuse=not needs.teacher_before
+            )
         else:
             teacher = teacher.eval().requires_grad_(False)
-        options = {"features": needs.features, "before": needs.teacher_before}
+        options = {"input": self.cell.teacher_input, "features": needs.features, "before": needs.teacher_before}
         return make_reader(teacher, self.example, self.cell, self.arithmetic, **options)
 
     def momentum(self, k: int) -> dict[str, torch.Tensor]:
@@ -128,3 +135,9 @@ class Group:
         if self.eval_networks is not self.networks:
             for i, average in zip(self.ranks.mine, self.eval_networks):
                 average.load_state_dict(states[i]["average"])
+
+
+def _example(dataset) -> torch.Tensor:
+    """Return two random images of the shape of a data set's."""
+    shape = (2, dataset.in_chans, dataset.image_size, dataset.image_size)
+    return torch.randn(shape, generator=generator(0, "example"))

@@ -59,16 +59,23 @@ def create(name: str, dataset, cell: Cell) -> nn.Module:
 
 
 def make_reader(
-    network: nn.Module, example: Mapping[str, Tensor], cell: Cell, arithmetic: Arithmetic, *, features: bool, before: bool
+    network: nn.Module,
+    example: Mapping[str, Tensor],
+    cell: Cell,
+    arithmetic: Arithmetic,
+    *,
+    input: str,
+    features: bool,
+    before: bool,
 ) -> Reader:
-    """Return the reader of a network, tried on an example.
+    """Return the reader of a network, tried on an example of its input.
 
     Raises:
         NotApplicable: A term needs features, and those of this network cannot be read.
     """
     try:
         with arithmetic.autocast():
-            return Reader(network, example, features=features, before=before, task=TASKS[cell.task])
+            return Reader(network, example, features=features, before=before, task=TASKS[cell.task], input=input)
     except ValueError as error:
         raise NotApplicable(f"{cell.method!r}: {error}") from None
 
@@ -83,7 +90,7 @@ def make_member(
     Args:
         cell: The cell.
         number: Number of the network in the group, from 0.
-        dataset: The prepared data set.
+        dataset: The prepared data set, as the examples of the cell's input.
         example: Inputs of two examples by name, on the device.
         teachers: The cell's teachers.
         arithmetic: Device, precision and memory layout.
@@ -104,11 +111,12 @@ def make_member(
     surgery = None
     if isinstance(cell.exchange, Surgery):
         make = exchange.find(cell.exchange.name).surgery
-        surgery = make(network, example["image"], cell.exchange).to(arithmetic.device)
+        surgery = make(network, example[cell.input], cell.exchange).to(arithmetic.device)
     torch.manual_seed(stream(cell.seed, "init", "objective", number))
     objective = Objective(cell.objective, arithmetic.autocast)
     needs = objective.requires
-    reader = make_reader(network, example, cell, arithmetic, features=needs.features, before=needs.before)
+    options = {"input": cell.input, "features": needs.features, "before": needs.before}
+    reader = make_reader(network, example, cell, arithmetic, **options)
     member = Member(network, objective, arithmetic, reader, surgery)
     with torch.no_grad(), arithmetic.autocast():
         network.eval()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dgd import models
-from dgd.cell import Cell
+from dgd.cell import IMAGE, Cell, Data
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.data.preparation import MEMORY_LIMIT
 from dgd.data.sources import find
@@ -82,6 +82,18 @@ def _measure(model: str, num_classes: int, in_chans: int, image_size: int, adapt
     return weights, sum(t.untyped_storage().nbytes() for t in kept.values()) // 2, largest // 2
 
 
+def _training(images: int, data: Data, input: str) -> int:
+    """Return the number of training examples of an input; a part of them can be chosen of the images only."""
+    return data.train_images or images if input == IMAGE else images
+
+
+def _images(channels: int, side: int, training: int, test: int, data: Data, input: str) -> int:
+    """Return the bytes of an input's examples: uint8, those to train on also padded for the crop."""
+    training = _training(training, data, input)
+    validation = data.validation_images if input == IMAGE else 0
+    return training * channels * (side + 8) ** 2 + (training + validation + test) * channels * side**2
+
+
 def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
     """Return an upper estimate in MiB of a cell's peak memory, because a scheduler ends a job that exceeds its request.
 
@@ -94,15 +106,15 @@ def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
     """
     recipe, data = cell.recipe, cell.data
     source, folder = find(cell.dataset)
-    classes, channels, side, training, test = source.shape or (1000, 3, data.image_size, None, None)
+    classes, channels, side, training, _ = source.shape_of(cell.input) or (1000, 3, data.image_size, None, None)
     shape = classes, channels, side, cell.adapt_stem
     half = 2 if recipe.precision == "bf16" else 1
     if folder:
         images = 0 if data.loader == "stream" else 2 * MEMORY_LIMIT
     else:
-        training = data.train_images or training
-        padded = training * channels * (side + 8) ** 2
-        images = padded + (training + data.validation_images + test) * channels * side**2
+        held = (cell.input, cell.teacher_input) if cell.paired else (cell.input,)
+        images = sum(_images(*source.shape_of(input)[1:], data, input) for input in held)
+        training = _training(training, data, cell.input)
     weights, kept, largest = footprint(cell.student, *shape)
     together = 1 if recipe.ranks_per_network else cell.networks
     batch = -(-recipe.batch_size // (recipe.ranks_per_network or 1))
@@ -118,7 +130,8 @@ def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
     for name in cell.subnets:  # they run with the full net, and have batch norms, states and outputs of their own
         step += batch * footprint(name, *shape)[1] // half * (together if objective.requires.peers == "together" else 1)
     if cell.teachers:
-        t_weights, _, t_largest = footprint(cell.teacher, *shape)
+        theirs = source.shape_of(cell.teacher_input)
+        t_weights, _, t_largest = footprint(cell.teacher, *((*theirs[:3], cell.adapt_stem) if theirs else shape))
         group += len(cell.teachers) * 2 * t_weights
         step += 4 * batch * t_largest // half
     step = max(step, 4 * EVALUATION_BATCH * largest // half)

@@ -120,7 +120,7 @@ def pruning_curve(
         raise ValueError("the network has no convolution filters to remove")
     norms = filters.flatten(norms).cpu()
     counts = sorted({int(share * len(norms) + 0.5) for share in (0, *shares)})
-    example = next(iter(loader.batches())).inputs["image"][:2]
+    example = next(iter(loader.batches())).inputs[loader.input][:2]
     orders = [norms.argsort(stable=True)]
     orders += [torch.randperm(len(norms), generator=generator(seed, "pruning", draw)) for draw in range(draws)]
     setting = loader, task, Arithmetic(loader.device, precision), Ranks(1)
@@ -175,7 +175,7 @@ def prune_cell(folder: str | Path, prepared: str | Path, shares: Sequence[float]
     curve = pd.DataFrame(columns=columns(task.metric))
     if metrics["status"] == "finished" and metrics["conv_filters"]:
         set_up(recipe)
-        device, dataset = pick_device(recipe.device), data.load(prepared)
+        device, dataset = pick_device(recipe.device), data.load(prepared).of(cell.input)
         model = arithmetic(recipe, device).place(load_network(folder, dataset, cell))
         loader = dataset.loader(
             "test",

@@ -100,6 +100,7 @@ class Result:
         ensemble: The metric of the networks' ensemble; None for one network.
         timings: Seconds, images_per_second, memory.
         models: Of a cell whose networks have sub-nets: what each network is and costs.
+        retrieval: Recall@1 across inputs, see `dgd.train.retrieval`; None where the teachers take the networks' own input.
     """
 
     states: Sequence[Mapping[str, Tensor]]
@@ -113,6 +114,7 @@ class Result:
     ensemble: float | None
     timings: dict
     models: Sequence[dict] = ()
+    retrieval: dict | None = None
 
 
 def write_result(out: Path, cell: Cell, facts: Mapping, result: Result) -> dict:
@@ -147,6 +149,8 @@ def write_result(out: Path, cell: Cell, facts: Mapping, result: Result) -> dict:
         "method": result.fidelity,
         "ensemble": None if result.ensemble is None else {name: result.ensemble},
     }
+    if result.retrieval:
+        metrics["retrieval"] = result.retrieval
     predictions = {key: task.stored(getattr(result, key), result.classes) for key in ("labels", "predictions")}
     return _write(out, cell, facts, metrics, pd.DataFrame(result.history), predictions, arrays | result.trace.arrays(), weights)
 

@@ -13,6 +13,9 @@ from dgd.train.outcomes import Diverged
 from dgd.train.schedule import set_rate
 from dgd.train.streams import generator, stream
 
+DRAWN = ("order", "augment", "partners")
+"""What a loader draws before an epoch, each from a stream of that name."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -97,8 +100,7 @@ def _train_epoch(group, loader, epoch: int) -> list[dict[str, float]]:
     seed, mine, ranks, plan = group.cell.seed, group.ranks.mine, group.ranks, group.plan
     group.members.train()
     batches = [
-        loader.batches(order=generator(seed, "order", i, epoch), augment=generator(seed, "augment", i, epoch))
-        for i in ([0] if plan.same_batch else mine)
+        loader.batches(**{name: generator(seed, name, i, epoch) for name in DRAWN}) for i in ([0] if plan.same_batch else mine)
     ]
     names = ["loss", *group.members[0].objective.terms, "metric"]
     sums = torch.zeros(len(mine), len(names), device=group.device)

@@ -10,7 +10,8 @@ OUTPUTS, in <results>/<benchmark>/:
 
     cells.csv           a row a cell and network
     logs/reading-*      names the code and the config that read the cells: it is missing, and all is read again, where they changed
-    tables/             results, methods, filters, claims, controls and density, and subnets where there are any, as Markdown, CSV and LaTeX
+    tables/             results, methods, filters, claims, controls and density, and what only some benchmarks have: subnets, retrieval;
+                        as Markdown, CSV and LaTeX
     figures/            learning curves, filter-level evidence and pruning curves, as SVG and PNG
     report.html         all of it on one page
 """
@@ -55,11 +56,11 @@ rule collect:
 rule tabulate:
     """Setting our numbers beside the papers', and their claims beside our cells."""
     input:
-        # Read for the claims about single epochs and named layers.
+        # Read for the claims about single epochs and named layers, and for retrieval.
         expand(
             f"{RESULTS}/{{cell}}/{{file}}",
             cell=CELLS,
-            file=("history.csv", "filters.npz"),
+            file=("history.csv", "filters.npz", "metrics.json"),
         ),
         PRUNED,
         cells=CELLS_CSV,
