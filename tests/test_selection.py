@@ -45,7 +45,9 @@ def test_rejection_accepts_what_the_authors_code_accepts(wanted):
 
 def test_every_decision_and_maximum():
     golden, maximum = GOLDEN["rejection"], 1.5
-    for ratios, uniforms, decisions, after in zip(*(golden[k] for k in ("batches_of_5", "uniforms", "decisions", "running_max"))):
+    for ratios, uniforms, decisions, after in zip(
+        *(golden[k] for k in ("batches_of_5", "uniforms", "decisions", "running_max"))
+    ):
         passed, maximum = selection.accept(np.array(ratios), np.array(uniforms), maximum)
         assert passed.tolist() == decisions
         assert maximum == after
@@ -57,7 +59,9 @@ def test_rejection_that_cannot_end_says_so():
         Rejection(torch.arange, zeros, ones, 4, 4)(2)
     with pytest.raises(EmptySelection, match="not finite"):
         Rejection(torch.arange, lambda x: np.full(len(x), np.nan), ones, 4, 4)(2)
-    rare = Rejection(torch.arange, lambda x: np.where(np.arange(len(x)) == 0, 1.0, 0.0) if len(x) == 8 else zeros(x), ones, 8, 4)
+    rare = Rejection(
+        torch.arange, lambda x: np.where(np.arange(len(x)) == 0, 1.0, 0.0) if len(x) == 8 else zeros(x), ones, 8, 4
+    )
     with pytest.raises(EmptySelection, match="rejection accepts 0 of 400 images.*subsample"):
         rare(2)
 

@@ -76,7 +76,7 @@ class Rejection:
         while there < count:
             if self.drawn >= limit:
                 raise EmptySelection(
-                    f"rejection accepts {there} of {self.drawn} images; train the ratio network otherwise, or leave subsample out"
+                    f"rejection accepts {there} of {self.drawn} images; train the ratio longer, or set subsample: false"
                 )
             images = self.draw(self.batch)
             passed, self.maximum = accept(self.ratio(images), self.uniform(self.batch), self.maximum)

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
         if last or (epoch + 1) % recipe.filters_every == 0:
             trace.epochs.append(epoch)
             trace.norms.append(processes.all_networks(lambda: [norms(network) for network in group.eval_networks]))
-        scores = losses = validated = [None] * len(rows)
+        scores = losses = validated = [None] * cell.evaluated
         if last or (epoch + 1) % recipe.evaluate_every == 0:
             averages.prepare_averages(group, train, epoch)
             scores, losses, predictions = evaluate(group.eval_networks, test, *setting)
@@ -131,7 +132,7 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
         if state:
             point = {"group": state, "history": history, "spent": spent, "trace": trace.state(), "epoch": epoch, "stamp": stamp}
             checkpoint.save_state(out / RESUME, point)
-    together = ensemble(group.eval_networks, cell.networks, test, *setting) if cell.networks > 1 else None
+    together = ensemble(group.eval_networks, cell.networks, test, *setting) if cell.evaluated > 1 else None
     timings = _timings(group, spent, train.images * len(history) * cell.networks)
     states = processes.gather_networks([network.state_dict() for network in group.eval_networks])
     if not states:
@@ -158,7 +159,8 @@ def _row(epoch: int, rates: list, rows: list[dict], metric: str, validated: list
     for i, means in enumerate(rows):
         row[f"lr_{i}"] = rates[i]
         row |= {f"{name}_{i}": value for name, value in means.items()}
-        row |= {f"validation_{metric}_{i}": validated[i], f"test_{metric}_{i}": scores[i], f"test_loss_{i}": losses[i]}
+        if i < len(scores):  # a partner is not evaluated
+            row |= {f"validation_{metric}_{i}": validated[i], f"test_{metric}_{i}": scores[i], f"test_loss_{i}": losses[i]}
     return row
 
 
@@ -198,7 +200,7 @@ def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
     record = json.loads(metrics.read_text())
     if record["status"] != "finished":
         raise NoTeacher(f"the teacher in {folder} has no result: {record.get('error', record['status'])}")
-    network = create(record["cell"]["student"], dataset, cell)
+    network = create(record["cell"]["student"], dataset, replace(cell, task=record["cell"].get("task", cell.task)))
     weights = checkpoint.load_weights(folder / "model.safetensors")
     try:
         network.load_state_dict({key[2:]: value for key, value in weights.items() if key.startswith("0.")})
