@@ -496,7 +496,7 @@ class Cell:
     partner_steps: int = key(1, "Steps of the partners for each step of the others.", least=1)
     teachers: tuple[str, ...] = key((), "Paths of the cells that it learns from, below the root of the results.", decides=False)
     generated: Generated | None = key(None, "Training images that were generated.", condition=True)
-    images: str = key("", "Name of the generated images.", decides=False)
+    images: str | None = key(None, "Name of the generated images.", decides=False)
     makers: tuple[str, ...] = key((), "Paths of the cells that generated the images.", decides=False)
     objective: Mapping = key({"ce": {"weight": 1.0}}, "Term -> {weight: ..., <option>: ...}.", condition=True)
     exchange: Exchange | None = key(None, "What the networks exchange.", condition=True)

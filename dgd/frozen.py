@@ -135,8 +135,8 @@ def _differences(folder: Path, cell: Cell, manifest: Path) -> list[str]:
     if frozen is None:
         return ["a cell is asked for that is not there"]
     lines = identity.field_differences(identity.fields(frozen), identity.fields(cell))
-    if len(frozen.teachers) != len(cell.teachers):
-        lines.append(f"teachers was {len(frozen.teachers)} and is {len(cell.teachers)}")
+    if len(frozen.sources) != len(cell.sources):
+        lines.append(f"teachers was {len(frozen.sources)} and is {len(cell.sources)}")
     record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     if manifest.is_file() and not _same_data(record, manifest):
         lines.append("the data set differs")

@@ -78,7 +78,7 @@ class Generator(nn.Module):
 
     takes = "latent"
 
-    def __init__(self, num_classes: int, in_chans: int, img_size: int, width: int = 64, noise: int = NOISE):
+    def __init__(self, num_classes: int, in_chans: int, img_size: int, width: int = 32, noise: int = NOISE):
         super().__init__()
         self.noise, self.shape = noise, (in_chans, img_size, img_size)
         *blocks, self.start = _sides(img_size)
@@ -122,7 +122,7 @@ class Discriminator(nn.Module):
         width: Channels of its first maps.
     """
 
-    def __init__(self, num_classes: int, in_chans: int, img_size: int, width: int = 64):
+    def __init__(self, num_classes: int, in_chans: int, img_size: int, width: int = 32):
         super().__init__()
         halvings = len(_sides(img_size)) - 1
         widths = [width * 2 ** min(i, 2) for i in range(halvings + 1)]
@@ -179,14 +179,17 @@ class RatioNet(nn.Module):
 default_cfgs = generate_default_cfgs(
     {
         name: {"url": "", "num_classes": 10, "fixed_input_size": True}
-        for name in ("gan_generator", "gan_discriminator", "ratio_mlp3", "ratio_mlp5")
+        for name in (
+            *("gan_generator", "gan_generator_128", "gan_discriminator", "gan_discriminator_128"),
+            *("ratio_mlp3", "ratio_mlp5"),
+        )
     }
 )
 
 
 @register_model
 def gan_generator(pretrained: bool = False, num_classes: int = 10, in_chans: int = 3, img_size: int = 32, **_) -> Generator:
-    """Build a generator of residual blocks, 64 channels wide: 0.2 M parameters for 8x8 images of 10 classes."""
+    """Build a generator of residual blocks, 32 channels wide."""
     return Generator(num_classes, in_chans, img_size)
 
 
@@ -194,8 +197,22 @@ def gan_generator(pretrained: bool = False, num_classes: int = 10, in_chans: int
 def gan_discriminator(
     pretrained: bool = False, num_classes: int = 10, in_chans: int = 3, img_size: int = 32, **_
 ) -> Discriminator:
-    """Build a discriminator of strided convolutions: 0.3 M parameters for 8x8 images."""
+    """Build a discriminator of strided convolutions, 32 to 128 channels wide."""
     return Discriminator(num_classes, in_chans, img_size)
+
+
+@register_model
+def gan_generator_128(pretrained: bool = False, num_classes: int = 10, in_chans: int = 3, img_size: int = 32, **_) -> Generator:
+    """Build a generator of residual blocks, 128 channels wide, for a GPU."""
+    return Generator(num_classes, in_chans, img_size, width=128)
+
+
+@register_model
+def gan_discriminator_128(
+    pretrained: bool = False, num_classes: int = 10, in_chans: int = 3, img_size: int = 32, **_
+) -> Discriminator:
+    """Build a discriminator of strided convolutions, 128 to 512 channels wide, for a GPU."""
+    return Discriminator(num_classes, in_chans, img_size, width=128)
 
 
 @register_model

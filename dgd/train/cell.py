@@ -21,7 +21,7 @@ from dgd.train.evaluate import ensemble, evaluate
 from dgd.train.exchanging import exchange_weights
 from dgd.train.group import Group
 from dgd.train.member import create
-from dgd.train.outcomes import Diverged, NoResult, NoTeacher
+from dgd.train.outcomes import Diverged, NoImages, NoResult, NoTeacher
 from dgd.train.record import RESUME, Result, Trace, norms, write_failure, write_result
 from dgd.train.schedule import exchange_due
 from dgd.train.step import train_epoch
@@ -59,9 +59,13 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
         "dataset_sha256": provenance.file_hash(Path(data) / "manifest.json"),
         "teachers": {path: identity.file_hash(folder / "model.safetensors") for path, folder in zip(cell.teachers, folders)},
     }
+    if cell.generated:
+        made_from["generated"] = dataset.manifest.get("origin")
     stamp = json.dumps([cell.plain(), made_from], sort_keys=True)
     processes = ranks.join(cell.networks, cell.processes, device)
     try:
+        if "failed" in dataset.manifest:
+            raise NoImages(dataset.manifest["failed"])
         teachers = [load_network(folder, dataset, cell) for folder in folders]
         group = Group(cell, dataset, teachers, device, processes)
         made_from["started"] = datetime.now(UTC).isoformat(timespec="microseconds")
