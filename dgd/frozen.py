@@ -113,7 +113,7 @@ def differences(folder: str | Path, cells: Iterable[Cell], data: dict[str, str |
     """
     folder, found = Path(folder), {}
     for cell in cells:
-        for line in _differences(folder.parent / cell.path, cell, Path(data[cell.slug]) / "manifest.json"):
+        for line in _differences(folder.parent / cell.path, cell, Path(data[cell.data_slug]) / "manifest.json"):
             found.setdefault(line, []).append(cell.path)
     lines = [f"{line} ({paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''})" for line, paths in found.items()]
     if not lines:
