@@ -39,6 +39,7 @@ def main(argv=None):
     ]
     listed = rows if len(rows) <= LISTED else [row for row in rows if row["status"] != "finished"]
     names = ["results", "methods", "filters", "density", *(["controls"] if config.get("controls") else [])]
+    names += ["generated"] if any(cell.generated for cell in asked) else []
     page = jinja2.Template(PAGE.read_text(), autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
         benchmark=config["benchmark"],
         config=yaml.safe_dump(config, sort_keys=False),

@@ -48,8 +48,10 @@ def _frozen(value):
 
 def composition_of(row: Mapping) -> Composition:
     """Return the composition of a row of cells.csv."""
-    exchanged = row["exchange"]
-    return _of_text(row["objective"], None if pd.isna(exchanged) else exchanged)
+    exchanged, generated = row["exchange"], row.get("generated")
+    found = _of_text(row["objective"], None if pd.isna(exchanged) else exchanged)
+    # No published number of a method stands for one that trains on generated images.
+    return found if generated is None or pd.isna(generated) else (*found, generated)
 
 
 @cache

@@ -60,7 +60,8 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
         "teachers": {path: identity.file_hash(folder / "model.safetensors") for path, folder in zip(cell.teachers, folders)},
     }
     if cell.generated:
-        made_from["generated"] = dataset.manifest.get("origin")
+        origin = dataset.manifest.get("origin", {})
+        made_from["generated"] = {name: value for name, value in origin.items() if name != "labels"}
     stamp = json.dumps([cell.plain(), made_from], sort_keys=True)
     processes = ranks.join(cell.networks, cell.processes, device)
     try:

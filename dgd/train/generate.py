@@ -126,8 +126,8 @@ class _Maker:
         if self.teacher is not None:
             predicted = self._predictions(images)
             if spec.filter and not classes:
-                chosen, about["cutoff"] = self._filtered(predicted.double().numpy(), labels.double().numpy())
-                about["filter_kept"] = len(chosen) / len(labels)
+                chosen, cutoff, share = self._filtered(predicted.double().numpy(), labels.double().numpy())
+                about |= {"cutoffs": [cutoff, cutoff], "filter_kept": share}
                 images, labels, predicted = images[chosen], labels[chosen], predicted[chosen]
             about |= self._compared(predicted, labels, images)
             labels = predicted if spec.relabel else labels
@@ -180,8 +180,8 @@ class _Maker:
         answers = self._answers(images)
         return answers.argmax(1) if self.real.num_classes else answers[:, 0].clamp(self.code.low, self.code.high)
 
-    def _filtered(self, predicted: np.ndarray, labels: np.ndarray) -> tuple[Tensor, float]:
-        """Return positions of as many images as are wanted, of those that the filter keeps, and its cut-off."""
+    def _filtered(self, predicted: np.ndarray, labels: np.ndarray) -> tuple[Tensor, float, float]:
+        """Return positions of as many images as are wanted, of those that the filter keeps, its cut-off, and the share it keeps."""
         wanted = self.spec.images
         try:
             kept, cutoff = filter_values(predicted, labels, self.spec.filter)
@@ -190,7 +190,7 @@ class _Maker:
         if len(kept) < wanted:
             raise EmptySelection(f"{self.name}: the filter keeps {len(kept)} images and {wanted} are wanted; raise filter")
         some = torch.randperm(len(kept), generator=generator(self.spec.seed, "filter"))[:wanted].sort().values
-        return torch.from_numpy(kept)[some], cutoff
+        return torch.from_numpy(kept)[some], cutoff, len(kept) / len(labels)
 
     def _compared(self, predicted: Tensor, labels: Tensor, images: Tensor) -> dict:
         """Return how the teacher's predictions agree with the labels, and how its features do with those of test images."""
@@ -208,4 +208,6 @@ def _totals(rows: list[dict]) -> dict:
     for name, (part, whole) in {"accepted": ("accepted", "drawn"), "filter_kept": ("kept", "seen")}.items():
         if seen := sum(row.get(whole, 0) for row in rows):
             found[name] = sum(row.get(part, 0) for row in rows) / seen
+    if cutoffs := [row["cutoff"] for row in rows if "cutoff" in row]:
+        found["cutoffs"] = [min(cutoffs), max(cutoffs)]
     return found

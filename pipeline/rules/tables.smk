@@ -10,7 +10,7 @@ OUTPUTS, in <results>/<benchmark>/:
 
     cells.csv           a row a cell and network
     logs/reading-*      names the code and the config that read the cells: it is missing, and all is read again, where they changed
-    tables/             results, methods, filters, claims, controls and density, as Markdown, CSV and LaTeX
+    tables/             results, methods, filters, claims, controls, density and generated, as Markdown, CSV and LaTeX
     figures/            learning curves, filter-level evidence and pruning curves, as SVG and PNG
     report.html         all of it on one page
 """
@@ -61,6 +61,12 @@ rule tabulate:
             cell=CELLS,
             file=("history.csv", "filters.npz"),
         ),
+        # Read for how images were generated.
+        [
+            f"{RESULTS}/{path}/provenance.json"
+            for path, cell in CELLS.items()
+            if cell.generated
+        ],
         PRUNED,
         cells=CELLS_CSV,
         papers=PAPERS,
@@ -99,6 +105,12 @@ rule plot:
             file=("metrics.json", "history.csv", "filters.npz"),
         ),
         PRUNED,
+        # The images that generators make.
+        [
+            f"{RESULTS}/{path}/predictions.npz"
+            for path, cell in CELLS.items()
+            if cell.task in MAKERS
+        ],
         cells=CELLS_CSV,
     output:
         report(
