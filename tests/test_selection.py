@@ -62,7 +62,7 @@ def test_rejection_that_cannot_end_says_so():
     rare = Rejection(
         torch.arange, lambda x: np.where(np.arange(len(x)) == 0, 1.0, 0.0) if len(x) == 8 else zeros(x), ones, 8, 4
     )
-    with pytest.raises(EmptySelection, match="rejection accepts 0 of 400 images.*subsample"):
+    with pytest.raises(EmptySelection, match="rejection accepts 0 of 100 images.*subsample"):
         rare(2)
 
 
@@ -88,7 +88,7 @@ def test_a_filter_draws_until_it_has_enough_and_says_when_it_cannot():
     assert made.cutoff == pytest.approx(0.45)
     assert made(6).tolist() == [0, 1, 0, 1, 0, 1]
     assert (made.drawn, made.kept) == (9, 6)
-    with pytest.raises(EmptySelection, match=r"keeps 0 of 400 images \(cut-off 1\); raise filter"):
+    with pytest.raises(EmptySelection, match=r"keeps 0 of 100 images \(cut-off 1\); raise filter"):
         Filter(torch.arange, lambda x: np.ones(len(x)), 0.9, 4)(2)
     assert selection.below(np.array(GOLDEN["filter_ties"]["losses"]), 1.0).tolist() == GOLDEN["filter_ties"]["rho0.9_kept"]
     assert selection.below(np.array([1, 2, 3]), selection.cut_off(np.array([1, 2, 3]), 1.0)).tolist() == [0, 1]

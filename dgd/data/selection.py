@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor, cat
 
-MOST = 200
+MOST = 50
 """Images that are drawn at most for each one that is wanted."""
 
 

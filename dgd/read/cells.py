@@ -42,8 +42,8 @@ COLUMNS = (
 )
 """The columns of cells.csv, in order.
 
-`standing` is fresh, frozen, or stale and why; empty where that was not asked. `objective`, `exchange`, `generated` are JSON, and
-`milestones` is text such as 150/180/210.
+`standing` is fresh, frozen, or stale and why; empty where that was not asked. `objective`, `exchange` and `generated` are JSON,
+and `milestones` is text such as 150/180/210.
 """
 
 METHODS = ("baseline", "kd", "grafting", "dgd")

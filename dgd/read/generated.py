@@ -23,7 +23,7 @@ FOOTNOTES = (
     "loss under the teacher is below the cut-off, which is set for each class, or once for all labels that are numbers.",
     "Teacher agrees: images in percent for which the teacher predicts the label that they were made for. Teacher's error: root "
     "mean square difference of its prediction and that label. Feature distance: squared Fréchet distance between our own "
-    "teacher's pooled features of these images and of the real test images. It is no FID and compares only rows of one teacher.",
+    "teacher's pooled features of these images and of the real test images. It is no FID; rows of one teacher compare.",
 )
 
 

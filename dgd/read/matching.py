@@ -89,7 +89,9 @@ class Published:
         for row in self.rows:
             if row["composition"] is None:
                 continue
-            composed = composition(row["composition"].objective, row["composition"].exchange)
+            method = row["composition"]
+            composed = composition(method.objective, method.exchange)
+            composed = (*composed, method.generated) if method.generated else composed
             # A cell of the paper's own network, once there is one here, stands beside it as one of ours does.
             names = ({row["model"], row["model_here"]}, {row["teacher"], row["teacher_here"]})
             for model, teacher in product(*names):

@@ -181,7 +181,7 @@ class _Maker:
         return answers.argmax(1) if self.real.num_classes else answers[:, 0].clamp(self.code.low, self.code.high)
 
     def _filtered(self, predicted: np.ndarray, labels: np.ndarray) -> tuple[Tensor, float, float]:
-        """Return positions of as many images as are wanted, of those that the filter keeps, its cut-off, and the share it keeps."""
+        """Return positions of as many kept images as are wanted, the cut-off, and the share that the filter keeps."""
         wanted = self.spec.images
         try:
             kept, cutoff = filter_values(predicted, labels, self.spec.filter)
