@@ -60,13 +60,13 @@ def _text(row: dict[str, Any]) -> dict[str, str]:
     """Return the readable form of one row."""
 
     def share(value) -> str:
-        return number(None if pd.isna(value) else 100 * value, ".1f", "–")
+        return "–" if pd.isna(value) else f"{100 * value:.1f} %"
 
     low, high = row["cutoff_low"], row["cutoff_high"]
     cutoff = "–" if pd.isna(low) else f"{low:.3g}" + (f" to {high:.3g}" if high != low else "")
     values = (
         *(row["dataset"], row["images"], f"{row['generated']:,}", "yes" if row["real"] else "no"),
-        *(f"{share(row['accepted'])} %" if row["subsample"] else "–", f"{share(row['filter_kept'])} %"),
+        *(share(row["accepted"]), share(row["filter_kept"])),
         *(cutoff, "the teacher's" if row["relabel"] else "the intended"),
         *(number(row["teacher_agreement"], ".1f", "–"), number(row["teacher_error"], ".3f", "–")),
         *(

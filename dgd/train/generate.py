@@ -142,7 +142,8 @@ class _Maker:
         found = {}
         if spec.subsample and count:
             ratio = partial(self._ratios, self.code(label))
-            draw = rejection = Rejection(draw, ratio, lambda n: torch.rand(n, generator=numbers).numpy(), spec.burn_in, BATCH)
+            batch = max(50, min(BATCH, 2 * count))
+            draw = rejection = Rejection(draw, ratio, lambda n: torch.rand(n, generator=numbers).numpy(), spec.burn_in, batch)
         if spec.filter and self.real.num_classes and count:
             draw = chosen = Filter(draw, partial(self._losses, value), spec.filter, spec.filter_burn_in)
         images = draw(count)

@@ -31,7 +31,8 @@ def sheet(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     across = min(map(len, rows), default=0)
     if not across:
         raise ValueError(f"a sheet needs an image for each row, and there are {len(images)} images")
-    lines = [np.concatenate([images[i] for i in row[:across]], axis=2) for row in rows]
+    framed = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=128)
+    lines = [np.concatenate([framed[i] for i in row[:across]], axis=2) for row in rows]
     picture = np.concatenate(lines, axis=1)
     return picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
 
