@@ -5,6 +5,7 @@
     snakemake -n | --rulegraph | --report report.zip           what would run | the DAG | a report on a finished run
 
 prepare -> teacher (a cell) -> train (a cell) -> collect -> tabulate, plot -> report
+                            -> generate (training images, by cells, if rows of the config ask for them) -> train
                                               -> prune (a cell, if the config asks for it) -> tabulate, plot
 """
 
@@ -48,6 +49,7 @@ rule all:
 if not FROZEN:
 
     include: "pipeline/rules/prepare.smk"
+    include: "pipeline/rules/generate.smk"
     include: "pipeline/rules/train.smk"
     include: "pipeline/rules/prune.smk"
 

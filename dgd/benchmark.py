@@ -3,12 +3,13 @@
 `dgd.config` reads and checks one and makes its cells.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from dgd import keys, methods, metrics
-from dgd.cell import EXCHANGES, IMAGE, LAST_SEED, PROTOCOL_NAMES, Data, Method, Recipe
+from dgd.cell import EXCHANGES, IMAGE, LAST_SEED, PROTOCOL_NAMES, Data, Generated, Generator, Method, Recipe
 from dgd.keys import key
 
 
@@ -42,6 +43,30 @@ def _control_problems(value: Mapping, where: str) -> list[str]:
     return [line for name, items in value.items() for line in keys.of_type(tuple[str, ...], items, f"{where}.{name}", readings)]
 
 
+GAN_RECIPE = {
+    **{"optimiser": "adam", "lr": 2e-4, "beta1": 0.0, "beta2": 0.999, "weight_decay": 0.0, "schedule": "slr", "gamma": 1.0},
+    **{"weight_average": "ema", "average_every": "step", "average_decay": 0.999, "average_from": 1, "evaluate_every": 10},
+}
+"""Keys in which the recipe of a GAN differs from the benchmark's unless `generator.recipe` says otherwise."""
+
+RATIO_RECIPE = {
+    **{"optimiser": "adam", "lr": 1e-4, "beta1": 0.5, "beta2": 0.999, "weight_decay": 1e-4, "weight_average": "none"},
+    **{"evaluate_every": 10},
+}
+"""The same of a density ratio, and `generator.ratio_recipe`."""
+
+
+def _generated_problems(value: Mapping, where: str) -> list[str]:
+    """Check the form of `generated`: name -> the keys of `Generated`."""
+    lines = []
+    for name, given in value.items():
+        if not isinstance(name, str) or not re.match(keys.NAME, name):
+            lines.append(f"{where}: {keys.short(name)} names folders; it must be {keys.NAMED}")
+        else:
+            lines += keys.problems(Generated, given, f"{where}.{name}")
+    return lines
+
+
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """One YAML in config/: what is trained, how, and which published numbers stand beside the results."""
@@ -73,6 +98,12 @@ class Benchmark:
         says="Names of the method table (`baseline`, `kd`, `grafting`, `dgd`, ...: `dgd-bench list` has all), each also with "
         "`+graft` after it, or a one-key mapping that changes a row of it, such as `dgd-4s: {base: dgd, networks: 4}`.",
         nonempty=True,
+    )
+    generator: Generator = key(Generator(), "The cells that generate training images, for rows of `methods` with some.")
+    generated: Mapping = key(
+        {},
+        "Training images that are generated: name -> keys of `generated`. A row of `methods` trains on those that it names.",
+        check=_generated_problems,
     )
     protocol: str = key(
         "paper",
@@ -157,4 +188,8 @@ def schema() -> dict:
     row["properties"]["exchange"] |= {"type": ["object", "null"], "anyOf": [{"type": "null"}, unnamed, *named]}
     changed = {"minProperties": 1, "maxProperties": 1, "additionalProperties": {**row, "type": ["object", "null"]}}
     found["properties"]["methods"]["items"] |= changed
+    found["properties"]["generated"] |= {
+        "propertyNames": {"pattern": keys.NAME},
+        "additionalProperties": keys.schema(Generated),
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A benchmark", **found}

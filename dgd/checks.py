@@ -10,8 +10,8 @@ from operator import or_
 from pathlib import Path
 
 import dgd
-from dgd import keys, methods, metrics
-from dgd.benchmark import Benchmark, objective_of, overridden, rows_of
+from dgd import keys, methods, metrics, terms
+from dgd.benchmark import GAN_RECIPE, RATIO_RECIPE, Benchmark, objective_of, overridden, rows_of
 from dgd.cell import Recipe, RePr, exchange, slug
 
 READINGS = ("last", "best-on-test", "mean", "best", "ensemble")
@@ -223,6 +223,51 @@ def _two_baselines(benchmark: Benchmark) -> list[str]:
     ]
 
 
+def _generated_rows(benchmark: Benchmark) -> list[str]:
+    """Check the rows that train on generated images, and what these are made by."""
+    lines, teachers = [], {}
+    for i, pair in enumerate(benchmark.pairs):
+        for name, row in rows_of(pair, benchmark.rows).items():
+            if row.generated is None:
+                continue
+            if row.generated not in benchmark.generated:
+                near = keys.nearest(row.generated, benchmark.generated)
+                lines.append(f"methods.{name}.generated is {row.generated!r}; it is no name of generated{near}")
+            if not pair.teacher:
+                lines.append(
+                    f"pairs[{i}].teacher: method {name!r} trains on generated images, which a teacher judges, and the pair of "
+                    f"{pair.student} has none; write `teacher: <model>` beside `student: {pair.student}`"
+                )
+            teachers.setdefault(pair.teacher, i)
+    if len(teachers) > 1:
+        lines.append(f"pairs[{[*teachers.values()][1]}].teacher: generated images of one benchmark are judged by one teacher")
+    options = {"adversarial": benchmark.generator.adversarial, "ratio": benchmark.generator.density}
+    lines += terms.objective_problems(options, "generator")
+    if teachers and benchmark.data.loader == "stream":
+        lines.append("data.loader is 'stream'; generated images are held in memory, write memory or auto")
+    return lines
+
+
+def _generator_models(benchmark: Benchmark) -> list[str]:
+    if not dgd.NETWORKS:
+        return []
+    from dgd import models
+
+    given = benchmark.generator
+    names = {"network": given.network, "discriminator": given.discriminator, "ratio": given.ratio}
+    return [f"generator.{key}: {models.suggest(name)}" for key, name in names.items() if not models.is_known(name)]
+
+
+def _optimiser_problems(recipe: Recipe, where: str, exchanges: bool = False) -> list[str]:
+    """Check keys of a recipe that depend on each other, and that an exchange has SGD's momentum."""
+    lines = _momentum_problems(recipe, where)
+    if exchanges and recipe.optimiser != "sgd":
+        lines.append(f"{where}.optimiser is {recipe.optimiser!r}; an exchange of weights needs sgd")
+    if recipe.average_every == "step" and recipe.weight_average == "swa":
+        lines.append(f"{where}.average_every is 'step'; with weight_average: swa it must be epoch")
+    return lines
+
+
 def _momentum_problems(recipe: Recipe, where: str) -> list[str]:
     if recipe.nesterov and not recipe.momentum:
         return [f"{where}.nesterov is true and {where}.momentum 0; it needs momentum above 0"]
@@ -230,15 +275,22 @@ def _momentum_problems(recipe: Recipe, where: str) -> list[str]:
 
 
 def _own_recipes(benchmark: Benchmark) -> list[str]:
-    lines = _momentum_problems(benchmark.recipe, "recipe")
+    lines = _optimiser_problems(benchmark.recipe, "recipe")
+    made = {
+        "recipe": (GAN_RECIPE, benchmark.generator.recipe),
+        "ratio_recipe": (RATIO_RECIPE, benchmark.generator.ratio_recipe),
+    }
+    for key, (fixed, given) in made.items():
+        lines += _optimiser_problems(overridden(benchmark.recipe, {**fixed, **given}), f"generator.{key}") if given else []
     for name, row in benchmark.rows.items():
         recipe = overridden(benchmark.recipe, row.recipe)
-        lines += _momentum_problems(recipe, f"methods.{name}.recipe") if row.recipe else []
         found = exchange(row.exchange, benchmark.protocol)
         if isinstance(found, RePr) and row.subnets:
             lines.append(
                 f"methods.{name}: 'repr' drops filters of one network, which its sub-nets share; leave one of them out"
             )
+        where = f"methods.{name}.recipe" if row.recipe else "recipe"
+        lines += _optimiser_problems(recipe, where, bool(found)) if row.recipe or found else []
         if isinstance(found, RePr) and recipe.epochs <= found.epochs:
             lines.append(
                 f"methods.{name}: the cycles of 'repr' take {found.epochs} epochs, and recipe.epochs is {recipe.epochs}: the "
@@ -250,7 +302,7 @@ def _own_recipes(benchmark: Benchmark) -> list[str]:
 def _teacher_recipes(benchmark: Benchmark) -> list[str]:
     if not benchmark.teacher_recipe:
         return []
-    return _momentum_problems(overridden(benchmark.recipe, benchmark.teacher_recipe), "teacher_recipe")
+    return _optimiser_problems(overridden(benchmark.recipe, benchmark.teacher_recipe), "teacher_recipe")
 
 
 def _tasks(benchmark: Benchmark) -> list[str]:
@@ -292,8 +344,9 @@ def _needs(benchmark: Benchmark) -> list[str]:
         for needed, lacking, advice in (
             (needs.teacher, not row.teachers, "a teacher; set teachers: 1"),
             (needs.heads, not row.subnets, "sub-nets; set subnets: true"),
-            (needs.peers, row.networks < 2, "other networks in its group; set networks: 2 or more"),
-            (needs.peers, ranks > 0, "all networks in one process; set recipe.ranks_per_network: 0"),
+            (needs.runs == "teachers", row.teachers < 2, "two teachers; set teachers: 2"),
+            (needs.peers or needs.runs == "peers", row.networks < 2, "other networks in its group; set networks: 2 or more"),
+            (needs.peers or needs.runs == "peers", ranks > 0, "all networks in one process; set recipe.ranks_per_network: 0"),
             (needs.indices, ranks > 1, "all images of its network in one process; set recipe.ranks_per_network to 0 or 1"),
             (needs.input_gradient, recipe.compile, "a network that is not compiled; set recipe.compile: false"),
         ):
@@ -319,7 +372,9 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Benchmark], list[str]]], ...] = 
     (("pairs",), _models),
     (("pairs", "methods", "data", "adapt_stem"), _pair_subnets),
     (("pairs", "teacher_recipe"), _two_baselines),
-    (("methods", "recipe", "protocol"), _own_recipes),
+    (("pairs", "methods", "generated", "generator", "data"), _generated_rows),
+    (("generator",), _generator_models),
+    (("methods", "recipe", "protocol", "generator"), _own_recipes),
     (("recipe", "teacher_recipe"), _teacher_recipes),
     (("datasets", "methods"), _tasks),
     (("datasets", "methods", "recipe", "protocol"), _needs),

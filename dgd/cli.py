@@ -100,7 +100,7 @@ def status(
     if frozen.is_frozen(benchmark):
         for row in frozen.made_by(benchmark):
             print(f"{benchmark}: frozen, {frozen.sentence(row)}")
-        frozen.refuse(benchmark, cells, {cell.slug: identity.prepared_folder(cell) for cell in cells})
+        frozen.refuse(benchmark, cells, {cell.data_slug: identity.prepared_folder(cell) for cell in cells})
         return
     found = identity.states(cells, results)
     for name, state in found.items():
@@ -194,7 +194,8 @@ def prune(
         raise SystemExit(f"{folder}: no config.yaml of a cell in it; give the folder of a trained cell")
     if not (Path(folder) / "model.safetensors").is_file():
         raise SystemExit(f"{folder}: no model.safetensors in it; committed results come without weights, train the cell first")
-    curve = pruning.prune_cell(folder, running.prepared(cell), shares or pruning.SHARES)
+    root = Path(folder).resolve().parents[cell.path.count("/")]
+    curve = pruning.prune_cell(folder, running.prepared(cell, root), shares or pruning.SHARES)
     if curve.empty:
         raise SystemExit(f"{folder}: nothing to prune: the cell has no result, or its network no convolution filters")
     print(tabulate(curve, headers="keys", showindex=False, floatfmt=(".3f", "g", "g", ".0f", ".2f", ".2f")))

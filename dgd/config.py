@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dgd import checks, keys, methods, metrics, yaml_files
-from dgd.benchmark import Benchmark, Pair, objective_of, overridden, rows_of
-from dgd.cell import IMAGE, Cell, Method, exchange, slug
+from dgd.benchmark import GAN_RECIPE, RATIO_RECIPE, Benchmark, Pair, objective_of, overridden, rows_of
+from dgd.cell import IMAGE, Cell, Generated, Method, exchange, slug
 
 
 class ConfigError(ValueError):
@@ -89,8 +89,9 @@ def _known_part(given: Mapping, wrong: Mapping) -> Benchmark:
 def cells(benchmark: Benchmark) -> list[Cell]:
     """Return the cells of a benchmark: teachers first, then data sets, pairs, methods and seeds in order.
 
-    A teacher is a `baseline` cell of another model: the same training, run earlier. A method whose teachers differ from pair to
-    pair of one student has a folder `<student>-by-<teacher>` for each.
+    A teacher is a `baseline` cell of another model: the same training, run earlier. The cells that generate images come after
+    the teacher that judges them. A method whose teachers differ from pair to pair of one student has a folder
+    `<student>-by-<teacher>` for each.
     """
     rows = benchmark.rows
     teachers_of: dict[str, set] = {}
@@ -109,9 +110,14 @@ def cells(benchmark: Benchmark) -> list[Cell]:
 
     for dataset in benchmark.datasets:
         for pair in benchmark.pairs:
-            needed = max((row.teachers for row in rows_of(pair, rows).values()), default=0)
-            for seed in benchmark.teacher_seeds[:needed]:
+            used = rows_of(pair, rows).values()
+            needed = max((row.teachers for row in used), default=0)
+            generated = [keys.build(Generated, benchmark.generated[row.generated]) for row in used if row.generated]
+            for seed in benchmark.teacher_seeds[: max(needed, bool(generated))]:
                 add(dataset, Pair(pair.teacher, input=pair.teacher_input), "baseline", teacher_row, seed)
+            makers = _makers(benchmark, dataset, pair.teacher) if generated else []
+            for cell in makers if any(one.subsample for one in generated) else makers[:1]:
+                found.setdefault(cell.path, cell)
         for pair in benchmark.pairs:
             for name, row in rows_of(pair, rows).items():
                 for seed in benchmark.seeds:
@@ -121,6 +127,8 @@ def cells(benchmark: Benchmark) -> list[Cell]:
 
 def _cell(benchmark: Benchmark, dataset: str, pair: Pair, name: str, row: Method, seed: int) -> Cell:
     kind = metrics.of_dataset(dataset)
+    images = keys.build(Generated, benchmark.generated[row.generated]) if row.generated else None
+    makers = [cell.path for cell in _makers(benchmark, dataset, pair.teacher)] if images else []
     root = f"{benchmark.benchmark}/{slug(dataset)}"
     return Cell(
         benchmark=benchmark.benchmark,
@@ -135,6 +143,9 @@ def _cell(benchmark: Benchmark, dataset: str, pair: Pair, name: str, row: Method
         subnet_batch_norm=row.subnet_batch_norm,
         subnet_classifier=row.subnet_classifier,
         teachers=tuple(f"{root}/{pair.teacher}/baseline/seed{k}" for k in benchmark.teacher_seeds[: row.teachers]),
+        generated=images,
+        images=row.generated,
+        makers=_paths(images, makers, f"{root}/{pair.teacher}/baseline/seed{benchmark.teacher_seeds[0]}") if images else (),
         objective=objective_of(row, benchmark.protocol, kind),
         exchange=exchange(row.exchange, benchmark.protocol),
         protocol=benchmark.protocol,
@@ -145,6 +156,46 @@ def _cell(benchmark: Benchmark, dataset: str, pair: Pair, name: str, row: Method
         data=benchmark.data,
         recipe=overridden(benchmark.recipe, row.recipe),
     )
+
+
+def _paths(images: Generated, makers: list[str], teacher: str) -> tuple[str, ...]:
+    """Return the paths of the cells that images are made by: GAN, teacher, and the density ratio where it is used."""
+    gan, ratio = makers
+    return gan, teacher, *([ratio] if images.subsample else [])
+
+
+def _makers(benchmark: Benchmark, dataset: str, teacher: str) -> list[Cell]:
+    """Return the cells of the GAN and of the density ratio of a data set, judged by and reading the features of a teacher."""
+    given = benchmark.generator
+    shared = {
+        **{"benchmark": benchmark.benchmark, "dataset": dataset, "seed": given.seed, "teacher": teacher},
+        **{"protocol": benchmark.protocol, "adapt_stem": benchmark.adapt_stem, "data": benchmark.data},
+    }
+    taught = f"{benchmark.benchmark}/{slug(dataset)}/{teacher}/baseline/seed{benchmark.teacher_seeds[0]}"
+    gan = Cell(
+        model=given.network,
+        method="gan",
+        student=given.network,
+        networks=2,
+        partners=(given.discriminator,),
+        partner_steps=given.steps,
+        teachers=(taught,),
+        objective={"adversarial": {"weight": 1.0, **given.adversarial}},
+        task="generation",
+        recipe=overridden(benchmark.recipe, {**GAN_RECIPE, **given.recipe}),
+        **shared,
+    )
+    ratio = Cell(
+        model=given.ratio,
+        method="density-ratio",
+        student=given.ratio,
+        teachers=(taught, gan.path),
+        objective={"ratio": {"weight": 1.0, **given.density}},
+        task="density-ratio",
+        recipe=overridden(benchmark.recipe, {**RATIO_RECIPE, **given.ratio_recipe}),
+        **shared,
+    )
+    return [gan, ratio]
 
 
 def torchrun(processes: int) -> list[str]:

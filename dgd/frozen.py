@@ -113,7 +113,7 @@ def differences(folder: str | Path, cells: Iterable[Cell], data: dict[str, str |
     """
     folder, found = Path(folder), {}
     for cell in cells:
-        for line in _differences(folder.parent / cell.path, cell, Path(data[cell.slug]) / "manifest.json"):
+        for line in _differences(folder.parent / cell.path, cell, Path(data[cell.data_slug]) / "manifest.json"):
             found.setdefault(line, []).append(cell.path)
     lines = [f"{line} ({paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''})" for line, paths in found.items()]
     if not lines:
@@ -135,8 +135,8 @@ def _differences(folder: Path, cell: Cell, manifest: Path) -> list[str]:
     if frozen is None:
         return ["a cell is asked for that is not there"]
     lines = identity.field_differences(identity.fields(frozen), identity.fields(cell))
-    if len(frozen.teachers) != len(cell.teachers):
-        lines.append(f"teachers was {len(frozen.teachers)} and is {len(cell.teachers)}")
+    if len(frozen.sources) != len(cell.sources):
+        lines.append(f"teachers was {len(frozen.sources)} and is {len(cell.sources)}")
     record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     if manifest.is_file() and not _same_data(record, manifest):
         lines.append("the data set differs")

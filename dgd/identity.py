@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from dgd import codehash, keys, methods
-from dgd.cell import EXCHANGES, Cell, Data, Recipe, slug
+from dgd.cell import EXCHANGES, Cell, Data, Generated, Recipe, slug
 from dgd.codehash import code as code
 from dgd.codehash import digest as digest
 from dgd.codehash import files as code_files  # noqa: F401
@@ -47,7 +47,7 @@ APART = (
 """Modules that a training imports and that are no part of the code of its identity."""
 READER = "dgd.data.sources"
 """What reads a folder's images while a network trains: part of the code of cells of folders only."""
-PLACE = ("format", "name", "arguments", "seed", "files")
+PLACE = ("format", "name", "arguments", "seed", "files", "origin")
 """Keys of a data set's manifest that say where it comes from, not what it holds."""
 MISSING = "is not set"
 
@@ -59,7 +59,7 @@ class Identity:
     Attributes:
         fields: `recipe.lr`, `objective.kd.weight`, ... -> value.
         code: File -> hash of its syntax.
-        teachers: The identities of its teachers, in their order.
+        teachers: The identities of the cells that it depends on, in the order of `Cell.sources`.
     """
 
     fields: Mapping[str, Any]
@@ -119,16 +119,17 @@ class Identities:
             ValueError: One of its teachers is not among the cells, or a term has no file.
         """
         if cell.path not in self._found:
-            if unknown := [path for path in cell.teachers if path not in self.cells]:
+            if unknown := [path for path in cell.sources if path not in self.cells]:
                 raise ValueError(f"{cell.path}: its teacher {unknown[0]} is no cell that is known here")
-            teachers = tuple(self.of(self.cells[path]) for path in cell.teachers)
+            teachers = tuple(self.of(self.cells[path]) for path in cell.sources)
             self._found[cell.path] = Identity(fields(cell), self.code(cell), teachers)
         return self._found[cell.path]
 
     def code(self, cell: Cell) -> dict[str, str]:
         """Return file -> hash of the code that a cell uses; cells that use the same share it."""
         exchange = cell.exchange.name if cell.exchange else ""
-        kind = (cell.student, cell.teacher, cell.subnets, tuple(cell.objective), exchange, cell.dataset == cell.slug)
+        networks = cell.student, cell.teacher, cell.subnets, cell.partners
+        kind = (networks, tuple(cell.objective), exchange, cell.dataset == cell.slug)
         if kind not in self._code:
             roots = _roots(cell)
             self._code[kind] = codehash.files(*roots, apart=set(APART) - set(roots))
@@ -144,7 +145,7 @@ def fields(cell: Cell) -> dict[str, Any]:
     """Return the typed fields that decide a cell's result, as `recipe.lr` -> value; labels and places are none of them."""
     found: dict[str, Any] = {}
     for name, value in _deciding(cell).items():
-        if isinstance(value, Recipe | Data):
+        if isinstance(value, Recipe | Data | Generated):
             found |= {f"{name}.{option}": item for option, item in _deciding(value).items()}
         else:
             found[name] = value
@@ -179,7 +180,7 @@ def record(cell: Cell, *, results: str | Path, data: str | Path) -> dict:
         results: Root of the results, with the teachers' folders in it.
         data: Folder of the prepared data set.
     """
-    folders = [Path(results) / path for path in cell.teachers]
+    folders = [Path(results) / path for path in cell.sources]
     identity = at(cell, results)
     taught = [
         {"identity": teacher.hash if _recorded(folder) else None, "weights_sha256": file_hash(folder / WEIGHTS)}
@@ -190,14 +191,14 @@ def record(cell: Cell, *, results: str | Path, data: str | Path) -> dict:
         "fields": dict(identity.fields),
         "code": dict(identity.code),
         "data": data_hash(Path(data) / "manifest.json"),
-        "teachers": dict(zip(cell.teachers, taught, strict=True)),
+        "teachers": dict(zip(cell.sources, taught, strict=True)),
     }
 
 
 def at(cell: Cell, results: str | Path) -> Identity:
     """Return the identity that a cell has when it learns from the teachers as they lie in their folders."""
     return Identity(
-        fields(cell), Identities().code(cell), tuple(_of_folder(Path(results) / path, Path(results)) for path in cell.teachers)
+        fields(cell), Identities().code(cell), tuple(_of_folder(Path(results) / path, Path(results)) for path in cell.sources)
     )
 
 
@@ -225,7 +226,7 @@ def _roots(cell: Cell) -> tuple[str, ...]:
     roots = [ENTRY, *(f"dgd.objectives.{term}" for term in cell.objective)]
     if cell.exchange and codehash.module_file(f"dgd.exchange.{cell.exchange.name}"):
         roots.append(f"dgd.exchange.{cell.exchange.name}")
-    networks = [cell.student, *([cell.teacher] if cell.teacher else []), *cell.subnets]
+    networks = [cell.student, *([cell.teacher] if cell.teacher else []), *cell.subnets, *cell.partners]
     roots += [file for name in networks if (file := codehash.registered("dgd.models", name))]
     if slug(cell.dataset) != cell.dataset:
         roots.append(READER)
@@ -298,7 +299,13 @@ def _said(value: Any) -> str:
 def _default(name: str, now: Mapping[str, Any]) -> Any:
     """Return the value of a key that a record of an older version lacks."""
     place, _, option = name.rpartition(".")
-    kind = {"": Cell, "recipe": Recipe, "data": Data, "exchange": EXCHANGES.get(now.get("exchange") or "")}.get(place)
+    kind = {
+        "": Cell,
+        "recipe": Recipe,
+        "data": Data,
+        "generated": Generated,
+        "exchange": EXCHANGES.get(now.get("exchange") or ""),
+    }.get(place)
     spec = keys.specs(kind).get(option) if kind else None
     return MISSING if spec is None or spec.default is keys.MISSING else _number(keys.plain(spec.default))
 
@@ -308,7 +315,7 @@ def _taught_otherwise(cell: Cell, recorded: Mapping, identity: Identity, root: P
     lines, then = [], list(recorded["teachers"].values())
     if len(then) != len(identity.teachers):
         return [f"it had {len(then)} teachers and has {len(identity.teachers)}"]
-    for path, was, teacher in zip(cell.teachers, then, identity.teachers, strict=True):
+    for path, was, teacher in zip(cell.sources, then, identity.teachers, strict=True):
         there = _recorded(root / path)
         if was["identity"] != teacher.hash:
             changed = differences(there, teacher) if there else ["it is not there"]
@@ -368,8 +375,8 @@ def states(cells: Iterable[Cell], results: str | Path, known: Iterable[Cell] = (
 
 
 def prepared_folder(cell: Cell) -> Path:
-    """Return the folder of a cell's prepared data set."""
-    return Path(cell.data.dir) / "prepared" / cell.benchmark / cell.slug
+    """Return the folder of a cell's prepared data set: of real images, or of those that were generated for it."""
+    return Path(cell.data.dir) / "prepared" / cell.benchmark / cell.data_slug
 
 
 # --------------------------------------------------------------------------------------------- the same cell elsewhere
@@ -413,7 +420,7 @@ def adopt(source: str | Path, folder: str | Path, cell: Cell) -> dict:
     labels = {"benchmark": cell.benchmark, "dataset": cell.dataset, "model": cell.model, "method": cell.method}
     metrics["cell"] |= labels
     taught = provenance["identity"]["teachers"].values()
-    provenance["identity"]["teachers"] = dict(zip(cell.teachers, taught, strict=True))
+    provenance["identity"]["teachers"] = dict(zip(cell.sources, taught, strict=True))
     if "teachers" in provenance:
         provenance["teachers"] = dict(zip(cell.teachers, provenance["teachers"].values(), strict=True))
     origin = provenance.get("origin", provenance.get("cell"))

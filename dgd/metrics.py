@@ -45,13 +45,18 @@ class Metric:
 METRICS = {
     "classification": Metric("top1", "top-1 accuracy", "%", True, ".2f"),
     "regression": Metric("rmse", "root mean square error", "", False, ".3f"),
+    "generation": Metric("ffd", "Fréchet distance of our own teacher's features", "", False, ".3f"),
+    "density-ratio": Metric("ratio_loss", "loss of the density ratio", "", False, ".4f"),
 }
 """The metric of each task."""
 
-TERMS = {"classification": "ce", "regression": "mse"}
-"""The term of each task that compares answers with labels: a method's `ce` stands for it."""
+TERMS = {"classification": "ce", "regression": "mse", "generation": "adversarial", "density-ratio": "ratio"}
+"""The term of each task that it cannot do without: of classification and regression, a method's `ce` stands for it."""
 
-DATASETS = {"digits-rotation": "regression"}
+MAKERS = ("generation", "density-ratio")
+"""Tasks whose cells make training images for others and predict no labels."""
+
+DATASETS = {"digits-rotation": "regression", "digits-angle": "regression"}
 """Tasks of data sets by their kind; all others are classification."""
 
 

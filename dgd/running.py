@@ -4,7 +4,7 @@ import fnmatch
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dgd import config, frozen, identity
@@ -26,9 +26,13 @@ class Order:
 
     @property
     def needed(self) -> list[Cell]:
-        """The teachers of the wanted cells, and then these."""
-        teachers = [self.known[path] for cell in self.wanted for path in cell.teachers]
-        return list({cell.path: cell for cell in [*teachers, *self.wanted]}.values())
+        """The cells that the wanted ones depend on, and then these."""
+        return list({cell.path: cell for cell in [*self._sources(self.wanted), *self.wanted]}.values())
+
+    def _sources(self, cells: list[Cell]) -> list[Cell]:
+        """Return the cells that some depend on, each after those that it depends on itself."""
+        own = [self.known[path] for cell in cells for path in cell.sources]
+        return [*self._sources(own), *own] if own else []
 
 
 def order(path: str | Path, pattern: str = "*") -> Order:
@@ -45,18 +49,27 @@ def order(path: str | Path, pattern: str = "*") -> Order:
     own = identity.cell_of(path.parent) if path.name == "config.yaml" else None
     if own:
         root = path.parent.resolve().parents[own.path.count("/")]
-        known = {own.path: own}
-        for teacher in own.teachers:
-            cell = identity.cell_of(root / teacher)
-            if cell is None:
-                raise ValueError(f"{root / teacher}: no config.yaml of the teacher in it")
-            known[teacher] = cell
-        return Order([own], known)
+        return Order([own], {cell.path: cell for cell in with_sources(own, root)})
     known = {cell.path: cell for cell in benchmark_cells(path)}
     wanted = [cell for name, cell in known.items() if fnmatch.fnmatch(name, pattern) or name.endswith(f"/{pattern}")]
     if not wanted:
         raise ValueError(f"{path}: no cell matches {pattern!r}; `dgd-bench list {path}` lists them")
     return Order(wanted, known)
+
+
+def with_sources(cell: Cell, root: Path) -> list[Cell]:
+    """Return the cells that a finished cell depends on, by their config.yaml, each before those that depend on it, and itself.
+
+    Raises:
+        ValueError: One of them has no config.yaml below the root of the results.
+    """
+    found = {}
+    for path in cell.sources:
+        source = identity.cell_of(root / path)
+        if source is None:
+            raise ValueError(f"{root / path}: no config.yaml of the teacher in it")
+        found |= {one.path: one for one in with_sources(source, root)}
+    return [*found.values(), cell]
 
 
 def benchmark_cells(path: str | Path) -> list[Cell]:
@@ -70,14 +83,25 @@ def folder_cells(folder: str | Path) -> list[Cell]:
     return sorted(filter(None, found), key=lambda cell: (len(cell.teachers), cell.path))
 
 
-def prepared(cell: Cell) -> Path:
-    """Return the folder of a cell's prepared data set; prepare it if it is not there."""
+def prepared(cell: Cell, results: str | Path = "results") -> Path:
+    """Return the folder of a cell's prepared data set; prepare or generate it if it is not there.
+
+    Args:
+        cell: The cell.
+        results: Root of the results, with the finished cells that generate its images.
+    """
     from dgd import data
 
     options = {name: getattr(cell.data, name) for name in ("train_images", "validation_images", "image_size", "loader")}
-    folder = identity.prepared_folder(cell)
+    base = folder = identity.prepared_folder(replace(cell, generated=None))
     if not data.is_prepared(folder, cell.dataset, data_dir=cell.data.dir, **options):
         data.prepare(cell.dataset, folder, data_dir=cell.data.dir, **options)
+    if cell.generated:
+        from dgd.train import generate
+
+        folder = identity.prepared_folder(cell)
+        if not generate.is_generated(cell, results=results, base=base, out=folder):
+            generate.generate(cell, results=results, base=base, out=folder)
     return folder
 
 
@@ -111,7 +135,7 @@ def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
         raise ValueError(f"{results / path} is {found[path]}{more} (--again trains again)")
     good = True
     for cell in needed:
-        prepared(cell)
+        prepared(cell, results)
         anew = again and (cell in order.wanted or not found[cell.path].fresh)
         if cell.path in there and not anew:
             print(f"{results / cell.path}: already there (--again trains it again)", file=sys.stderr)

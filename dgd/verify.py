@@ -33,17 +33,9 @@ def verify(folder: str | Path) -> str:
         raise ValueError(f"{folder}: no finished cell in it; give the folder of a trained cell")
     root = folder.parents[cell.path.count("/")]
     with tempfile.TemporaryDirectory() as made:
-        for one in [*(teacher_of(root, path) for path in cell.teachers), cell]:
+        for one in running.with_sources(cell, root):
             train(alone(one), made)
         return difference(folder, Path(made) / cell.path)
-
-
-def teacher_of(root: Path, path: str) -> Cell:
-    """Return a teacher by its config.yaml below the root of the results."""
-    cell = identity.cell_of(root / path)
-    if cell is None:
-        raise ValueError(f"{root / path}: no config.yaml of the teacher in it")
-    return cell
 
 
 def alone(cell: Cell) -> Cell:
@@ -60,7 +52,7 @@ def train(cell: Cell, results: str | Path) -> None:
     from dgd import train as training
 
     with contextlib.suppress(training.NoResult):
-        training.train_cell(cell, results=results, data=running.prepared(cell))
+        training.train_cell(cell, results=results, data=running.prepared(cell, results))
 
 
 def difference(was: Path, now: Path) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from dgd import identity
 from dgd.cell import Cell
 from dgd.identity import Stale
+from pipeline.generate import Images
 from pipeline.prepare import MADE_FROM, Prepared
 
 READERS = ("pipeline.collect", "pipeline.tabulate", "pipeline.plot", "pipeline.report")
@@ -14,7 +15,7 @@ UNREAD = ("dgd.models", "dgd.objectives", "dgd.data")
 """What the readers' modules name and never run: they are started with DGD_NETWORKS=no."""
 
 
-def stale(cells: Mapping[str, Cell], results: str | Path, data: Mapping[str, Prepared]) -> dict[str, Stale]:
+def stale(cells: Mapping[str, Cell], results: str | Path, data: Mapping[str, Prepared | Images]) -> dict[str, Stale]:
     """Return path -> why the cell is trained: its folder does not hold its result.
 
     Args:
@@ -25,7 +26,7 @@ def stale(cells: Mapping[str, Cell], results: str | Path, data: Mapping[str, Pre
     identities = identity.Identities(cells.values())
     found = {}
     for path, cell in cells.items():
-        prepared = data[cell.slug]
+        prepared = data[cell.data_slug]
         status = identity.status(cell, Path(results) / path, identity=identities.of(cell), data=prepared.hash)
         if prepared.changed:
             status = Stale((*status.reasons, "the data set is prepared again, for what it is made from changed"))
@@ -35,7 +36,7 @@ def stale(cells: Mapping[str, Cell], results: str | Path, data: Mapping[str, Pre
 
 
 def mark(
-    stale: Mapping[str, Stale | None], data: Mapping[str, Prepared], results: str | Path, benchmark: str | Path
+    stale: Mapping[str, Stale | None], data: Mapping[str, Prepared | Images], results: str | Path, benchmark: str | Path
 ) -> dict[str, str]:
     """Write a file for each cell and data set that is there and is made again; return cell or data set -> file.
 

@@ -12,7 +12,7 @@ import yaml
 
 from dgd import keys, terms
 from dgd.benchmark import Benchmark, Pair, schema
-from dgd.cell import EXCHANGES, Data, Exchange, Recipe, Ring
+from dgd.cell import EXCHANGES, Data, Exchange, Generated, Generator, Recipe, Ring
 from dgd.exchange.repr import RePr
 from dgd.files import write_text
 from dgd.methods import Row
@@ -26,6 +26,8 @@ INSIDE = {
     "pairs": ("pairs[].", Pair),
     "methods": ("methods[].<name>.", Row),
     "recipe": ("recipe.", Recipe),
+    "generator": ("generator.", Generator),
+    "generated": ("generated.<name>.", Generated),
 }
 
 

@@ -39,7 +39,8 @@ def main(argv=None):
     ]
     listed = rows if len(rows) <= LISTED else [row for row in rows if row["status"] != "finished"]
     names = ["results", "methods", "filters", "density", *(["controls"] if config.get("controls") else [])]
-    names += [name for name in ("subnets", "retrieval") if (folder / "tables" / f"{name}.md").is_file()]
+    special = ("subnets", "retrieval", "generated")  # tables of some benchmarks only
+    names += [name for name in special if (folder / "tables" / f"{name}.md").is_file()]
     page = jinja2.Template(PAGE.read_text(), autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
         benchmark=config["benchmark"],
         config=yaml.safe_dump(config, sort_keys=False),

@@ -4,7 +4,7 @@
 batches. `NAMES` are the data sets with a name of their own; a folder of images is named `imagefolder:<path>`.
 """
 
-from dgd.data.loader import Dataset, Examples, Loader, augment, load
+from dgd.data.loader import Dataset, Examples, Loader, augment, load, manifest
 from dgd.data.preparation import is_prepared, prepare, stratified
 from dgd.data.sources import NAMES, SOURCES, is_known
 
@@ -18,6 +18,7 @@ __all__ = [
     "is_known",
     "is_prepared",
     "load",
+    "manifest",
     "prepare",
     "stratified",
 ]

@@ -404,16 +404,26 @@ def load(out: str | Path, *, verify: bool = True) -> Dataset:
     for path in (manifest_path, images_path):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there; prepare the data set first")
-    try:
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{manifest_path} is not JSON ({error}); prepare the data set again") from error
-    if manifest.get("format") != FORMAT:
-        raise ValueError(f"{manifest_path} has format {manifest.get('format')}, not {FORMAT}; prepare it again")
+    about = manifest(manifest_path)
     if verify:
-        if file_hash(images_path) != manifest["images_sha256"]:
+        if file_hash(images_path) != about["images_sha256"]:
             raise ValueError(f"{images_path} is not the file that {manifest_path} describes; prepare it again")
-        for split, files in manifest.get("files", {}).items():
-            if list_sha256(files) != manifest["files_sha256"][split]:
+        for split, files in about.get("files", {}).items():
+            if list_sha256(files) != about["files_sha256"][split]:
                 raise ValueError(f"{manifest_path}: the file list of {split} was changed; prepare it again")
-    return Dataset(manifest, load_file(images_path))
+    return Dataset(about, load_file(images_path))
+
+
+def manifest(path: Path) -> dict:
+    """Read a manifest.json.
+
+    Raises:
+        ValueError: It is not JSON, or its format is another one.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); prepare the data set again") from error
+    if found.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {found.get('format')}, not {FORMAT}; prepare it again")
+    return found

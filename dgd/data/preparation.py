@@ -202,7 +202,12 @@ def prepare(
         manifest["files"] = files
         manifest["files_sha256"] = {split: list_sha256(paths) for split, paths in files.items()}
 
-    out = Path(out)
+    return write_prepared(tensors, manifest, out)
+
+
+def write_prepared(tensors: dict[str, torch.Tensor], manifest: dict, out: str | Path) -> dict:
+    """Write images.safetensors and then manifest.json with the hash of it, each atomically; return the manifest."""
+    manifest, out = dict(manifest), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)  # a manifest must never exist without the files that it describes
     save_file(tensors, out / "images.safetensors.tmp")

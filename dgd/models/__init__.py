@@ -1,11 +1,13 @@
 """Models by name: the CIFAR networks of the papers and two for sounds, registered with timm, and every other model of timm.
 
 Importing this package imports its files that use timm's `@register_model`, and so registers `cifar_resnet8/14/20/32/44/56/110`,
-`cifar_resnet8/20/32/56/110_leaky`, `cifar_mobilenetv2`, `cifar_vgg16_bn`, `cifar_wrn28_10`, `cifar_wrn10_1` and
-`audio_resnet8/20`. A new file needs no entry here. Weights are never downloaded.
+`cifar_resnet8/20/32/56/110_leaky`, `cifar_mobilenetv2`, `cifar_vgg16_bn`, `cifar_wrn28_10`, `cifar_wrn10_1`, and
+`audio_resnet8/20`. `gan_generator`, `gan_discriminator`, `ratio_mlp3` and `ratio_mlp5` make training images. A new file needs
+no entry here. Weights are never downloaded.
 """
 
 import difflib
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from timm.models import get_pretrained_cfg
 from timm.models.vgg import VGG
 from torch import nn
 
-__all__ = ["create", "is_known", "suggest"]
+__all__ = ["create", "example", "feature_width", "is_known", "suggest", "takes"]
 
 for _path in sorted(Path(__file__).parent.glob("*.py")):
     if "\n@register_model\n" in _path.read_text(encoding="utf-8"):
@@ -98,6 +100,25 @@ def create(name: str, *, num_classes: int, in_chans: int = 3, image_size: int = 
     return model
 
 
+def takes(network: nn.Module, input: str = "image") -> str:
+    """Return the name of the input that a network takes: the given one, unless it says otherwise."""
+    return getattr(network, "takes", input)
+
+
+def example(network: nn.Module, images: int, in_chans: int, image_size: int) -> torch.Tensor:
+    """Return an input of zeros for a network: images, unless it makes its own example."""
+    made = getattr(network, "example", None)
+    return made(images) if made else torch.zeros(images, in_chans, image_size, image_size)
+
+
+@lru_cache(None)
+def feature_width(name: str, in_chans: int, image_size: int, adapt_stem: bool) -> int:
+    """Return the width of a network's pooled features, which its classifier takes."""
+    with torch.device("meta"):
+        network = create(name, num_classes=2, in_chans=in_chans, image_size=image_size, adapt_stem=adapt_stem)
+    return network.get_classifier().in_features
+
+
 def _patch_size(image_size: int) -> int:
     """Return the divisor of the image size that is nearest to an eighth of it."""
     divisors = [size for size in range(1, image_size + 1) if image_size % size == 0]
@@ -159,8 +180,9 @@ def _make_3x3(conv: nn.Conv2d, *, patches: bool) -> None:
 def _try(model: nn.Module, num_classes: int, in_chans: int, image_size: int) -> None:
     """Run the model on one image, in evaluation mode and with a forked random generator, so that no state changes."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        logits = model.eval()(torch.zeros(1, in_chans, image_size, image_size))
+        logits = model.eval()(example(model, 1, in_chans, image_size))
     model.train()
-    if tuple(getattr(logits, "shape", ())) != (1, num_classes):
+    wanted = (1, *getattr(model, "makes", (num_classes,)))
+    if tuple(getattr(logits, "shape", ())) != wanted:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(f"its output is {found} and should be (1, {num_classes})")
+        raise ValueError(f"its output is {found} and should be {wanted}")

@@ -13,9 +13,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dgd.keys import nearest
-from dgd.objectives.term import STATUSES, Batch, Output, Requires, Setting, Term
+from dgd.objectives.term import STATUSES, Batch, Output, Requires, Runs, Setting, Term
 
-__all__ = ["STATUSES", "TERMS", "Batch", "Objective", "Output", "Requires", "Setting", "Term", "least_faithful"]
+__all__ = ["STATUSES", "TERMS", "Batch", "Objective", "Output", "Requires", "Runs", "Setting", "Term", "least_faithful"]
 
 
 class Terms(Mapping[str, type[Term]]):
@@ -82,6 +82,10 @@ class Objective(nn.Module):
             terms[name].autocast = autocast
         self.terms = nn.ModuleDict(terms)
         self.requires = reduce(or_, (term.requires for term in terms.values()), Requires())
+        if self.requires.runs and not all(term.requires.runs for term in terms.values()):
+            raise ValueError(
+                f"{', '.join(terms)}: some of these terms run their networks themselves; they cannot stand with others"
+            )
 
     def setup(self, example: Batch, setting: Setting) -> None:
         """Build the modules of every term; see `Term.setup`.
@@ -108,4 +112,4 @@ class Objective(nn.Module):
         return sum(self.weights[name] * part for name, part in parts.items()), parts
 
 
-_ANSWERS = {"classification": "logits", "regression": "value"}
+_ANSWERS = {"classification": "logits", "regression": "value", "generation": "raw", "density-ratio": "raw"}

@@ -17,6 +17,7 @@ class Output:
     Attributes:
         logits: (B, K), of a network that classifies.
         value: (B,), of a network that predicts a number.
+        raw: (B, ...), of any other network.
         stages: Feature maps (B, C, H, W), shallow to deep: the last one of each resolution. Empty where no term reads features.
         before: The same maps before the stage's last activation; the stage's output itself where no activation ends it.
         pooled: (B, C), the input of the classifier.
@@ -29,18 +30,37 @@ class Output:
     pooled: Tensor | None = None
     value: Tensor | None = None
     heads: Mapping[str, "Output"] = field(default_factory=dict)
+    raw: Tensor | None = None
 
     @property
-    def answer(self) -> Tensor:
-        """Return the logits, or the value of a network that has none."""
-        return self.value if self.logits is None else self.logits
+    def answer(self) -> Tensor | None:
+        """Return the logits, or the value or raw output of a network that has none; None where it was not run."""
+        return next((x for x in (self.logits, self.value) if x is not None), self.raw)
 
     def detach(self) -> "Output":
         """Return the same output without gradient."""
         maps = {name: [x.detach() for x in getattr(self, name)] for name in ("stages", "before")}
-        single = {name: getattr(self, name) for name in ("logits", "value", "pooled")}
+        single = {name: getattr(self, name) for name in ("logits", "value", "pooled", "raw")}
         single = {name: None if x is None else x.detach() for name, x in single.items()}
         return replace(self, **single, **maps, heads={name: head.detach() for name, head in self.heads.items()})
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The networks of a step, for terms that run them on inputs that they make.
+
+    Each is a function of inputs by name that returns an `Output`.
+
+    Attributes:
+        own: The network that learns, with gradient.
+        peers: The group's other networks by their number, with gradient with respect to the inputs and none to the weights;
+            batch norm's running statistics stay as they are.
+        teachers: The teachers, without gradient.
+    """
+
+    own: Callable[[Mapping[str, Tensor]], Output]
+    peers: Mapping[int, Callable[[Mapping[str, Tensor]], Output]] = field(default_factory=dict)
+    teachers: Sequence[Callable[[Mapping[str, Tensor]], Output]] = ()
 
 
 @dataclass
@@ -55,6 +75,7 @@ class Batch:
         teachers: Output of each teacher on the same examples, without gradient.
         peers: Outputs of the group's other networks by their number, on the same examples, without gradient.
         time: Epochs trained so far; a fraction within an epoch.
+        runs: The networks, for a term that runs them itself; `own`, `teachers` and `peers` are then empty.
     """
 
     inputs: Mapping[str, Tensor]
@@ -64,6 +85,7 @@ class Batch:
     teachers: Sequence[Output] = ()
     peers: Mapping[int, Output] = field(default_factory=dict)
     time: float = 0.0
+    runs: Runs | None = None
 
 
 @dataclass
@@ -74,11 +96,15 @@ class Setting:
         network: Number of the network that learns, from 0; the first is the one that is reported.
         networks: Number of networks in the group.
         labels: (N,), of the whole training split, on the device.
+        classes: Number of classes; 0 where labels are numbers.
+        takes: Name of the input that the network takes.
     """
 
     network: int
     networks: int
     labels: Tensor
+    classes: int = 0
+    takes: str = "image"
 
 
 WORDS = {"heads": "sub-nets"}
@@ -103,6 +129,8 @@ class Requires:
         inputs: Names of the inputs that the term reads itself.
         task: The only task for which the term is defined; "" for any.
         heads: The term needs `heads`: the network that learns has sub-nets.
+        runs: The term runs networks itself, by `Batch.runs`: `peers` or `teachers`. All terms of an objective do, or none.
+        teacher_features: The term needs `pooled` of the teachers.
     """
 
     teacher: str = ""
@@ -115,6 +143,8 @@ class Requires:
     inputs: frozenset[str] = frozenset()
     task: str = ""
     heads: bool = False
+    runs: str = ""
+    teacher_features: bool = False
 
     TEACHER: ClassVar[tuple[str, ...]] = ("", "eval", "train")
     PEERS: ClassVar[tuple[str, ...]] = ("", "own", "turns", "together")
@@ -136,7 +166,8 @@ class Requires:
         words = [WORDS.get(f.name, f.name.replace("_", " ")) for f in fields(self) if getattr(self, f.name) is True]
         teacher = {"eval": ["teacher"], "train": ["teacher in training mode"]}.get(self.teacher, [])
         peers = {"own": ["peers"], "turns": ["peers on the same batch"], "together": ["peers on the same batch at once"]}
-        return ", ".join([*teacher, *peers.get(self.peers, []), *words, *sorted(self.inputs)])
+        runs = {"peers": ["runs peers itself"], "teachers": ["runs teachers itself"]}.get(self.runs, [])
+        return ", ".join([*teacher, *peers.get(self.peers, []), *runs, *words, *sorted(self.inputs)])
 
 
 class Term(nn.Module):

@@ -15,7 +15,7 @@ import pandas as pd
 
 from dgd import keys
 from dgd.cell import Cell, Data, Recipe
-from dgd.metrics import METRICS, Metric, metric_named
+from dgd.metrics import MAKERS, METRICS, Metric, metric_named
 from dgd.read.files import AGAIN, LABELS, read_cells, read_config, read_filters
 from dgd.read.thresholds import FILTERS, THRESHOLDS, column, filter_sets, spelled
 
@@ -42,8 +42,8 @@ COLUMNS = (
 )
 """The columns of cells.csv, in order.
 
-`standing` is fresh, frozen, or stale and why; empty where that was not asked. `objective` and `exchange` are JSON, and
-`milestones` is text such as 150/180/210.
+`standing` is fresh, frozen, or stale and why; empty where that was not asked. `objective`, `exchange` and `generated` are JSON,
+and `milestones` is text such as 150/180/210.
 """
 
 SUBNETS = ("subnet", "multiply_adds", "latency_ms", "latency_of")
@@ -123,6 +123,7 @@ def conditions(cell: Cell) -> dict:
     found["objective"] = json.dumps(keys.plain(cell.objective), sort_keys=True)
     exchanged = cell.exchange and {"name": cell.exchange.name, **keys.plain(cell.exchange)}
     found["exchange"] = json.dumps(exchanged, sort_keys=True) if exchanged else None
+    found["generated"] = json.dumps(keys.plain(cell.generated), sort_keys=True) if cell.generated else None
     found["milestones"] = "/".join(map(str, cell.recipe.milestones)) or None
     return found
 
@@ -215,6 +216,11 @@ def grouped(part: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame
         order += [(teacher, "", "baseline") for _, teacher, _ in own if teacher]
         order += sorted(own, key=lambda key: methods.index(key[2]))
     return [(key, groups[key]) for key in dict.fromkeys(order) if key in groups]
+
+
+def predicting(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of cells that predict labels: not those that make training images for others."""
+    return cells[~cells["metric"].isin([METRICS[task].name for task in MAKERS])]
 
 
 def metric_of(cells: pd.DataFrame) -> Metric:

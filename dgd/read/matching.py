@@ -48,8 +48,10 @@ def _frozen(value):
 
 def composition_of(row: Mapping) -> Composition:
     """Return the composition of a row of cells.csv."""
-    exchanged = row["exchange"]
-    return _of_text(row["objective"], None if pd.isna(exchanged) else exchanged)
+    exchanged, generated = row["exchange"], row.get("generated")
+    found = _of_text(row["objective"], None if pd.isna(exchanged) else exchanged)
+    # No published number of a method stands for one that trains on generated images.
+    return found if generated is None or pd.isna(generated) else (*found, generated)
 
 
 @cache
@@ -87,7 +89,9 @@ class Published:
         for row in self.rows:
             if row["composition"] is None:
                 continue
-            composed = composition(row["composition"].objective, row["composition"].exchange)
+            method = row["composition"]
+            composed = composition(method.objective, method.exchange)
+            composed = (*composed, method.generated) if method.generated else composed
             # A cell of the paper's own network, once there is one here, stands beside it as one of ours does.
             names = ({row["model"], row["model_here"]}, {row["teacher"], row["teacher_here"]})
             for model, teacher in product(*names):

@@ -1,4 +1,4 @@
-"""Average a network's weights over epochs, and re-estimate batch norm's statistics."""
+"""Average a network's weights over epochs or steps, and re-estimate batch norm's statistics."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ def average(group, epoch: int) -> None:
     `ema`: decay * average + (1 - decay) * weights. `swa`: the mean since epoch `average_from`. Source: 1803.05407.
     """
     recipe = group.recipe
-    if recipe.weight_average == "none":
+    if recipe.weight_average == "none" or recipe.average_every == "step":
         return
     averaged_epochs = max(0, epoch + 1 - recipe.average_from)
     if recipe.weight_average == "swa":
@@ -32,6 +32,23 @@ def average(group, epoch: int) -> None:
     for averaged, network in zip(group.eval_networks, group.networks):
         own, now = averaged.state_dict(), network.state_dict()
         write(own, blend(own, now, {key: share if value.is_floating_point() else 0.0 for key, value in own.items()}))
+
+
+@torch.no_grad()
+def average_step(group, k: int, epoch: int) -> None:
+    """Update the exponential average of a member's weights after a step, if the recipe asks for that.
+
+    Until epoch `average_from` the average is the weights themselves.
+    """
+    recipe = group.recipe
+    if recipe.average_every != "step" or recipe.weight_average == "none" or k >= len(group.eval_networks):
+        return
+    share = recipe.average_decay if epoch + 1 > recipe.average_from else 0.0
+    for own, now in zip(group.eval_networks[k].state_dict().values(), group.networks[k].state_dict().values(), strict=True):
+        if own.is_floating_point():
+            own.lerp_(now, 1 - share)
+        else:
+            own.copy_(now)
 
 
 def prepare_averages(group, loader, epoch: int) -> None:
@@ -67,7 +84,7 @@ def reestimate(group, networks: Sequence[nn.Module], loader, purpose: str, epoch
                         passes[norm] += 1
                         norm.momentum = 1 / passes[norm]  # as torch's momentum None, which waits for the device in each batch
                     with group.arithmetic.autocast():
-                        one(batch.inputs[loader.input])
+                        group.task.run(one, batch, loader.input)
 
 
 def _runs(network: nn.Module, norms: Sequence[nn.Module]) -> dict[nn.Module, list[nn.Module]]:

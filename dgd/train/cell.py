@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from dgd.train.evaluate import ensemble, evaluate_all
 from dgd.train.exchanging import exchange_weights
 from dgd.train.group import Group
 from dgd.train.member import create
-from dgd.train.outcomes import Diverged, NoResult, NoTeacher
+from dgd.train.outcomes import Diverged, NoImages, NoResult, NoTeacher
 from dgd.train.record import RESUME, Result, Trace, norms, write_failure, write_result
 from dgd.train.retrieval import retrieval
 from dgd.train.schedule import exchange_due
@@ -60,9 +61,14 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
         "dataset_sha256": provenance.file_hash(Path(data) / "manifest.json"),
         "teachers": {path: identity.file_hash(folder / "model.safetensors") for path, folder in zip(cell.teachers, folders)},
     }
+    if cell.generated:
+        origin = dataset.manifest.get("origin", {})
+        made_from["generated"] = {name: value for name, value in origin.items() if name != "labels"}
     stamp = json.dumps([cell.plain(), made_from], sort_keys=True)
     processes = ranks.join(cell.networks, cell.processes, device)
     try:
+        if "failed" in dataset.manifest:
+            raise NoImages(dataset.manifest["failed"])
         teachers = [load_network(folder, dataset.of(cell.teacher_input), cell) for folder in folders]
         group = Group(cell, dataset, teachers, device, processes)
         made_from["started"] = datetime.now(UTC).isoformat(timespec="microseconds")
@@ -116,7 +122,7 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
         if last or (epoch + 1) % recipe.filters_every == 0:
             trace.epochs.append(epoch)
             trace.norms.append(_norms(group))
-        scores = losses = validated = [None] * (cell.networks * (1 + len(cell.subnets)))
+        scores = losses = validated = [None] * (cell.evaluated * (1 + len(cell.subnets)))
         if last or (epoch + 1) % recipe.evaluate_every == 0:
             averages.prepare_averages(group, train, epoch)
             scores, losses, predictions = evaluate_all(group, test)
@@ -133,7 +139,7 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
             point = {"group": state, "history": history, "spent": spent, "trace": trace.state(), "epoch": epoch, "stamp": stamp}
             checkpoint.save_state(out / RESUME, point)
     setting = task, group.arithmetic, processes
-    together = ensemble(group.eval_networks, cell.networks, test, *setting) if cell.networks > 1 else None
+    together = ensemble(group.eval_networks, cell.evaluated, test, *setting) if cell.evaluated > 1 else None
     timings = _timings(group, spent, train.images * len(history) * cell.networks)
     models, latency = _models(group)
     timings |= latency
@@ -184,7 +190,8 @@ def _row(epoch: int, rates: list, rows: list[dict], metric: str, validated: list
     for i, means in enumerate(rows):
         row[f"lr_{i}"] = rates[i]
         row |= {f"{name}_{i}": value for name, value in means.items()}
-        row |= _tested(i, metric, validated, scores, losses)
+        if i < len(scores):  # a partner is not evaluated
+            row |= _tested(i, metric, validated, scores, losses)
     for i in range(len(rows), len(scores)):  # sub-nets: what they learn by is in the row of their full net
         row |= _tested(i, metric, validated, scores, losses)
     return row
@@ -235,7 +242,7 @@ def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
     record = json.loads(metrics.read_text())
     if record["status"] != "finished":
         raise NoTeacher(f"the teacher in {folder} has no result: {record.get('error', record['status'])}")
-    network = create(record["cell"]["student"], dataset, cell)
+    network = create(record["cell"]["student"], dataset, replace(cell, task=record["cell"].get("task", cell.task)))
     weights = checkpoint.load_weights(folder / "model.safetensors")
     try:
         network.load_state_dict({key[2:]: value for key, value in weights.items() if key.startswith("0.")})

@@ -58,24 +58,22 @@ def evaluate_all(group, loader) -> Evaluation:
 def _evaluate(networks: Sequence[nn.Module], loader, task: Task, arithmetic: Arithmetic, ranks: Ranks) -> list[tuple]:
     for network in networks:
         ranks.broadcast_buffers(network.eval())
-    sums = torch.zeros(len(networks), 2, device=arithmetic.device)
-    predictions = []
+    sums, predictions = 0, []
     for batch in loader.batches():
-        outputs = _outputs(networks, batch.inputs[loader.input], task, arithmetic)
-        predicted, labels = task.predict(outputs), batch.labels
-        sums += torch.stack([task.total(predicted, labels), torch.stack([task.loss(z, labels) for z in outputs])], 1)
+        predicted, parts = task.measure(_outputs(networks, batch, loader.input, task, arithmetic), batch)
+        sums = sums + parts
         predictions.append(predicted)
     parts = ranks.all_gather_shards((sums.cpu(), [batch.cpu() for batch in predictions]))
-    totals, losses = sum(sums for sums, _ in parts).T.tolist()
+    found = sum(sums for sums, _ in parts).tolist()
     predicted = torch.cat([part for batch in zip(*(batches for _, batches in parts)) for part in batch], 1)
     images = loader.images
-    return [(task.score(total, images), loss / images, own) for total, loss, own in zip(totals, losses, predicted)]
+    return [(task.finish(totals, images), loss / images, own) for (*totals, loss), own in zip(found, predicted)]
 
 
-def _outputs(networks: Sequence[nn.Module], images: Tensor, task: Task, arithmetic: Arithmetic) -> Tensor:
-    """Return the networks' logits or values, float32 (networks, B, ...)."""
+def _outputs(networks: Sequence[nn.Module], batch, input: str, task: Task, arithmetic: Arithmetic) -> Tensor:
+    """Return the networks' outputs, float32 (networks, B, ...)."""
     with arithmetic.autocast():
-        return torch.stack([task.read(network(images)) for network in networks]).float()
+        return torch.stack([task.run(network, batch, input) for network in networks]).float()
 
 
 @torch.no_grad()
@@ -93,7 +91,7 @@ def ensemble(networks: Sequence[nn.Module], count: int, loader, task: Task, arit
     parts, targets = [], []
     for batch in loader.batches():
         with arithmetic.autocast():
-            outputs = [task.read(network(batch.inputs[loader.input])) for network in networks]
+            outputs = [task.run(network, batch, loader.input) for network in networks]
         parts.append(sum(task.vote(output, count) for output in outputs).cpu())
         targets.append(batch.labels.cpu())
     gathered, total = ranks.all_gather((parts, targets)), 0.0

@@ -2,18 +2,20 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dgd import models
 from dgd.cell import Cell
 from dgd.exchange import GraftingError
 from dgd.models.folding import freeze
 from dgd.models.nested import subnets
-from dgd.objectives import Objective, least_faithful
+from dgd.objectives import Objective, Output, Runs, least_faithful
 from dgd.task import TASKS
 from dgd.train import ranks as processes
-from dgd.train.device import arithmetic
+from dgd.train.device import Arithmetic, arithmetic
 from dgd.train.exchanging import make_rule
 from dgd.train.features import Reader
 from dgd.train.member import make_member, make_optimisers, make_reader, momentum_of
@@ -21,6 +23,24 @@ from dgd.train.outcomes import CannotExchange
 from dgd.train.schedule import learning_rates
 from dgd.train.step import Plan
 from dgd.train.streams import generator
+
+
+class Frozen:
+    """A teacher that is run alone: in the group's arithmetic, without gradient.
+
+    Args:
+        reader: Its reader.
+        arithmetic: Device, precision and memory layout.
+    """
+
+    def __init__(self, reader: Reader, arithmetic: Arithmetic):
+        self.reader, self.network, self.arithmetic = reader, reader.network, arithmetic
+
+    @torch.no_grad()
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Output:
+        """Return the teacher's output for inputs by name."""
+        with self.arithmetic.autocast():
+            return self.reader(inputs)
 
 
 class Group:
@@ -34,9 +54,11 @@ class Group:
         members: One for each network of this process.
         steppers: The members, wrapped by DistributedDataParallel where processes share one.
         networks: The members' networks.
-        eval_networks: The networks that are evaluated and saved: `networks`, or their averages over epochs.
+        eval_networks: The networks that are evaluated and saved: all but the cell's partners, or their averages.
         eval_subnets: The sub-nets of `eval_networks`, those of the first network first.
         teachers: Readers of the frozen teachers.
+        frozen: The same, to be run alone.
+        runs: For each member, the networks that its terms run themselves; None where they run none.
         optimisers: A list for each member.
         rates: A function of the time in epochs that returns the learning rate of each network of the cell.
         plan: The order in which members learn, and what their terms are given.
@@ -56,13 +78,14 @@ class Group:
         ranks: processes.Ranks | None = None,
     ):
         self.cell, self.recipe, self.device = cell, cell.recipe, device
-        self.task = TASKS[cell.task]
         self.arithmetic = arithmetic(self.recipe, device)
         self.ranks = ranks or processes.Ranks(cell.networks)
         self.requires = Objective(cell.objective).requires
         self.example = {input: _example(dataset.of(input)).to(device) for input in self.inputs}
         try:
             self.teachers = [self._frozen(self.arithmetic.place(teacher)) for teacher in teachers]
+            self.frozen = [Frozen(reader, self.arithmetic) for reader in self.teachers]
+            self.task = TASKS[cell.task].bound(self.frozen, dataset)
             setting = dataset, self.example, self.teachers, self.arithmetic
             self.members = nn.ModuleList(make_member(cell, i, *setting) for i in self.ranks.mine)
             self.networks = [member.network for member in self.members]
@@ -77,8 +100,10 @@ class Group:
         self.rates = learning_rates(self.recipe, cell.networks)
         self.optimisers = [make_optimisers(member, self.recipe) for member in self.members]
         self.plan = Plan.of(self.requires, len(self.members))
-        self.eval_networks = self.networks if self.recipe.weight_average == "none" else copy.deepcopy(self.networks)
+        evaluated = [network for i, network in zip(self.ranks.mine, self.networks) if i < cell.evaluated]
+        self.eval_networks = evaluated if self.recipe.weight_average == "none" else copy.deepcopy(evaluated)
         self.eval_subnets = [subnet for network in self.eval_networks for subnet in subnets(network).values()]
+        self.runs = [self._runs(k) for k in range(len(self.members))] if self.requires.runs else [None] * len(self.members)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -86,9 +111,17 @@ class Group:
         cell = self.cell
         return (cell.input, cell.teacher_input) if cell.paired else (cell.input,)
 
+    def _runs(self, k: int) -> Runs:
+        """Return the networks that the terms of this process's k-th member run themselves."""
+        peers = {i: member.run_frozen for i, member in zip(self.ranks.mine, self.members) if i != self.ranks.mine[k]}
+        return Runs(self.members[k].run, peers, self.frozen)
+
     def _frozen(self, teacher: nn.Module) -> Reader:
         """Return the reader of a teacher, in the mode that the terms require."""
         needs = self.requires
+        if models.takes(teacher) != "image":
+            options = {"input": self.cell.teacher_input}
+            return make_reader(teacher.eval().requires_grad_(False), self.example, self.cell, self.arithmetic, **options)
         if needs.teacher == "train":
             teacher = teacher.train().requires_grad_(False)
         elif self.recipe.fold_teacher:
@@ -98,7 +131,8 @@ class Group:
             )
         else:
             teacher = teacher.eval().requires_grad_(False)
-        options = {"input": self.cell.teacher_input, "features": needs.features, "before": needs.teacher_before}
+        features = needs.features or needs.teacher_features
+        options = {"input": self.cell.teacher_input, "features": features, "before": needs.teacher_before}
         return make_reader(teacher, self.example, self.cell, self.arithmetic, **options)
 
     def momentum(self, k: int) -> dict[str, torch.Tensor]:
@@ -120,9 +154,11 @@ class Group:
             {
                 "member": member.state_dict(),
                 "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-                "average": average.state_dict() if average is not network else {},
+                "average": {} if average is None or average is network else average.state_dict(),
             }
-            for member, optimisers, average, network in zip(self.members, self.optimisers, self.eval_networks, self.networks)
+            for member, optimisers, average, network in zip_longest(
+                self.members, self.optimisers, self.eval_networks, self.networks
+            )
         ]
         return self.ranks.gather_networks(own)
 
@@ -132,7 +168,7 @@ class Group:
             member.load_state_dict(states[i]["member"])
             for optimiser, state in zip(optimisers, states[i]["optimisers"]):
                 optimiser.load_state_dict(state)
-        if self.eval_networks is not self.networks:
+        if self.recipe.weight_average != "none":
             for i, average in zip(self.ranks.mine, self.eval_networks):
                 average.load_state_dict(states[i]["average"])
 

@@ -11,6 +11,7 @@ from dgd.models.nested import nest
 from dgd.objectives import Batch, Objective, Output, Setting
 from dgd.objectives.explaining import explainable
 from dgd.task import TASKS
+from dgd.train.averages import frozen_batch_norm_stats
 from dgd.train.device import Arithmetic
 from dgd.train.features import Reader
 from dgd.train.outcomes import NotApplicable
@@ -41,21 +42,47 @@ class Member(nn.Module):
             return self.reader(inputs)
 
     def forward(self, inputs: Mapping[str, Tensor], labels: Tensor, index: Tensor, own: Output | None = None, **others):
-        """Return (loss, term -> loss, answer) of one batch; `own` is the network's output for it, if it is known already."""
-        own = own or self.read(inputs)
+        """Return (loss, term -> loss, answer) of one batch.
+
+        `own` is the network's output for it, if it is known already. There is none where terms run the network themselves.
+        """
+        own = own or (Output() if self.objective.requires.runs else self.read(inputs))
         loss, parts = self.objective(Batch(inputs, labels, index, own, **others))
         return loss, parts, own.answer
+
+    def run(self, inputs: Mapping[str, Tensor]) -> Output:
+        """Return the network's output for inputs that a term made; see `dgd.objectives.Runs`."""
+        with self.arithmetic.autocast():
+            return self.reader(inputs)
+
+    def run_frozen(self, inputs: Mapping[str, Tensor]) -> Output:
+        """Return the network's output with gradient with respect to the inputs only, for another member's term."""
+        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        try:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+            with frozen_batch_norm_stats(self.network):
+                return self.run(inputs)
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
 
 
 def create(name: str, dataset, cell: Cell) -> nn.Module:
     """Build a network for the images and the task of a data set, with fresh weights."""
-    return models.create(
+    task, channels, size = TASKS[cell.task], dataset.in_chans, dataset.image_size
+    if task.features:
+        channels, size = models.feature_width(cell.teacher, channels, size, cell.adapt_stem), 1
+    network = models.create(
         name,
-        num_classes=TASKS[cell.task].width(dataset.num_classes),
-        in_chans=dataset.in_chans,
-        image_size=dataset.image_size,
+        num_classes=task.width(dataset.num_classes),
+        in_chans=channels,
+        image_size=size,
         adapt_stem=cell.adapt_stem,
     )
+    if hasattr(network, "set_units"):  # it makes images: as normalised as those of the data set
+        network.set_units(dataset.mean, dataset.std)
+    return network
 
 
 def make_reader(
@@ -65,8 +92,8 @@ def make_reader(
     arithmetic: Arithmetic,
     *,
     input: str,
-    features: bool,
-    before: bool,
+    features: bool = False,
+    before: bool = False,
 ) -> Reader:
     """Return the reader of a network, tried on an example of its input.
 
@@ -75,7 +102,8 @@ def make_reader(
     """
     try:
         with arithmetic.autocast():
-            return Reader(network, example, features=features, before=before, task=TASKS[cell.task], input=input)
+            task, takes = TASKS[cell.task], models.takes(network, input)
+            return Reader(network, example, features=features, before=before, task=task, input=takes)
     except ValueError as error:
         raise NotApplicable(f"{cell.method!r}: {error}") from None
 
@@ -99,7 +127,7 @@ def make_member(
         NotApplicable: A term is not defined for these networks.
     """
     torch.manual_seed(stream(cell.seed, "init", number))
-    network = create(cell.student, dataset, cell)
+    network = create([cell.student, *cell.partners][max(0, number + 1 - cell.evaluated)], dataset, cell)
     if cell.subnets:
         inner = {name: create(name, dataset, cell) for name in cell.subnets}
         shared = {"batch_norm": cell.subnet_batch_norm, "classifier": cell.subnet_classifier}
@@ -118,12 +146,15 @@ def make_member(
     options = {"input": cell.input, "features": needs.features, "before": needs.before}
     reader = make_reader(network, example, cell, arithmetic, **options)
     member = Member(network, objective, arithmetic, reader, surgery)
+    own, teachers_outputs = Output(), []
     with torch.no_grad(), arithmetic.autocast():
         network.eval()
-        own, teachers_outputs = reader(example), [teacher(example) for teacher in teachers]
+        if not needs.runs:
+            own, teachers_outputs = reader(example), [teacher(example) for teacher in teachers]
     peers = {j: own for j in range(cell.networks) if j != number}  # peers have the same architecture, so the same shapes
     labels = dataset.tensors["train_labels"].to(arithmetic.device)
-    setting = Setting(network=number, networks=cell.networks, labels=labels)
+    classes = dataset.num_classes if labels.dtype == torch.int64 else 0
+    setting = Setting(number, cell.networks, labels, classes, reader.input)
     index = torch.arange(2, device=arithmetic.device)
     try:
         objective.setup(Batch(example, labels[:2], index, own, teachers_outputs, peers), setting)
@@ -134,13 +165,17 @@ def make_member(
 
 
 def make_optimisers(member: Member, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Return SGD with the recipe's options for the network and the terms' modules, and Adam for modules that ask for it."""
+    """Return the recipe's optimiser for the network and the terms' modules, and Adam for modules that ask for it."""
     term_groups = [group for term in member.objective.terms.values() for group in term.groups()]
     grouped = {id(parameter) for group in term_groups for parameter in group["params"]}
     groups = {"sgd": [{"params": [p for p in member.parameters() if id(p) not in grouped]}], "adam": []}
     for group in term_groups:
         own = {"weight_decay": recipe.weight_decay, "lr": recipe.lr, "scheduled": True} | group
         groups[own.pop("optimiser", "sgd")].append({**own, "start": own["lr"]})
+    if recipe.optimiser == "adam":
+        betas = recipe.beta1, recipe.beta2
+        adam = torch.optim.Adam(groups["sgd"], lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)
+        return [adam, torch.optim.Adam(groups["adam"], fused=True)] if groups["adam"] else [adam]
     options = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay, "nesterov": recipe.nesterov}
     sgd = torch.optim.SGD(groups["sgd"], lr=recipe.lr, fused=True, **options)
     # Allocated here, because the first step would allocate them between its activations and fragment the heap.

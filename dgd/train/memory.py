@@ -18,6 +18,7 @@ from dgd.data.loader import EVALUATION_BATCH
 from dgd.data.preparation import MEMORY_LIMIT
 from dgd.data.sources import find
 from dgd.objectives import Objective
+from dgd.task import TASKS
 
 MIB = 2**20
 PROCESS = 1000 * MIB  # Python, torch and timm, and the kernels that the first step loads
@@ -58,7 +59,7 @@ def _measure(model: str, num_classes: int, in_chans: int, image_size: int, adapt
     shape = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size, "adapt_stem": adapt_stem}
     with torch.device("meta"):
         net = models.create(model, **shape).train()
-        images = torch.zeros(2, in_chans, image_size, image_size)
+        images = models.example(net, 2, in_chans, image_size)
     weights = sum(t.numel() * t.element_size() for t in net.state_dict().values())
     own = {t.untyped_storage()._cdata for t in (*net.parameters(), *net.buffers())}
     kept: dict[int, Tensor] = {}
@@ -107,7 +108,12 @@ def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
     recipe, data = cell.recipe, cell.data
     source, folder = find(cell.dataset)
     classes, channels, side, training, _ = source.shape_of(cell.input) or (1000, 3, data.image_size, None, None)
-    shape = classes, channels, side, cell.adapt_stem
+    shape, task = (classes, channels, side, cell.adapt_stem), TASKS[cell.task]
+    own = (
+        task.width(classes),
+        *((models.feature_width(cell.teacher, *shape[1:]), 1) if task.features else shape[1:3]),
+        shape[3],
+    )
     half = 2 if recipe.precision == "bf16" else 1
     if folder:
         images = 0 if data.loader == "stream" else 2 * MEMORY_LIMIT
@@ -115,11 +121,14 @@ def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
         held = (cell.input, cell.teacher_input) if cell.paired else (cell.input,)
         images = sum(_images(*source.shape_of(input)[1:], data, input) for input in held)
         training = _training(training, data, cell.input)
-    weights, kept, largest = footprint(cell.student, *shape)
+    weights, kept, largest = footprint(cell.student, *own)
+    partners = [footprint(name, *own) for name in cell.partners]
     together = 1 if recipe.ranks_per_network else cell.networks
     batch = -(-recipe.batch_size // (recipe.ranks_per_network or 1))
     buckets = weights if recipe.ranks_per_network > 1 else 0  # of DistributedDataParallel
-    group = buckets + weights * (1 + 2 * together + (2 * together + 2 if cell.exchange else 0))
+    states = 2 + (recipe.optimiser == "adam")  # weights or their copy, and what the optimiser keeps
+    group = buckets + weights * (1 + states * together + (2 * together + 2 if cell.exchange else 0))
+    group += sum((1 + states) * partner for partner, _, _ in partners)
     if getattr(cell.exchange, "momentum", None) == "graft":
         group += weights * (together + 2)
     if recipe.weight_average != "none":
@@ -128,10 +137,13 @@ def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
     group += together * sum(term.memory(batch, training or FOLDER) for term in objective.terms.values())
     step = batch * kept // half * (together if objective.requires.peers == "together" else 1)
     for name in cell.subnets:  # they run with the full net, and have batch norms, states and outputs of their own
-        step += batch * footprint(name, *shape)[1] // half * (together if objective.requires.peers == "together" else 1)
+        step += batch * footprint(name, *own)[1] // half * (together if objective.requires.peers == "together" else 1)
+    if objective.requires.runs:  # real and generated images in one step, and the networks that they come from and go to
+        step = 2 * batch * (kept + sum(each for _, each, _ in partners)) // half
     if cell.teachers:
         theirs = source.shape_of(cell.teacher_input)
-        t_weights, _, t_largest = footprint(cell.teacher, *((*theirs[:3], cell.adapt_stem) if theirs else shape))
+        theirs = (*theirs[:3], cell.adapt_stem) if theirs else shape
+        t_weights, _, t_largest = footprint(cell.teacher, *theirs)  # a generator among them is no larger
         group += len(cell.teachers) * 2 * t_weights
         step += 4 * batch * t_largest // half
     step = max(step, 4 * EVALUATION_BATCH * largest // half)

@@ -25,6 +25,12 @@ class NotApplicable(NoResult):
     status = "not applicable"
 
 
+class NoImages(NoResult):
+    """Training images that could not be generated."""
+
+    status = "no images"
+
+
 class NoTeacher(NoResult):
     """A teacher whose cell has no result."""
 

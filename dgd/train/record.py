@@ -166,7 +166,7 @@ def about(cell: Cell) -> dict:
     found = {key: getattr(cell, key) for key in ("benchmark", "dataset", "model", "method", "seed", "student", "teacher")}
     found |= {"teachers": len(cell.teachers), "networks": cell.networks}
     found |= {key: getattr(cell.recipe, key) for key in REPORTED}
-    return found | {"protocol": cell.protocol, "train_images": cell.data.train_images}
+    return found | {"protocol": cell.protocol, "task": cell.task, "train_images": cell.data.train_images}
 
 
 def _summary(history: Sequence[Mapping], i: int, metric) -> dict:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dgd.objectives import Output, Requires
-from dgd.train.averages import frozen_batch_norm_stats
+from dgd.train.averages import average_step, frozen_batch_norm_stats
 from dgd.train.outcomes import Diverged
 from dgd.train.schedule import set_rate
 from dgd.train.streams import generator, stream
@@ -24,6 +24,7 @@ class Plan:
     Attributes:
         turns: For each turn, the members (numbers in this process) that learn in it.
         same_batch: All turns use one batch, instead of a batch for each member.
+        teachers: Run the teachers on every batch.
         prepare: A function that prepares a batch's inputs, in place.
         seed_teachers: Seed the global generator before the teachers run, because in training mode they may draw random numbers.
         peers: A function (group, turn, inputs, at) -> (number -> output) that runs the members, those of the turn with
@@ -33,6 +34,7 @@ class Plan:
 
     turns: Sequence[Sequence[int]]
     same_batch: bool
+    teachers: bool
     prepare: Callable[[Mapping[str, Tensor]], None]
     seed_teachers: bool
     peers: Callable[..., dict[int, Output]]
@@ -44,10 +46,11 @@ class Plan:
         return cls(
             turns=[list(range(members))] if requires.peers == "together" else [[k] for k in range(members)],
             same_batch=requires.peers in ("turns", "together"),
+            teachers=bool(requires.teacher),
             prepare=_with_gradient if requires.input_gradient else _as_they_are,
             seed_teachers=requires.teacher == "train",
             peers=_read_peers if requires.peers else _no_peers,
-            own_stream="terms" if requires.peers else "dropout",
+            own_stream="terms" if requires.peers or requires.runs else "dropout",
         )
 
 
@@ -105,12 +108,13 @@ def _train_epoch(group, loader, epoch: int) -> list[dict[str, float]]:
     names = ["loss", *group.members[0].objective.terms, "metric"]
     sums = torch.zeros(len(mine), len(names), device=group.device)
     momenta = [group.momentum(k) if member.surgery else {} for k, member in enumerate(group.members)]
-    images = 0
+    images = [0] * len(mine)
     for step, step_batches in enumerate(zip(*batches)):
         by_turn = step_batches if len(step_batches) == len(plan.turns) else step_batches * len(plan.turns)
         time, share = epoch + step / len(loader), len(step_batches[0]) / loader.size(step)
         rates = group.rates(time)
         for turn, batch in zip(plan.turns, by_turn):
+            turn = [k for k in turn if mine[k] >= group.cell.evaluated or step % group.cell.partner_steps == 0]
             for k, loss in losses(group, turn, batch, time, (epoch, step, ranks.shard), sums):
                 # DistributedDataParallel averages the shards' gradients; the factor makes that the mean over the batch.
                 (loss * (share * ranks.shards) if ranks.shards > 1 else loss).backward()
@@ -120,12 +124,13 @@ def _train_epoch(group, loader, epoch: int) -> list[dict[str, float]]:
                     optimiser.zero_grad(set_to_none=True)  # here, so that no gradients are held while others compute theirs
                 if group.members[k].surgery:
                     group.members[k].surgery.after_step(momenta[k])
-        images += len(step_batches[0])
+                average_step(group, k, epoch)
+                images[k] += len(step_batches[0])
     parts = ranks.all_gather_shards((sums.tolist(), images))
-    images = sum(shard_images for _, shard_images in parts)
     rows = []
     for k, (i, network) in enumerate(zip(mine, group.networks)):
-        means = [sum(values) / images for values in zip(*(sums[k] for sums, _ in parts))]
+        seen = sum(shard_images[k] for _, shard_images in parts)
+        means = [sum(values) / seen for values in zip(*(sums[k] for sums, _ in parts))]
         # The weights are checked too, because the last step's effect on them is in no loss of this epoch.
         finite = [v.isfinite().all() for v in network.state_dict().values() if v.is_floating_point()]
         if not math.isfinite(means[0]) or not torch.stack(finite).all():
@@ -134,7 +139,7 @@ def _train_epoch(group, loader, epoch: int) -> list[dict[str, float]]:
                 f"{group.rates(epoch)[i]:g}; lower recipe.lr or change the seed"
             )
         row = dict(zip(names, means))
-        rows.append({f"train_{group.task.metric.name}": group.task.score(row.pop("metric"), 1), **row})
+        rows.append({f"train_{group.task.metric.name}": group.task.progressed(row.pop("metric")), **row})
     return rows
 
 
@@ -156,15 +161,16 @@ def losses(group, turn: Sequence[int], batch, time: float, at: tuple[int, ...], 
     if plan.seed_teachers:
         torch.manual_seed(stream(seed, "teacher", mine[turn[0]], *at))
     with torch.no_grad(), group.arithmetic.autocast():
-        others = {"teachers": [teacher(inputs) for teacher in group.teachers], "time": time}
+        others = {"teachers": [teacher(inputs) for teacher in group.teachers if plan.teachers], "time": time}
     plan.prepare(inputs)
     outputs = plan.peers(group, turn, inputs, at)
     detached = {k: output.detach() for k, output in outputs.items()}
     for k in turn:
         torch.manual_seed(stream(seed, plan.own_stream, mine[k], *at))
         peers = {j: output for j, output in detached.items() if j != k}
-        loss, parts, answer = group.steppers[k](inputs, labels, batch.index, outputs.pop(k, None), peers=peers, **others)
+        others |= {"peers": peers, "runs": group.runs[k]}
+        loss, parts, answer = group.steppers[k](inputs, labels, batch.index, outputs.pop(k, None), **others)
         yield k, loss
         with torch.no_grad():
-            total = group.task.total(group.task.predict(answer), labels).float()
+            total = group.task.progress(answer, labels).float()
             sums[k] += torch.stack([*(value.detach() * len(labels) for value in (loss, *parts.values())), total])

@@ -10,7 +10,8 @@ OUTPUTS:
     CONFIG      the checked config with every default, as plain values
     CELLS       path of a cell -> the cell, a dgd.cell.Cell, teachers included
     STALE       path of a cell -> why it is trained: its result is missing, or is not the one that is asked for
-    TEACHERS    paths of the cells that other cells learn from
+    DATA        name of the folder of a prepared data set -> how it is made: REAL ones, and generated IMAGES
+    TEACHERS    paths of the cells that other cells learn from, or train on the images of
     BENCHMARK   folder of this benchmark's results
     FROZEN      the benchmark is frozen: its cells are read, and there are no rules that would make them
     READING     hash of what reads the cells
@@ -28,8 +29,10 @@ if workflow.remote_exec:
 
 from dgd import config as dgd_config
 from dgd import frozen, identity
+from dgd.metrics import MAKERS
 from pipeline import planning
 from pipeline.config import one_of, resolve
+from pipeline.generate import Images
 from pipeline.jobs import gpus, launcher, mem_mb, threads
 from pipeline.prepare import Prepared
 
@@ -47,16 +50,26 @@ RESULTS = CONFIG["results"]
 BENCHMARK = f"{RESULTS}/{CONFIG['benchmark']}"
 PREPARED = f"{CONFIG['data']['dir']}/prepared/{CONFIG['benchmark']}"
 CELLS = {cell.path: cell for cell in dgd_config.cells(CHECKED)}
-DATA = {
+REAL = {
     cell.slug: Prepared(cell.dataset, CONFIG["data"], Path(PREPARED) / cell.slug)
     for cell in CELLS.values()
 }
-TEACHERS = sorted({path for cell in CELLS.values() for path in cell.teachers})
+IMAGES = {
+    cell.data_slug: Images(cell, Path(PREPARED) / cell.data_slug)
+    for cell in CELLS.values()
+    if cell.generated
+}
+DATA = {**REAL, **IMAGES}
+TEACHERS = sorted({path for cell in CELLS.values() for path in cell.sources})
 RESOLVED = json.dumps(CONFIG, sort_keys=True)
 FROZEN = frozen.is_frozen(BENCHMARK)
 PRUNED = [
     path
-    for path in (f"{RESULTS}/{path}/pruning.csv" for path in CELLS)
+    for path in (
+        f"{RESULTS}/{path}/pruning.csv"
+        for path, cell in CELLS.items()
+        if cell.task not in MAKERS
+    )
     if CONFIG["pruning"] and (os.path.exists(path) or not FROZEN)
 ]
 READING = planning.reading(
@@ -103,7 +116,7 @@ def teachers_of(wildcards, file):
 
 def data_of(wildcards, file):
     """A file of the prepared data set of this cell."""
-    return f"{PREPARED}/{CELLS[wildcards.cell].slug}/{file}"
+    return f"{PREPARED}/{CELLS[wildcards.cell].data_slug}/{file}"
 
 
 def data_to_train(wildcards, file):

@@ -26,14 +26,14 @@ rule prepare:
     benchmark:
         f"{BENCHMARK}/logs/prepare-{{dataset}}.usage.tsv"
     wildcard_constraints:
-        dataset=one_of(DATA),
+        dataset=one_of(REAL),
     conda:
         "../../envs/train.yaml"
     threads: 1
     resources:
         mem_mb=4000,
     params:
-        dataset=lambda wildcards: DATA[wildcards.dataset].dataset,
+        dataset=lambda wildcards: REAL[wildcards.dataset].dataset,
         data=json.dumps(CONFIG["data"], sort_keys=True),
         out=lambda wildcards, output: os.path.dirname(output.manifest),
     message:

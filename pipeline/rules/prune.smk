@@ -34,7 +34,7 @@ rule prune:
             path
             for path in CELLS
             if path in STALE
-            or DATA[CELLS[path].slug].hash
+            or DATA[CELLS[path].data_slug].hash
             or not os.path.exists(f"{RESULTS}/{path}/pruning.csv")
         ),
     conda:
@@ -45,7 +45,7 @@ rule prune:
         mem_mb=lambda wildcards: mem_mb(CELLS[wildcards.cell]),
     params:
         shares=CONFIG["pruning"],
-        data=lambda wildcards: f"{PREPARED}/{CELLS[wildcards.cell].slug}",
+        data=lambda wildcards: f"{PREPARED}/{CELLS[wildcards.cell].data_slug}",
         folder=lambda wildcards, input: os.path.dirname(input.model),
         threads=lambda wildcards, threads: f"OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads}",
         src=identity.code("pipeline.prune", apart=identity.APART),

@@ -10,8 +10,8 @@ OUTPUTS, in <results>/<benchmark>/:
 
     cells.csv           a row a cell and network
     logs/reading-*      names the code and the config that read the cells: it is missing, and all is read again, where they changed
-    tables/             results, methods, filters, claims, controls and density, and what only some benchmarks have: subnets, retrieval;
-                        as Markdown, CSV and LaTeX
+    tables/             results, methods, filters, claims, controls and density, and what only some benchmarks have: subnets, retrieval,
+                        generated; as Markdown, CSV and LaTeX
     figures/            learning curves, filter-level evidence and pruning curves, as SVG and PNG
     report.html         all of it on one page
 """
@@ -62,6 +62,12 @@ rule tabulate:
             cell=CELLS,
             file=("history.csv", "filters.npz", "metrics.json"),
         ),
+        # Read for how images were generated.
+        [
+            f"{RESULTS}/{path}/provenance.json"
+            for path, cell in CELLS.items()
+            if cell.generated
+        ],
         PRUNED,
         cells=CELLS_CSV,
         papers=PAPERS,
@@ -100,6 +106,12 @@ rule plot:
             file=("metrics.json", "history.csv", "filters.npz"),
         ),
         PRUNED,
+        # The images that generators make.
+        [
+            f"{RESULTS}/{path}/predictions.npz"
+            for path, cell in CELLS.items()
+            if cell.task in MAKERS
+        ],
         cells=CELLS_CSV,
     output:
         report(

@@ -58,7 +58,7 @@ rule train:
         cell=lambda wildcards, output: json.dumps(
             CELLS[wildcards.cell].plain(), sort_keys=True
         ),
-        data=lambda wildcards, output: f"{PREPARED}/{CELLS[wildcards.cell].slug}",
+        data=lambda wildcards, output: f"{PREPARED}/{CELLS[wildcards.cell].data_slug}",
         results=lambda wildcards, output: output.metrics.split(wildcards.cell)[0],
     message:
         "training {wildcards.cell}{params.why}"

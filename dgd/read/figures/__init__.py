@@ -14,7 +14,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dgd.cell import slug
-from dgd.read.figures import curves, entropy, norms, overlaps, pruned, sets, shares, style
+from dgd.read.figures import curves, entropy, norms, overlaps, pruned, sets, shares, sheets, style
 from dgd.read.figures.material import Material, Source, gather
 from dgd.read.files import read_cells
 
@@ -26,6 +26,7 @@ FIGURES: tuple[Callable[[Material], dict[str, Figure]], ...] = (
     sets.draw,
     shares.draw,
     pruned.draw,
+    sheets.draw,
 )
 """What is drawn of each student, in this order; each returns {name: figure}, empty where its cells left nothing for it."""
 
@@ -38,7 +39,7 @@ def from_cells(folder: str | Path, out: str | Path, only: Collection[str] | None
 
     Args:
         folder: `results/<benchmark>`; reads metrics.json, config.yaml, history.csv, filters.npz and pruning.csv of its cells,
-            network 0.
+            network 0, and predictions.npz of generators.
         out: Folder of the figures, `<figure>-<dataset>-<model>`.
         only: Cells to draw, as the column `folder` of cells.csv names them; None draws all that are there.
         processes: Models drawn at once.

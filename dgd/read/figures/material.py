@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dgd.metrics import METRICS, Metric
-from dgd.read.files import Traces, read_config, read_filters, read_pruning, read_traces
+from dgd.read.files import Traces, read_arrays, read_config, read_filters, read_pruning, read_traces
 
 PROJECTION = "conv3"
 """Name, within its block, of the convolution that projects in a MobileNetV2 and in bottleneck ResNets. What a convolution is
@@ -40,6 +40,7 @@ class Material:
         norms: {seed: L1 norms (filters,)}.
         projections: {seed: L1 norms of the projection filters}; see `PROJECTION`.
         traces: {seed: what was recorded over epochs}.
+        made: Images that the first seed generated, uint8 (N, C, H, W), and their labels (N,).
     """
 
     title: str
@@ -52,6 +53,7 @@ class Material:
     norms: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     projections: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     traces: dict[str, dict[int, Traces]] = field(default_factory=dict)
+    made: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @property
     def baselines(self) -> dict[int, np.ndarray]:
@@ -86,6 +88,9 @@ def _add(found: Material, source: Source) -> None:
     if (folder / "history.csv").exists():
         wanted = ("epoch", f"test_{metric.name}_0")
         found.histories[method].append(pd.read_csv(folder / "history.csv", usecols=wanted.__contains__))
+    if metric is METRICS["generation"] and method not in found.made:
+        images = read_arrays(folder / "predictions.npz", "labels", "predictions")
+        found.made[method] = images["predictions"][0], images["labels"][: images["predictions"].shape[1]]
     curve = read_pruning(folder / "pruning.csv", metric, results[0]["last"][metric.name] if results else None)
     if curve is not None:
         found.pruned[method].append(curve)
