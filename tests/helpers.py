@@ -108,9 +108,10 @@ def train_loader(cell: Cell, prepared: Path, device="cpu"):
 def make_teacher(cell: Cell, prepared: Path, folder: Path) -> None:
     """Write the folder of a finished teacher that was never trained."""
     torch.manual_seed(3)
-    weights = create(cell.teacher or cell.student, data.load(prepared), cell).state_dict()
+    name = cell.teacher or cell.student
+    weights = create(name, data.load(prepared), cell).state_dict()
     checkpoint.save_weights(folder / "model.safetensors", {f"0.{k}": v for k, v in weights.items()})
-    files.write_json(folder / "metrics.json", {"status": "finished", "cell": {"student": cell.teacher}})
+    files.write_json(folder / "metrics.json", {"status": "finished", "cell": {"student": name, "task": cell.task}})
 
 
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -61,7 +61,7 @@ def locked() -> dict[str, str]:
 
 
 def test_the_rules_are_found():
-    assert {script for script, _ in RULES} == {"prepare", "train", "prune", "collect", "tabulate", "plot", "report"}
+    assert {script for script, _ in RULES} == {"prepare", "generate", "train", "prune", "collect", "tabulate", "plot", "report"}
     assert {env for _, env in RULES} == set(ROOT.glob("envs/*.yaml"))
 
 

@@ -1,8 +1,6 @@
 """A GAN and a density ratio as cells of the one loop: terms by values of the authors' functions, training, resuming, files."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,17 +55,10 @@ def ratio_cell(**changes) -> Cell:
     return gan_cell(**given | changes)
 
 
-def a_teacher(folder: Path, prepared: Path) -> None:
-    make_teacher(gan_cell(task="classification", partners=(), networks=1), prepared, folder)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["cell"]["task"] = "classification"
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-
-
 def test_a_cell_of_a_generator_and_one_of_a_density_ratio(few_digits, tmp_path, monkeypatch):
     """Same bytes twice and when stopped in every epoch; both networks learn, one is evaluated and saved."""
     for root in ("whole", "stopped"):
-        a_teacher(tmp_path / root / "teacher", few_digits)
+        make_teacher(gan_cell(task="classification"), few_digits, tmp_path / root / "teacher")
     for own in (gan_cell(partner_steps=2), ratio_cell()):
         metrics = train_cell(own, results=tmp_path / "whole", data=few_digits)
         with monkeypatch.context() as patch:

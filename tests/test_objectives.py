@@ -85,7 +85,7 @@ def test_weights_scale_terms():
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="unknown term 'kdd'; did you mean kd"):
         Objective({"kdd": {}})
-    with pytest.raises(ValueError, match="unknown term 'xyz'; known: at, ccl, ce"):
+    with pytest.raises(ValueError, match="unknown term 'xyz'; known: adversarial, at, ccl, ce"):
         Objective({"xyz": {}})
     with pytest.raises(ValueError, match="term 'kd': .*temperature"):
         Objective({"kd": {"temperature": 4}})
