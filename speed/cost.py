@@ -2,9 +2,9 @@
 
 Hours = images x epochs x networks / measured images per second, over all cells. Images per second are those of our training
 loop in speed/results/*.json (`make speed`), so a machine that was not measured has no hours; `speed.rates` has the rules for
-models and terms that were not measured. Not counted: evaluation, exchanges and start-up (speed/README.md has what the last two
-take), and that the measured batch is 64: on a GPU, where a small network's step of 128 images takes about as long, hours come
-out too high.
+models and terms that were not measured. Not counted: cells that generate training images, evaluation, exchanges and start-up
+(speed/README.md has what the last two take), and that the measured batch is 64: on a GPU, where a small network's step of 128
+images takes about as long, hours come out too high.
 """
 
 import argparse
@@ -12,12 +12,14 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dgd import config
 from dgd.cell import IMAGE, Cell
 from dgd.data.sources import find
 from dgd.files import write_text
+from dgd.metrics import MAKERS
 from speed.format import number, percent, table
 from speed.measured import read
 from speed.rates import NOT_COUNTED, Rates, own_options
@@ -30,6 +32,8 @@ LINE = re.compile(r"^# Cost:.*\n(?:#   For another machine: .*\n)?", re.MULTILIN
 def images(cell: Cell) -> int:
     """Return the number of images that each network of a cell sees in an epoch."""
     source, folder = find(cell.dataset)
+    if cell.generated:
+        return cell.generated.images + cell.generated.real * images(replace(cell, generated=None))
     if cell.input != IMAGE:
         return source.shape_of(cell.input)[3]
     if cell.data.train_images:
@@ -43,7 +47,7 @@ def images(cell: Cell) -> int:
 def cost(cells: Sequence[Cell], rates: Rates) -> list[dict]:
     """Return the hours of a benchmark's cells, a row for each kind; cells of one may differ in seed, data set or exchange."""
     kinds: dict[tuple, list] = {}
-    for cell in cells:
+    for cell in [cell for cell in cells if cell.task not in MAKERS]:
         teachers = len(cell.teachers)
         source, _ = find(cell.dataset)
         size = cell.data.image_size or source.shape_of(cell.input)[2]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dgd import models
-from dgd.cell import IMAGE, Cell, Data
+from dgd.cell import IMAGE, Cell
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.data.preparation import MEMORY_LIMIT
 from dgd.data.sources import find
@@ -83,15 +83,18 @@ def _measure(model: str, num_classes: int, in_chans: int, image_size: int, adapt
     return weights, sum(t.untyped_storage().nbytes() for t in kept.values()) // 2, largest // 2
 
 
-def _training(images: int, data: Data, input: str) -> int:
-    """Return the number of training examples of an input; a part of them can be chosen of the images only."""
-    return data.train_images or images if input == IMAGE else images
+def _training(images: int, cell: Cell, input: str) -> int:
+    """Return the number of training examples of an input; a part of them is chosen, and more are generated, of the images only."""
+    if input != IMAGE:
+        return images
+    real, made = cell.data.train_images or images, cell.generated
+    return real * made.real + made.images if made else real
 
 
-def _images(channels: int, side: int, training: int, test: int, data: Data, input: str) -> int:
+def _images(channels: int, side: int, training: int, test: int, cell: Cell, input: str) -> int:
     """Return the bytes of an input's examples: uint8, those to train on also padded for the crop."""
-    training = _training(training, data, input)
-    validation = data.validation_images if input == IMAGE else 0
+    training = _training(training, cell, input)
+    validation = cell.data.validation_images if input == IMAGE else 0
     return training * channels * (side + 8) ** 2 + (training + validation + test) * channels * side**2
 
 
@@ -119,8 +122,8 @@ def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
         images = 0 if data.loader == "stream" else 2 * MEMORY_LIMIT
     else:
         held = (cell.input, cell.teacher_input) if cell.paired else (cell.input,)
-        images = sum(_images(*source.shape_of(input)[1:], data, input) for input in held)
-        training = _training(training, data, cell.input)
+        images = sum(_images(*source.shape_of(input)[1:], cell, input) for input in held)
+        training = _training(training, cell, cell.input)
     weights, kept, largest = footprint(cell.student, *own)
     partners = [footprint(name, *own) for name in cell.partners]
     together = 1 if recipe.ranks_per_network else cell.networks

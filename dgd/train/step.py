@@ -115,6 +115,8 @@ def _train_epoch(group, loader, epoch: int) -> list[dict[str, float]]:
         rates = group.rates(time)
         for turn, batch in zip(plan.turns, by_turn):
             turn = [k for k in turn if mine[k] >= group.cell.evaluated or step % group.cell.partner_steps == 0]
+            if not turn:
+                continue
             for k, loss in losses(group, turn, batch, time, (epoch, step, ranks.shard), sums):
                 # DistributedDataParallel averages the shards' gradients; the factor makes that the mean over the batch.
                 (loss * (share * ranks.shards) if ranks.shards > 1 else loss).backward()
