@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from test_workflow import repo, run
 
 from dgd import config, data, frozen, identity, running
 from dgd.cell import Cell
@@ -16,6 +18,8 @@ from dgd.read.generated import generated_table
 from dgd.read.table import markdown
 from dgd.train import generate
 from tests.helpers import cells_of
+
+__all__ = ["repo"]
 
 CHOSEN = {"images": 60, "subsample": True, "burn_in": 40, "filter": 0.9, "filter_burn_in": 20}
 
@@ -240,3 +244,48 @@ def test_a_mistake_is_one_line(tmp_path, change, line):
         given["methods"] = ["baseline", *change["methods"]]
     with pytest.raises(ConfigError, match=line):
         config.check(given, "test")
+
+
+def test_digits_are_turned_by_the_angle_that_is_their_label(tmp_path):
+    """Turned back by it, an image looks like the upright one; turned on, it does not."""
+    from scipy.ndimage import rotate, zoom
+
+    data.prepare("digits", tmp_path / "upright")
+    data.prepare("digits-angle", tmp_path / "turned")
+    upright, turned = (data.load(tmp_path / name) for name in ("upright", "turned"))
+    labels = turned.tensors["test_labels"][:100].numpy()
+    assert turned.tensors["test_images"].shape == (599, 1, 16, 16)
+    assert (0 <= labels.min() < 0.05, 0.95 < labels.max() <= 1) == (True, True)
+    framed = np.pad(upright.tensors["test_images"][:100, 0].numpy(), ((0, 0), (2, 2), (2, 2))).astype(float)
+    before = np.stack([zoom(image, 16 / 12, order=1) for image in framed])
+    images = turned.tensors["test_images"][:100, 0].numpy().astype(float)
+
+    def apart(sign: int) -> float:
+        back = [rotate(image, sign * (90 * y - 45), reshape=False, order=1) for image, y in zip(images, labels)]
+        return float(np.abs(np.stack(back) - before).mean())
+
+    assert apart(-1) < 0.5 * apart(1)
+
+
+@pytest.mark.slow
+def test_generated_images_go_through_the_workflow(repo):
+    arguments = ("--cores", "2", "--configfile", "config/test/generated.yaml")
+    said = run(repo, "snakemake", *arguments)
+    assert said.count("generating digits+") >= 2
+    folder = repo / "results" / "generated"
+    table = pd.read_csv(folder / "tables" / "generated.csv").set_index("images")
+    assert set(table.index) == {"raw", "chosen"}
+    assert 0 < table.loc["chosen", "accepted"] <= 1
+    assert "gan" not in set(pd.read_csv(folder / "tables" / "results.csv")["method"])
+    assert (folder / "figures" / "samples-digits-gan_generator.svg").is_file()
+    assert "Generated" in (folder / "report.html").read_text()
+    assert "Nothing to be done" in run(repo, "snakemake", *arguments)
+    # Another option of one set of images: that set and its row alone.
+    config_file = repo / "config" / "test" / "generated.yaml"
+    config_file.write_text(config_file.read_text().replace("filter: 0.9", "filter: 0.8"))
+    plan = run(repo, "snakemake", "-n", *arguments)
+    assert "generating digits+chosen" in plan
+    assert "generating digits+raw" not in plan
+    assert "training generated/digits/cifar_resnet8/chosen/seed0" in plan
+    assert "cifar_resnet8/raw/seed0" not in [line for line in plan.splitlines() if "training" in line]
+    assert "training the teacher" not in plan
