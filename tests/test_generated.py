@@ -14,10 +14,12 @@ from dgd.cell import Cell
 from dgd.config import ConfigError
 from dgd.read.cells import collect, predicting
 from dgd.read.figures import from_cells
+from dgd.read.figures.sheets import sheet
 from dgd.read.generated import generated_table
 from dgd.read.table import markdown
 from dgd.train import generate
-from tests.helpers import cells_of
+from speed.cost import images
+from tests.helpers import ROOT, cells_of
 
 __all__ = ["repo"]
 
@@ -289,3 +291,28 @@ def test_generated_images_go_through_the_workflow(repo):
     assert "training generated/digits/cifar_resnet8/chosen/seed0" in plan
     assert "cifar_resnet8/raw/seed0" not in [line for line in plan.splitlines() if "training" in line]
     assert "training the teacher" not in plan
+
+
+@pytest.mark.parametrize("name", ["cgan-kd", "cgan-kd-angle"])
+def test_the_control_of_real_images_has_as_many_steps(name):
+    by_method = {cell.method: cell for cell in config.cells(config.load(ROOT / "config" / f"{name}.yaml")) if cell.seed == 0}
+
+    def steps(cell: Cell) -> int:
+        return cell.recipe.epochs * -(-images(cell) // cell.recipe.batch_size)
+
+    for method in [method for method in by_method if method.endswith("-matched")]:
+        generated = [cell for cell in by_method.values() if cell.generated and cell.method.startswith(method.split("-")[0])]
+        assert generated
+        for cell in generated:
+            assert steps(cell) == pytest.approx(steps(by_method[method]), rel=0.02)
+
+
+def test_a_sheet_has_a_row_for_each_class_or_the_order_of_numbers():
+    images = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 4, 4), np.uint8)
+    picture = sheet(images, np.arange(40) % 2)
+    assert picture.shape == (10, 50, 3)
+    assert picture[::5, ::5, 0].tolist() == [list(range(0, 20, 2)), list(range(1, 20, 2))]
+    numbers = sheet(images[:20, :1], np.linspace(1, 0, 20, dtype=np.float32))
+    assert numbers[::5, ::5].tolist() == [list(range(19, 9, -1)), list(range(9, -1, -1))]
+    with pytest.raises(ValueError, match="there are 3 images"):
+        sheet(images[:3], np.linspace(0, 1, 3))
