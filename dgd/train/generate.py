@@ -92,11 +92,11 @@ class _Maker:
     def __init__(self, cell: Cell, results: Path, real: data.Dataset, device: torch.device):
         self.spec, self.real, self.device = cell.generated, real, device
         self.name = f"{cell.slug}: generated.{cell.images}"
-        networks = [self._load(results / path) for path in cell.makers]
-        self.generator, self.teacher, self.ratio = (*networks, None, None)[:3]
+        self.generator, self.teacher, *ratio = (self._load(results / path) for path in cell.makers)
+        self.ratio = ratio[0] if ratio else None
         self.code = LabelCode(real.tensors["train_labels"], real.num_classes)
         example = torch.zeros(2, real.in_chans, real.image_size, real.image_size, device=device)
-        self.reader = Reader(self.teacher, example, features=True) if self.teacher else None
+        self.reader = Reader(self.teacher, example, features=True)
 
     def _load(self, folder: Path) -> nn.Module:
         cell = identity.cell_of(folder)
@@ -122,16 +122,13 @@ class _Maker:
             labels += [value] * count
             rows.append({"label": value, "images": count, **row})
         images, labels = torch.cat(images), torch.tensor(labels, dtype=torch.int64 if classes else torch.float32)
-        about: dict = {"labels": rows}
-        if self.teacher is not None:
-            predicted = self._predictions(images)
-            if spec.filter and not classes:
-                chosen, cutoff, share = self._filtered(predicted.double().numpy(), labels.double().numpy())
-                about |= {"cutoffs": [cutoff, cutoff], "filter_kept": share}
-                images, labels, predicted = images[chosen], labels[chosen], predicted[chosen]
-            about |= self._compared(predicted, labels, images)
-            labels = predicted if spec.relabel else labels
-        return images, labels, about | _totals(rows)
+        about, predicted = {"labels": rows, **_totals(rows)}, self._predictions(images)
+        if spec.filter and not classes:
+            chosen, cutoff, share = self._filtered(predicted.double().numpy(), labels.double().numpy())
+            about |= {"cutoffs": [cutoff, cutoff], "filter_kept": share}
+            images, labels, predicted = images[chosen], labels[chosen], predicted[chosen]
+        about |= self._compared(predicted, labels, images)
+        return images, predicted if spec.relabel else labels, about
 
     def _of_label(self, place: int, value: float, count: int) -> tuple[Tensor, dict]:
         """Return images that are made for one label, and what rejection and filter did."""
