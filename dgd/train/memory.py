@@ -84,7 +84,7 @@ def _measure(model: str, num_classes: int, in_chans: int, image_size: int, adapt
 
 
 def _training(images: int, cell: Cell, input: str) -> int:
-    """Return the number of training examples of an input; a part of them is chosen, and more are generated, of the images only."""
+    """Return the number of training examples of an input; of images only, a part is chosen and more are generated."""
     if input != IMAGE:
         return images
     real, made = cell.data.train_images or images, cell.generated
