@@ -34,10 +34,10 @@ rule generate:
         f"{BENCHMARK}/logs/generate-{{images}}.usage.tsv"
     wildcard_constraints:
         images=one_of(IMAGES),
+    priority: 1
     conda:
         "../../envs/train.yaml"
     threads: lambda wildcards: IMAGES[wildcards.images].cell.recipe.threads
-    priority: 1
     resources:
         gpu=lambda wildcards: min(1, gpus(IMAGES[wildcards.images].cell)),
         mem_mb=4000,
