@@ -38,6 +38,7 @@ def generated_table(cells: pd.DataFrame, folder: str | Path) -> Table:
         ValueError: A file is damaged.
     """
     rows: list[dict[str, Any]] = []
+    cells = cells if "generated" in cells else cells.assign(generated=None)  # of an older version
     there = cells[cells["generated"].notna() & (cells["network"] == 0) & cells["folder"].notna() & (cells["folder"] != "")]
     for (dataset, given), group in there.groupby(["dataset", "generated"], sort=False):
         options, first = json.loads(given), Path(folder) / group["folder"].iloc[0]
