@@ -146,22 +146,14 @@ def _pair_subnets(benchmark: Benchmark) -> list[str]:
 
 
 def _nesting_problems(benchmark: Benchmark, student: str, names: Sequence[str], place: str) -> list[str]:
-    import torch
-
     from dgd import models
-    from dgd.models.nested import nest
 
-    shape = {"num_classes": 10, "image_size": benchmark.data.image_size or 32, "adapt_stem": benchmark.adapt_stem}
-    lines = [f"{place}: {models.suggest(name)}" for name in names if not models.is_known(name)]
+    lines = [f"{place}: {models.suggest(name)}" for name in dict.fromkeys(names) if not models.is_known(name)]
     if lines or not models.is_known(student):
         return lines
-    for name in names:
-        try:
-            with torch.device("meta"):
-                nest(models.create(student, **shape), {name: models.create(name, **shape)})
-        except ValueError as error:
-            lines.append(f"{place}: {student} cannot contain {name}: {error}")
-    return lines
+    size = benchmark.data.image_size or 32
+    found = {name: models.nesting_problem(student, name, size, benchmark.adapt_stem) for name in names}
+    return [f"{place}: {student} cannot contain {name}: {problem}" for name, problem in found.items() if problem]
 
 
 def _inputs(benchmark: Benchmark) -> list[str]:

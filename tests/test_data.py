@@ -624,13 +624,14 @@ def test_a_folder_that_cannot_be_used_says_why(birds, tmp_path):
 
 
 def test_names(tmp_path):
-    assert data.NAMES == ("digits", "digits-rotation", "digits-spoken", "cifar10", "cifar100", "fashion_mnist")
+    digits = ("digits", "digits-rotation", "digits-angle", "digits-spoken")
+    assert (*digits, "cifar10", "cifar100", "fashion_mnist") == data.NAMES
     assert all(data.is_known(name) and slug(name) == name for name in data.NAMES)
     assert slug("imagefolder:/some/where/my birds/") == "imagefolder-my-birds"
     assert data.is_known("imagefolder:birds")
     for name in ("mnist", "imagefolder", "imagefolder:", "imagefolder:/", "", "digits:x"):
         assert not data.is_known(name)
-        known = "digits, digits-rotation, digits-spoken, cifar10, cifar100, fashion_mnist and imagefolder:<path>"
+        known = f"{', '.join(data.NAMES)} and imagefolder:<path>"
         with pytest.raises(ValueError, match=f"there are {known}"):
             data.sources.find(name)
 

@@ -98,7 +98,7 @@ def test_a_cell_gives_the_cpus_numbers(few_digits, tmp_path, monkeypatch, name, 
         torch.testing.assert_close(there[key], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*covering(METHODS), *VARIED])
+@pytest.mark.parametrize("name", [*covering(METHODS), "reference-code", "swap", "ema"])
 def test_nothing_waits_within_an_epoch(few_digits, elsewhere, name):
     """What waits at its end, and in the exchange, does so as often with two batches as with four."""
     own = varied(name)

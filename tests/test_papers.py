@@ -46,7 +46,6 @@ COUNTS = {
     "ccl": {"listing of results": 6},  # 3 data sets x (accuracy and recall)
 }
 RERUNS = {"filter-grafting": 33, "crd-benchmark": 1, "review": 2}
-DATASETS = ("cifar10", "cifar100", "imagenet", "market1501", "dukemtmc", "ucf51", "activitynet", "vggsound", None)
 SINGLE = ("baseline", "kd", "kd-crd", "fitnet", "at", "sp", "rkd", "crd", "review-official-0.6", "review-official", "dkd-beta2")
 # Range of each metric: (lowest, highest).
 METRICS = {
@@ -71,7 +70,10 @@ METRICS = {
     "near_zero_weights_ratio": (0, 1),
     "entropy_sum": (0, 53 * 2.303),  # 53 layers of at most ln 10
 }
-DATASETS = ("cifar10", "cifar100", "imagenet", "market1501", "dukemtmc", "steering-angle", "utkface")
+DATASETS = (
+    *("cifar10", "cifar100", "imagenet", "market1501", "dukemtmc", "steering-angle", "utkface"),
+    *("ucf51", "activitynet", "vggsound"),
+)
 R20, R32, R56, R110, MBV2 = "cifar_resnet20", "cifar_resnet32", "cifar_resnet56", "cifar_resnet110", "cifar_mobilenetv2"
 
 

@@ -18,7 +18,9 @@ from timm.models import get_pretrained_cfg
 from timm.models.vgg import VGG
 from torch import nn
 
-__all__ = ["create", "example", "feature_width", "is_known", "suggest", "takes"]
+from dgd.models.nested import nest
+
+__all__ = ["create", "example", "feature_width", "is_known", "nesting_problem", "suggest", "takes"]
 
 for _path in sorted(Path(__file__).parent.glob("*.py")):
     if "\n@register_model\n" in _path.read_text(encoding="utf-8"):
@@ -109,6 +111,18 @@ def example(network: nn.Module, images: int, in_chans: int, image_size: int) -> 
     """Return an input of zeros for a network: images, unless it makes its own example."""
     made = getattr(network, "example", None)
     return made(images) if made else torch.zeros(images, in_chans, image_size, image_size)
+
+
+@lru_cache(None)
+def nesting_problem(full: str, name: str, image_size: int, adapt_stem: bool) -> str:
+    """Return why a network cannot be a sub-net of another (`dgd.models.nested`); "" if it can."""
+    shape = {"num_classes": 10, "image_size": image_size, "adapt_stem": adapt_stem}
+    try:
+        with torch.device("meta"):
+            nest(create(full, **shape), {name: create(name, **shape)})
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 @lru_cache(None)
