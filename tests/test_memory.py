@@ -174,7 +174,7 @@ def test_the_estimate_counts_teachers():
 @pytest.mark.parametrize(
     "row",
     [
-        {"method": "baseline", "student": "cifar_mobilenetv2", "precision": "fp32"},
+        pytest.param({"method": "baseline", "student": "cifar_mobilenetv2", "precision": "fp32"}, marks=pytest.mark.slow),
         {"method": "dgd", "networks": 2, "precision": "bf16", "channels_last": True},
         # Three networks' activations at once; banks, and 16,384 negatives an image.
         pytest.param({"method": "ffsd", "networks": 3, "precision": "bf16", "channels_last": True}, marks=pytest.mark.slow),
