@@ -7,7 +7,6 @@ import pytest
 from dgd import provenance
 from tests.helpers import prepare_digits
 
-
 LONG = ("test_workflow.py", "test_distributed.py", "test_regression.py", "test_memory.py")
 
 
