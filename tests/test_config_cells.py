@@ -52,12 +52,13 @@ def test_one_step_of_every_model(name, size, adapt_stem):
     assert not torch.equal(first, before)
 
 
-def kind(cell: Cell) -> tuple:
-    """What decides which code a cell runs: family of networks, what terms require, exchange; each term runs in `test_zoo`."""
-    family = timm.models.model_entrypoint(cell.student).__module__
+def parts(cell: Cell) -> set[tuple]:
+    """What decides which code a cell runs, two by two: family of networks, what terms require, exchange."""
+    family = timm.models.model_entrypoint(cell.student).__module__, cell.adapt_stem
     requires = Objective(cell.objective).requires
-    exchange = [getattr(cell.exchange, option, None) for option in ("name", "level", "layers")]
-    return family, cell.adapt_stem, requires, bool(cell.subnets), bool(cell.generated), len(cell.teachers) > 1, *exchange
+    exchange = tuple(getattr(cell.exchange, option, None) for option in ("name", "level", "layers"))
+    several = len(cell.teachers) > 1, bool(cell.subnets), bool(cell.generated)
+    return {("terms", family, requires, several), ("exchanged", family, cell.exchange is None), ("both", requires, exchange)}
 
 
 def size_of(cell: Cell) -> list[int]:
@@ -68,10 +69,11 @@ def size_of(cell: Cell) -> list[int]:
 @cache
 def kinds() -> dict[str, Cell]:
     """The smallest cell of each kind that the configs have."""
-    found = {}
+    seen, found = set(), []
     for cell in sorted({(c.student, c.teacher, c.method): c for c in cells()}.values(), key=size_of):
-        found.setdefault(kind(cell), cell)
-    return {f"{cell.student}-{cell.method}-{i}": cell for i, cell in enumerate(found.values())}
+        found += [cell] if parts(cell) - seen else []
+        seen |= parts(cell)
+    return {f"{cell.student}-{cell.method}-{i}": cell for i, cell in enumerate(found)}
 
 
 SMALL = {"cifar_wrn28_10": "cifar_wrn10_1"}

@@ -102,6 +102,7 @@ def alive() -> dict[str, float]:
     return {name: tensors for name, (tensors, _) in zip(ALIVE, found, strict=True)}
 
 
+@pytest.mark.slow
 def test_n_networks_cost_n_networks_and_never_a_copy_of_the_data(alive):
     weights = memory.footprint("cifar_resnet20", 10, 3, 32, True)[0] / 2**20
     for networks, found in ((2, alive["two"]), (4, alive["four"])):

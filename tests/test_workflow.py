@@ -171,7 +171,7 @@ def test_the_rulegraph_is_the_documented_dag(repo):
 def test_one_command_goes_from_the_data_to_the_report(repo):
     """A cell that diverges is a hole in the table, and the others go on."""
     config = yaml.safe_load((repo / "config/test/tiny.yaml").read_text())
-    config["methods"].append({"wild": {"base": "baseline", "recipe": {"lr": 1.0e30}}})
+    config["methods"] = ["dgd", {"wild": {"base": "baseline", "recipe": {"lr": 1.0e30}}}]
     (repo / "wild.yaml").write_text(yaml.safe_dump(config))
     output = run(repo, "snakemake", "--cores", "2", "--configfile", "wild.yaml", networks=True)
     assert re.search(r"wild/seed0: DIVERGED: .*not finite", output)
@@ -218,7 +218,6 @@ def test_cells_are_trained_again_for_what_decides_and_for_nothing_else(repo, mon
     shutil.rmtree(repo / ".snakemake")  # Snakemake's own records are not needed, as after `make clean`
     assert plan(repo, *TINY, "--config", "teacher_recipe={lr: 0.2}") == ({TEACHER, DGD}, reading)
     append(repo / "dgd/exchange/graft.py", "EDITED = 1\n")
-    assert plan(repo, *TINY) == ({DGD}, reading)
     assert plan(repo, *TINY, "--", f"results/{BASELINE}/metrics.json") == (set(), set())
     before = {path: path.read_bytes() for path in repo.glob("results/*/*/*/baseline/*/*")}
     output = run(repo, "snakemake", "--cores", "2", *TINY, "--", f"results/{DGD}/metrics.json")
