@@ -158,7 +158,7 @@ def test_the_density_ratio_and_its_training_are_those_of_the_authors_code():
             loss.backward()
             grads = {name: float(p.grad.norm()) for name, p in net.named_parameters()}
             adam.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
         assert losses == pytest.approx(golden["losses"][-len(losses) :], abs=1e-7)
         theirs = {
             name.replace("label_emb", "embedding").replace("main", "layers"): x for name, x in golden["grad_norms"].items()

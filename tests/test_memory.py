@@ -110,6 +110,7 @@ def test_n_networks_cost_n_networks_and_never_a_copy_of_the_data(alive):
         assert found - alive["one"] == pytest.approx((networks - 1) * 2 * weights, abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_teacher_costs_its_weights(alive):
     """Folded, a batch norm's are in its convolution; with bf16, convolutions take half."""
     weights = memory.footprint("cifar_resnet56", 10, 3, 32, True)[0] / 2**20

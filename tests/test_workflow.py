@@ -135,7 +135,6 @@ def test_wrong_configs_give_one_line_and_no_traceback(repo):
     base = yaml.safe_load((repo / "config/test/tiny.yaml").read_text())
     mistakes = {
         "key": ({"seed": [0]}, "key.yaml: seed: unknown key; did you mean seeds?"),
-        "teacher": ({"pairs": [{"student": "cifar_resnet8"}]}, "teacher.yaml: pairs[0].teacher: method 'dgd' needs a teacher"),
         "model": (
             {"pairs": [{"student": "cifar_resnet9", "teacher": "cifar_resnet20"}]},
             "model.yaml: pairs[0].student: unknown model",
