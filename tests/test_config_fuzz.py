@@ -91,10 +91,10 @@ NAMED = {*keys.specs(Benchmark), *KEYS}
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_mutated_config_gives_cells_or_lines(path, monkeypatch):
-    """25 mutations of each committed config, always the same ones."""
+    """40 mutations of each committed config, always the same ones."""
     monkeypatch.setattr(checks, "MOST_CELLS", 20_000)
     draw, original, said = random.Random(path.stem), config.read(path), set()
-    for _ in range(25):
+    for _ in range(40):
         NAMED.update(names(given := mutated(original, draw)))
         said.add(bool(verdict(given)))
     assert said == {True, False}
