@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,7 +18,7 @@ from dgd.identity import OUTPUTS
 from dgd.methods import METHODS, NAMED, find, given_options, grafted
 from dgd.objectives import Objective
 from dgd.provenance import file_hash
-from dgd.train import checkpoint
+from dgd.train import checkpoint, train_cell
 from dgd.train.group import Group
 from dgd.train.member import create
 
@@ -155,6 +156,16 @@ def stopping(save):
         raise Stopped
 
     return save_and_stop
+
+
+def train_stopped(cell: Cell, results: Path, prepared: Path, monkeypatch) -> None:
+    """Train a cell that is killed after every epoch but the last, and started again each time."""
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_state", stopping(checkpoint.save_state))
+        for _ in range(cell.recipe.epochs - 1):
+            with pytest.raises(Stopped):
+                train_cell(cell, results=results, data=prepared)
+    train_cell(cell, results=results, data=prepared)
 
 
 def files_but_timings(folder: Path) -> tuple[str, dict[str, bytes]]:

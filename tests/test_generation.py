@@ -12,8 +12,8 @@ from dgd.objectives import TERMS, Batch, Output, Runs, Setting, diffaugment
 from dgd.objectives.adversarial import hinge, vicinal_weight
 from dgd.objectives.ratio import ratio_loss
 from dgd.task import KNOTS, TASKS, LabelCode, frechet
-from dgd.train import checkpoint, train_cell
-from tests.helpers import Stopped, files_but_timings, make_teacher, stopping
+from dgd.train import train_cell
+from tests.helpers import files_but_timings, make_teacher, train_stopped
 from tests.test_selection import GOLDEN, fill
 
 GAN_RECIPE = Recipe(
@@ -61,12 +61,7 @@ def test_a_cell_of_a_generator_and_one_of_a_density_ratio(few_digits, tmp_path, 
         make_teacher(gan_cell(task="classification"), few_digits, tmp_path / root / "teacher")
     for own in (gan_cell(partner_steps=2), ratio_cell()):
         metrics = train_cell(own, results=tmp_path / "whole", data=few_digits)
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "save_state", stopping(checkpoint.save_state))
-            for _ in range(own.recipe.epochs - 1):
-                with pytest.raises(Stopped):
-                    train_cell(own, results=tmp_path / "stopped", data=few_digits)
-        train_cell(own, results=tmp_path / "stopped", data=few_digits)
+        train_stopped(own, tmp_path / "stopped", few_digits, monkeypatch)
         assert files_but_timings(tmp_path / "stopped" / own.path) == files_but_timings(tmp_path / "whole" / own.path)
         metric = TASKS[own.task].metric.name
         assert len(metrics["networks"]) == 1

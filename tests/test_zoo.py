@@ -13,21 +13,20 @@ from dgd import data
 from dgd.config import ConfigError
 from dgd.methods import METHODS, NAMED, find, resolve
 from dgd.objectives import STATUSES, TERMS, Requires
-from dgd.train import checkpoint, train_cell
+from dgd.train import train_cell
 from dgd.train.device import set_arithmetic
 from dgd.train.outcomes import CannotExchange, NotApplicable
 from dgd.train.step import losses, train_epoch
 from tests.helpers import (
     NAMES,
     ROOT,
-    Stopped,
     covering,
     files_but_timings,
     fresh_group,
     make_teacher,
     method_cell,
-    stopping,
     train_loader,
+    train_stopped,
 )
 
 
@@ -146,12 +145,7 @@ def test_same_bytes_twice_and_when_resumed_in_every_epoch(few_digits, tmp_path, 
     for root in ("whole", "stopped"):
         make_teacher(own, few_digits, tmp_path / root / "teacher")
     train_cell(own, results=tmp_path / "whole", data=few_digits)
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_state", stopping(checkpoint.save_state))
-        for _ in range(own.recipe.epochs - 1):
-            with pytest.raises(Stopped):
-                train_cell(own, results=tmp_path / "stopped", data=few_digits)
-    train_cell(own, results=tmp_path / "stopped", data=few_digits)
+    train_stopped(own, tmp_path / "stopped", few_digits, monkeypatch)
     assert files_but_timings(tmp_path / "stopped" / own.path) == files_but_timings(tmp_path / "whole" / own.path)
 
 
