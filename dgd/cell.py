@@ -79,6 +79,12 @@ class Recipe:
         "Fold a teacher's batch norms into its convolutions, cast its weights once and, on a CPU, fuse the blocks of CIFAR "
         "ResNets. Its logits move by rounding only.",
     )
+    graphs: bool = key(
+        True,
+        "On CUDA, capture a training step once as a CUDA graph and replay it, with the same bits; a step that cannot be "
+        "captured runs as it is, and metrics.json says why.",
+        decides=False,
+    )
     ranks_per_network: int = key(
         0,
         "Processes for each network of a cell. 0 trains all networks of a cell in one process; 1 gives each network a process, "

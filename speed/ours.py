@@ -1,6 +1,6 @@
 """Run our training loop for the measurements; no other module of this folder calls it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from dgd.train import device, memory
 from dgd.train.evaluate import evaluate
 from dgd.train.exchanging import exchange_weights
 from dgd.train.group import Group
-from dgd.train.step import train_epoch
+from dgd.train.step import Steps, train_epoch
 from dgd.train.streams import generator
 from speed.images import BATCH, CLASSES, MEAN, SIZE, STD, random_images
 
@@ -82,19 +82,29 @@ def train_cell(cell: Cell, results: Path, data: Path) -> Path:
 class OneBatch:
     """A loader whose epoch is one fixed batch, neither shuffled nor augmented."""
 
+    captured = False
+
     def __init__(self, batch: Examples):
-        self.batch = batch
+        self._batch = batch
 
     def __len__(self) -> int:
         return 1
 
     def size(self, step: int) -> int:
         """Return the number of images of the batch."""
-        return len(self.batch)
+        return len(self._batch)
 
-    def batches(self, **generators: torch.Generator) -> Iterator[Examples]:
-        """Yield the batch once; generators of a training epoch's order and augmentation are not used."""
-        yield self.batch
+    def feed(self) -> "OneBatch":
+        """Return itself: it holds the epoch."""
+        return self
+
+    def start(self, **generators: torch.Generator) -> list[slice]:
+        """Return the part of the epoch that the batch is: all of it."""
+        return [slice(0, len(self._batch))]
+
+    def batch(self, part: Tensor) -> Examples:
+        """Return the batch."""
+        return self._batch
 
 
 class Ours:
@@ -121,6 +131,7 @@ class Ours:
             self.exchange(cell.exchange.normal - 1)  # the epochs in which filters are dropped begin
         self._loader = self._loader_of(data, BATCH)
         self._batch = next(self._loader.batches())
+        self._steps = Steps(self._group, self._loader)
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -129,7 +140,8 @@ class Ours:
 
     def train(self) -> None:
         """Train one epoch of `steps` steps."""
-        train_epoch(self._group, self._loader, self._epoch)
+        self._steps.start(self._epoch)
+        self._steps.read()
         self._epoch += 1
 
     def step(self, batch: Examples) -> None:

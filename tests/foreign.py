@@ -41,6 +41,17 @@ NOT_DETERMINISTIC = {
 }
 
 
+GENERATORS: dict[int, torch.Generator] = {}
+"""Generators of the device by their C++ object, of which Python makes new ones; kept, so that they live."""
+
+
+def generator() -> torch.Generator:
+    """Return a generator of the device."""
+    made = torch.Generator()
+    GENERATORS[made._cdata] = made
+    return made
+
+
 class Foreign(torch.Tensor):
     """A tensor of the device; `here` is where its numbers are."""
 
@@ -81,7 +92,7 @@ def _run(function, args, kwargs, waits: Counter):
     wanted = kwargs.get("device")
     there = any(isinstance(x, Foreign) for x in leaves)
     goes = wanted is not None and torch.device(wanted) == DEVICE
-    if (there or goes) and kwargs.get("generator") is not None:
+    if (there or goes) and kwargs.get("generator") is not None and kwargs["generator"]._cdata not in GENERATORS:
         raise RuntimeError(f"{function}: a generator of the CPU for another device")
     if packet not in MOVES:
         strangers = [x for x in leaves if isinstance(x, torch.Tensor) and not isinstance(x, Foreign) and x.ndim]

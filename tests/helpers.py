@@ -21,6 +21,7 @@ from dgd.provenance import file_hash
 from dgd.train import checkpoint, train_cell
 from dgd.train.group import Group
 from dgd.train.member import create
+from dgd.train.streams import Seeds
 
 ROOT = Path(__file__).parents[1]
 NAMES = [*METHODS, *(grafted(name) for name in METHODS if name not in NAMED and not METHODS[name].exchange)]
@@ -99,6 +100,15 @@ def fresh_group(cell: Cell, prepared: Path, device="cpu") -> Group:
     for teacher in teachers:
         take_statistics(teacher, images)
     return Group(cell, dataset, teachers, torch.device(device))
+
+
+def seeds(group, epoch=0) -> Seeds:
+    """The seeds of an epoch's first step; the terms are told of the epoch too."""
+    found = Seeds(group.cell.seed, group.device, group.plan.own_stream, group.ranks.mine, generators=group.requires.draws)
+    found.at(epoch, 0, 0)
+    for member in group.members:
+        member.objective.start_epoch(epoch)
+    return found
 
 
 def train_loader(cell: Cell, prepared: Path, device="cpu"):

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from dgd.cell import exchange
 from dgd.methods import METHODS
 from dgd.models import folding
-from dgd.train import checkpoint, train_cell
+from dgd.train import checkpoint, streams, train_cell
 from dgd.train.exchanging import exchange_weights
 from dgd.train.step import train_epoch
-from tests.foreign import DEVICE, device
+from tests.foreign import DEVICE, device, generator
 from tests.helpers import Stopped, covering, fresh_group, make_teacher, method_cell, stopping, train_loader
 
 
@@ -26,6 +26,7 @@ def elsewhere(monkeypatch):
     monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: [*supported(), DEVICE.type])
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not know the device
     monkeypatch.setattr(sys.modules["dgd.train.cell"], "pick_device", lambda name: DEVICE)
+    monkeypatch.setattr(streams, "device_generator", lambda on: generator())
 
 
 def test_tensors_of_two_devices_do_not_meet():

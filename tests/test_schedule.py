@@ -7,7 +7,7 @@ import torch
 
 from dgd.cell import Recipe
 from dgd.cell import exchange as filled_exchange
-from dgd.train.schedule import exchange_due, learning_rates, set_rate
+from dgd.train.schedule import Rates, exchange_due, learning_rates
 
 
 def test_learning_rates():
@@ -81,7 +81,9 @@ def test_a_group_with_a_rate_of_its_own_follows_in_proportion_or_stays():
         [parameters[0], parameters[1] | {"start": 0.4, "scheduled": True}, parameters[2] | {"start": 0.4, "scheduled": False}],
         lr=0.2,
     )
-    optimiser.param_groups[2]["lr"] = 0.4
-    for rate, own in ((0.05, 0.2), (0.1, 0.4)):
-        set_rate(optimiser, rate, 0.1)
-        assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([rate, own, 0.4])
+    rates = Rates([[optimiser]], 0.1, torch.device("cpu"))
+    for _ in range(2):  # the second epoch in the first one's tensors
+        rates.plan([[0.05], [0.1]])
+        for step, rate, own in ((0, 0.05, 0.2), (1, 0.1, 0.4)):
+            rates.set(torch.tensor([step]))
+            assert [float(group["lr"]) for group in optimiser.param_groups] == pytest.approx([rate, own, 0.4])

@@ -9,7 +9,7 @@ from dgd import data
 from dgd.objectives import Output, Requires
 from dgd.train.group import Group
 from dgd.train.step import Plan, losses, train_epoch
-from tests.helpers import digits_cells, method_cell, train_loader
+from tests.helpers import digits_cells, seeds, train_loader
 
 CPU = torch.device("cpu")
 
@@ -86,7 +86,7 @@ def test_members_that_are_only_read_keep_their_batch_statistics(few_digits, batc
     batch = next(iter(loader.batches()))
     sums = torch.zeros(3, 4)
     turn = group.plan.turns[0]
-    for _, loss in losses(group, turn, batch, 0.0, (0, 0, 0), sums):
+    for _, loss in losses(group, turn, batch, seeds(group), sums):
         loss.backward()
     own, *others = (dict(net.named_buffers()) for net in group.networks)
     assert not torch.equal(own["bn1.running_mean"], before[0]["bn1.running_mean"])
@@ -112,7 +112,7 @@ def test_a_rate_is_that_of_its_step(few_digits):
     group, loader = group_of(cell, few_digits), train_loader(cell, few_digits)
     (optimiser,) = group.optimisers[0]
     rates, plain = [], torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=cell.recipe.lr)
-    optimiser.register_step_pre_hook(lambda optimiser, *_: rates.append(optimiser.param_groups[0]["lr"]))
+    optimiser.register_step_pre_hook(lambda optimiser, *_: rates.append(float(optimiser.param_groups[0]["lr"])))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(plain, 3 * len(loader))
     expected = []
     for epoch in range(3):
@@ -126,14 +126,15 @@ def test_a_rate_is_that_of_its_step(few_digits):
     assert len(set(rates)) == 9
 
 
-def test_terms_see_the_time_of_their_step(few_digits):
-    cell = method_cell("baseline")
-    group, loader = group_of(cell, few_digits), train_loader(cell, few_digits)
-    times = []
-    group.members[0].objective.register_forward_pre_hook(lambda _, given: times.append(given[0].time))
+def test_terms_know_the_epoch(few_digits):
+    group, loader = mutual("own", few_digits)
+    told = []
+    for k, member in enumerate(group.members):
+        member.objective.terms["mutual"].ramp = lambda epoch, k=k: told.append((k, epoch)) or epoch / 4
     for epoch in (0, 2):
         train_epoch(group, loader, epoch)
-    assert times == pytest.approx([0, 1 / 3, 2 / 3, 2, 2 + 1 / 3, 2 + 2 / 3])
+        assert [float(member.objective.terms["mutual"].factor) for member in group.members] == [epoch / 4] * 3
+    assert told == [(k, epoch) for epoch in (0, 2) for k in range(3)]
 
 
 def test_an_output_without_gradient_has_the_same_numbers():

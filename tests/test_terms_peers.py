@@ -21,14 +21,14 @@ def output(seed, shapes=SHAPES, images=IMAGES, dtype=torch.float32):
     return Output(torch.randn(images, CLASSES, generator=draw).to(dtype), stages, [], stages[-1].mean((2, 3)))
 
 
-def batch(network, networks=3, time=9.0, **kwargs):
+def batch(network, networks=3, **kwargs):
     """The batch of one network of a group; its own output can be differentiated."""
     outputs = {k: output(10 + k, **kwargs) for k in range(networks)}
     own = outputs.pop(network)
     for tensor in (own.logits, *own.stages):
         tensor.requires_grad_()
     labels = torch.arange(len(own.logits)) % CLASSES
-    return Batch({"image": torch.zeros(len(labels), 3, 8, 8)}, labels, labels, own, peers=outputs, time=time)
+    return Batch({"image": torch.zeros(len(labels), 3, 8, 8)}, labels, labels, own, peers=outputs)
 
 
 def logits_batch(own, *peers):
@@ -331,10 +331,11 @@ def test_first_student_learns_from_students_only_and_owns_nothing():
 
 
 @pytest.mark.parametrize("which", ["code", "meant"])
-@pytest.mark.parametrize(("time", "ramp"), [(9.0, 1.0), (0.5, math.exp(-3.2))])
-def test_student_value_is_the_sum_of_its_parts(which, time, ramp):
-    b = batch(3, 4, time=time)
+@pytest.mark.parametrize(("epoch", "ramp"), [(9, 1.0), (0, math.exp(-3.2))])
+def test_student_value_is_the_sum_of_its_parts(which, epoch, ramp):
+    b = batch(3, 4)
     term = ffsd(3, 4, b, self_distillation=which, lam_div=3.0, lam_sd=20.0)
+    term.start_epoch(epoch)
     for _ in range(3):  # running statistics that are not the batch's
         term.chain(torch.randn(4, 16, 2, 2))
     own, before = b.own, b.peers[2].stages[-1]
@@ -350,10 +351,11 @@ def test_student_value_is_the_sum_of_its_parts(which, time, ramp):
     assert float(term(b).detach()) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("time", "ramp"), [(9.0, 1.0), (2.2, math.exp(-0.8))])
-def test_leader_value_is_the_sum_of_its_parts(time, ramp):
-    b = batch(0, time=time)
+@pytest.mark.parametrize(("epoch", "ramp"), [(9, 1.0), (2, math.exp(-0.8))])
+def test_leader_value_is_the_sum_of_its_parts(epoch, ramp):
+    b = batch(0)
     term = ffsd(0, b=b, tau=3.0, lam_f=7.0, lam_sd=20.0)
+    term.start_epoch(epoch)
     own, students = b.own, [b.peers[1], b.peers[2]]
     with torch.no_grad():
         together = torch.cat([s.stages[-1] for s in students], 1)
@@ -370,9 +372,9 @@ def test_leader_value_is_the_sum_of_its_parts(time, ramp):
 
 def test_ramp_counts_epochs_from_one():
     term = TERMS["ffsd"]()
-    for time, exponent in [(0.0, 3.2), (0.99, 3.2), (1.0, 1.8), (2.5, 0.8), (3.0, 0.2), (4.0, 0.0), (100.0, 0.0)]:
-        assert term.scale(time) == pytest.approx(math.exp(-exponent), rel=1e-6)
-    assert TERMS["ffsd"](ramp=0).scale(0.0) == 1.0
+    for epoch, exponent in [(0, 3.2), (1, 1.8), (2, 0.8), (3, 0.2), (4, 0.0), (100, 0.0)]:
+        assert term.ramp(epoch) == pytest.approx(math.exp(-exponent), rel=1e-6)
+    assert TERMS["ffsd"](ramp=0).ramp(0) == 1.0
 
 
 def gradients(network, b=None, labels=None, peer_seed=None, **options):

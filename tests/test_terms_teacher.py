@@ -19,9 +19,9 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make(own, teachers, labels=None, time=0.0):
+def make(own, teachers, labels=None):
     labels = torch.zeros(len(own.logits), dtype=torch.int64) if labels is None else torch.as_tensor(labels)
-    return Batch({}, labels, torch.arange(len(labels)), own, teachers, time=time)
+    return Batch({}, labels, torch.arange(len(labels)), own, teachers)
 
 
 def maps(*stages, dtype=torch.float32):
@@ -60,7 +60,7 @@ def mean_of_two(name, one, two, own, **options):
     """That the loss with two teachers is the mean of the losses with each."""
     values = []
     for teachers in ([one], [two], [one, two]):
-        batch = make(own, teachers, [1, 0, 2], time=3.0)
+        batch = make(own, teachers, [1, 0, 2])
         torch.manual_seed(0)
         term = TERMS[name](**options)
         term.setup(batch, SETTING)
@@ -340,7 +340,7 @@ def test_dkd_is_the_two_divergences(alpha, beta, tau):
 def test_dkd_defaults_are_the_codes():
     x, theirs, labels = draw(3, 5), 3 * draw(3, 5, seed=1), [4, 0, 2]
     expected = decoupled(x.double().numpy(), theirs.double().numpy(), labels, 1, 8, 4)
-    assert float(TERMS["dkd"]()(make(logits(x), [logits(theirs)], labels, time=20.0))) == pytest.approx(expected, rel=1e-5)
+    assert float(TERMS["dkd"]()(make(logits(x), [logits(theirs)], labels))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_dkd_with_the_teachers_doubt_as_beta_is_plain_distillation():
@@ -384,9 +384,11 @@ def test_dkd_warms_up_by_whole_epochs_from_the_first():
     own, theirs = draw(3, 5), 3 * draw(3, 5, seed=1)
     full = float(TERMS["dkd"](warmup=0)(make(logits(own), [logits(theirs)])))
     term = TERMS["dkd"]()
-    # mdistiller counts epochs from 1: epoch k, here the times from k - 1 up to k, has k / 20.
-    for time, factor in ((0.0, 1 / 20), (0.99, 1 / 20), (1.0, 2 / 20), (18.5, 19 / 20), (19.0, 1), (20.0, 1), (239.9, 1)):
-        assert float(term(make(logits(own), [logits(theirs)], time=time))) == pytest.approx(factor * full, rel=1e-5)
+    assert float(term(make(logits(own), [logits(theirs)]))) == full  # in a loop that tells of no epochs
+    # mdistiller counts epochs from 1: epoch k, here k - 1, has k / 20.
+    for epoch, factor in ((0, 1 / 20), (1, 2 / 20), (18, 19 / 20), (19, 1), (20, 1), (239, 1)):
+        term.start_epoch(epoch)
+        assert float(term(make(logits(own), [logits(theirs)]))) == pytest.approx(factor * full, rel=1e-5)
 
 
 def test_dkd_averages_teachers():

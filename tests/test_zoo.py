@@ -25,6 +25,7 @@ from tests.helpers import (
     fresh_group,
     make_teacher,
     method_cell,
+    seeds,
     train_loader,
     train_stopped,
 )
@@ -110,7 +111,7 @@ def test_every_method_on_every_kind_of_network(pictures, name, student):
     batch = next(iter(train_loader(own, pictures).batches()))
     sums = torch.zeros(own.networks, 2 + len(own.objective))
     for turn in learns.plan.turns:
-        for k, loss in losses(learns, turn, batch, 1.5, (1, 0, 0), sums):
+        for k, loss in losses(learns, turn, batch, seeds(learns, 1), sums):
             assert loss.isfinite()
             loss.backward()
             gradients = [value.grad for value in learns.networks[k].parameters()]
@@ -168,7 +169,7 @@ def test_every_term_can_be_learned_by_itself(few_digits, term, name):
     for _ in range(200 if learns.requires.indices else 40):  # what a bank holds has to follow first
         sums = torch.zeros(own.networks, 3)
         for turn in learns.plan.turns:
-            for k, loss in losses(learns, turn, batch, 30.0, (30, 0, 0), sums):
+            for k, loss in losses(learns, turn, batch, seeds(learns, 30), sums):
                 loss.backward()
                 for optimiser in learns.optimisers[k]:
                     optimiser.step()

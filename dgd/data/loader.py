@@ -6,7 +6,7 @@ and given the same shifts and flips the values are equal to the last bit.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -101,7 +101,10 @@ class Loader:
     Attributes:
         images: number of images of the split.
         input: name of the input that the examples are of.
+        captured: a step that reads its batches can be captured as a CUDA graph.
     """
+
+    captured = True
 
     def __init__(
         self,
@@ -117,7 +120,7 @@ class Loader:
         self.dataset, self.split, self.batch_size, self.device = dataset, split, batch_size, device
         self.channels_last, self.shard = channels_last, shard
         self.images = dataset.sizes[split]
-        self.mean, self.std = dataset.normalisation(device)
+        self.normalisations = {one.input: one.normalisation(device) for one in (dataset, partner) if one}
 
     def __len__(self) -> int:
         """Return the number of steps in an epoch; for the training split, in a training epoch."""
@@ -136,7 +139,7 @@ class Loader:
         """Return the number of images in a training step's batch, over all shards."""
         return min(self.batch_size, self._used(True) - step * self.batch_size)
 
-    def _slices(self, images: int) -> list[slice]:
+    def slices(self, images: int) -> list[slice]:
         """Return the slice of the epoch's order that is this shard's part of each batch."""
         part, parts = self.shard
         bounds = [*range(0, images, self.batch_size), images]
@@ -167,59 +170,99 @@ class Loader:
         Returns:
             Iterator of `Examples`; the last batch may be smaller.
         """
-        index = torch.arange(self.images) if order is None else torch.randperm(self.images, generator=order)
-        index = index[: self._used(order is not None or augment is not None)]
-        return self._epoch(index, augment, partners)
+        feed = self.feed()
+        return map(feed.batch, feed.start(order, augment, partners))
 
-    def _epoch(
-        self, index: torch.Tensor, generator: torch.Generator | None, partners: torch.Generator | None
-    ) -> Iterator[Examples]:
-        read = {self.input: self._reader(self.dataset, index, generator)}
+    def feed(self) -> "Feed":
+        """Return what holds the batches of one epoch after the other."""
+        return Feed(self)
+
+    def draw(
+        self, order: torch.Generator | None, augment: torch.Generator | None, partners: torch.Generator | None
+    ) -> dict[tuple[str, str], torch.Tensor]:
+        """Draw an epoch on the CPU; arguments as in `batches`.
+
+        Returns:
+            (input, `index`) -> positions in the split, int64 (n,); (input, `shifts`), int64 (2, n), and (input, `flips`), bool
+            (n,), where the input is augmented; see `augment`.
+        """
+        index = self.order(order, augment)
+        drawn = _draw(self.dataset, index, augment)
         if self.partner and partners is not None:
             chosen = _partners(self._labels(self.dataset)[index], self._labels(self.partner), partners)
-            read[self.partner.input] = self._reader(self.partner, chosen, partners)
-        labels, index = self.dataset.on_device(self.split, self.device)[1], index.to(self.device)
+            drawn |= _draw(self.partner, chosen, partners)
+        return drawn
 
-        def batch(part: slice) -> Examples:
-            return Examples({name: images(part) for name, images in read.items()}, labels[index[part]], index[part])
-
-        return map(batch, self._slices(len(index)))
+    def order(self, order: torch.Generator | None, augment: torch.Generator | None) -> torch.Tensor:
+        """Return the positions of an epoch's images, int64 (n,); arguments as in `batches`."""
+        index = torch.arange(self.images) if order is None else torch.randperm(self.images, generator=order)
+        return index[: self._used(order is not None or augment is not None)]
 
     def _labels(self, dataset: "Dataset") -> torch.Tensor:
         return dataset.tensors[f"{self.split}_labels"]
 
-    def _reader(
-        self, dataset: "Dataset", index: torch.Tensor, generator: torch.Generator | None
-    ) -> Callable[[slice], torch.Tensor]:
-        """Return a function from a part of an epoch to its images of a data set, augmented as is drawn here.
 
-        Args:
-            dataset: the data set.
-            index: which of its images the epoch has, int64 (n,) on the CPU.
-            generator: CPU generator of the augmentation; None does not augment.
-        """
-        pad, flip = dataset.manifest["augmentation"]["pad"], dataset.manifest["augmentation"]["flip"]
-        shifts = flips = None
-        if generator is not None:
-            shifts = torch.randint(0, 2 * pad + 1, (2, len(index)), generator=generator).to(self.device)
-            flips = (torch.rand(len(index), generator=generator) < 0.5).to(self.device) if flip else None
-        padded, _ = dataset.on_device(self.split, self.device)
-        mean, std = dataset.normalisation(self.device)
-        index = index.to(self.device)
+def _draw(dataset: "Dataset", index: torch.Tensor, generator: torch.Generator | None) -> dict[tuple[str, str], torch.Tensor]:
+    """Return which images of a data set an epoch has, int64 (n,), and how they are augmented; None does not augment."""
+    drawn, augmentation = {"index": index}, dataset.manifest["augmentation"]
+    if generator is not None:
+        drawn["shifts"] = torch.randint(0, 2 * augmentation["pad"] + 1, (2, len(index)), generator=generator)
+        if augmentation["flip"]:
+            drawn["flips"] = torch.rand(len(index), generator=generator) < 0.5
+    return {(dataset.input, what): value for what, value in drawn.items()}
 
-        def read(part: slice) -> torch.Tensor:
-            return augment(
-                padded,
-                index[part],
-                None if shifts is None else shifts[:, part],
-                None if flips is None else flips[part],
-                pad if self.split == "train" else 0,
-                mean,
-                std,
-                self.channels_last,
-            )
 
-        return read
+class Feed:
+    """The batches of an epoch, made from what was drawn for it, which lies on the device.
+
+    The tensors stay the same ones from epoch to epoch, so that a step that was captured reads those of the next epoch.
+
+    Args:
+        loader: The loader.
+    """
+
+    def __init__(self, loader: Loader):
+        self.loader, self.drawn = loader, {}
+
+    def start(
+        self,
+        order: torch.Generator | None = None,
+        augment: torch.Generator | None = None,
+        partners: torch.Generator | None = None,
+    ) -> list[slice]:
+        """Draw an epoch, see `Loader.batches`, and return which part of it each batch is."""
+        drawn = self.loader.draw(order, augment, partners)
+        if self.drawn.keys() == drawn.keys() and all(self.drawn[key].shape == drawn[key].shape for key in drawn):
+            for key, value in drawn.items():
+                self.drawn[key].copy_(value)
+        else:
+            self.drawn = {key: value.to(self.loader.device) for key, value in drawn.items()}
+        return self.loader.slices(len(drawn[self.loader.input, "index"]))
+
+    def batch(self, part: slice | torch.Tensor) -> Examples:
+        """Return a part of the epoch: a slice of it, or positions in it, int64 (B,) on the device."""
+        loader, dataset = self.loader, self.loader.dataset
+        index = self.drawn[loader.input, "index"][part]
+        inputs = {one.input: self._images(one, part) for one in (dataset, loader.partner) if one and self._holds(one)}
+        return Examples(inputs, dataset.on_device(loader.split, loader.device)[1][index], index)
+
+    def _holds(self, dataset: "Dataset") -> bool:
+        return (dataset.input, "index") in self.drawn
+
+    def _images(self, dataset: "Dataset", part: slice | torch.Tensor) -> torch.Tensor:
+        loader, shifts = self.loader, self.drawn.get((dataset.input, "shifts"))
+        flips = self.drawn.get((dataset.input, "flips"))
+        mean, std = loader.normalisations[dataset.input]
+        return augment(
+            dataset.on_device(loader.split, loader.device)[0],
+            self.drawn[dataset.input, "index"][part],
+            None if shifts is None else shifts[:, part],
+            None if flips is None else flips[part],
+            dataset.manifest["augmentation"]["pad"] if loader.split == "train" else 0,
+            mean,
+            std,
+            loader.channels_last,
+        )
 
 
 def _partners(labels: torch.Tensor, others: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -259,6 +302,8 @@ class _Files(torch.utils.data.Dataset):
 class StreamLoader(Loader):
     """A loader of batches of one split that worker processes read from image files in every epoch."""
 
+    captured = False
+
     def __init__(self, *args, workers: int):
         super().__init__(*args)
         self.workers = workers
@@ -271,26 +316,49 @@ class StreamLoader(Loader):
             v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), v2.PILToTensor()]),
         )
 
-    def _epoch(
-        self, index: torch.Tensor, generator: torch.Generator | None, partners: torch.Generator | None
-    ) -> Iterator[Examples]:
+    def feed(self) -> "StreamFeed":
+        """See `Loader.feed`."""
+        return StreamFeed(self)
+
+    def read(self, order: torch.Generator | None, augment: torch.Generator | None) -> tuple[int, Iterator[Examples]]:
+        """Return the number of images of an epoch and an iterator of its batches; arguments as in `Loader.batches`."""
+        index = self.order(order, augment)
         seeds = [None] * len(index)
-        if generator is not None:
-            seeds = torch.randint(0, 2**63 - 1, (len(index),), generator=generator).tolist()
+        if augment is not None:
+            seeds = torch.randint(0, 2**63 - 1, (len(index),), generator=augment).tolist()
         keys = list(zip(index.tolist(), seeds))
         loader = torch.utils.data.DataLoader(
             self.files,
-            batch_sampler=[keys[part] for part in self._slices(len(keys))],
+            batch_sampler=[keys[part] for part in self.slices(len(keys))],
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # so that the global generator does not advance
         )
+        mean, std = self.normalisations[self.input]
 
         def on_device(batch: list[torch.Tensor]) -> Examples:
             images, labels, index = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-            return Examples({"image": normalize(images, self.mean, self.std, self.channels_last)}, labels, index)
+            return Examples({"image": normalize(images, mean, std, self.channels_last)}, labels, index)
 
-        return map(on_device, loader)
+        return len(keys), map(on_device, loader)
+
+
+class StreamFeed(Feed):
+    """The batches of an epoch, one after the other, as worker processes read them."""
+
+    def start(
+        self,
+        order: torch.Generator | None = None,
+        augment: torch.Generator | None = None,
+        partners: torch.Generator | None = None,
+    ) -> list[slice]:
+        """See `Feed.start`."""
+        images, self.coming = self.loader.read(order, augment)
+        return self.loader.slices(images)
+
+    def batch(self, part: slice | torch.Tensor) -> Examples:
+        """Return the next batch, whichever part is asked for."""
+        return next(self.coming)
 
 
 class Dataset:
@@ -347,6 +415,8 @@ class Dataset:
             if split == "train":
                 images = zero_pad(images, [self.manifest["augmentation"]["pad"]] * 4)
             self._on_device[key] = images, self.tensors[f"{split}_labels"].to(device)
+            if device.type == "cuda":  # they are read in other streams than this one
+                torch.cuda.synchronize(device)
         return self._on_device[key]
 
     def loader(

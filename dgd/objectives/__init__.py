@@ -106,6 +106,11 @@ class Objective(nn.Module):
                 raise ValueError(f"{name}: the term is for {needs.task}, and the data set has another task")
             term.setup(example, setting)
 
+    def start_epoch(self, epoch: int) -> None:
+        """Tell the terms, some of which rise in weight, that an epoch starts, from 0; without it all have their full weight."""
+        for term in self.terms.values():
+            term.start_epoch(epoch)
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total, and each term before its weight."""
         parts = {name: term(batch) for name, term in self.terms.items()}

@@ -88,11 +88,11 @@ class Negatives(nn.Module):
         self.register_buffer("starts", sizes.cumsum(0) - sizes, persistent=False)
 
     @torch.no_grad()
-    def forward(self, labels: Tensor) -> Tensor:
+    def forward(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return positions (B, K) int64 in the training split, for images of classes (B,) `labels`."""
         size, start = self.sizes[labels, None], self.starts[labels, None]
         # float64, because with the 24 bits of float32 some of a million images would be drawn more often than others.
-        draw = torch.rand(len(labels), self.number, dtype=torch.float64, device=labels.device)
+        draw = torch.rand(len(labels), self.number, dtype=torch.float64, device=labels.device, generator=generator)
         place = draw.mul_(len(self.order) - size).long()  # position in the order by class, without the image's own class
         return self.order[place.add_((place >= start) * size)]
 
@@ -180,7 +180,7 @@ class BankTerm(Term):
 
     name = ""
     status = "deviates"
-    requires = Requires(teacher="eval", features=True, indices=True, task="classification")
+    requires = Requires(teacher="eval", features=True, indices=True, task="classification", draws=True)
 
     def __init__(self, dim: int, negatives: int, temperature: float, momentum: float):
         super().__init__()

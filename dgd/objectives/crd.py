@@ -48,7 +48,7 @@ class ContrastiveRepresentation(BankTerm):
         Raises:
             ValueError: The batch has not one teacher.
         """
-        index, images = self.negatives(batch.labels), len(self.banks["own"].rows)
+        index, images = self.negatives(batch.labels, batch.generator), len(self.banks["own"].rows)
         own, teacher = self.embed(batch)
         # (query that gets the gradient, rows of the bank that it is compared with)
         sides = [(own / self.temperature, self.banks["teacher"].rows), (teacher / self.temperature, self.banks["own"].rows)]

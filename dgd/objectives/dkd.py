@@ -1,7 +1,5 @@
 """Decoupled knowledge distillation: separate weights for the teacher's true-class and other-class probabilities."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -49,11 +47,11 @@ class DecoupledDistillation(Term):
             target = (binary.exp() * (binary - own_binary)).sum(1)
             rest = (others.exp() * (others - own_others)).sum(1)
             loss = loss + (self.alpha * target + self.beta * rest).mean()
-        return self.ramp(batch.time) * self.tau**2 / len(batch.teachers) * loss
+        return (self.factor * self.tau**2 / len(batch.teachers)).float() * loss
 
-    def ramp(self, time: float) -> float:
-        """Return the warm-up factor after `time` epochs."""
-        return min((math.floor(time) + 1) / self.warmup, 1.0) if self.warmup else 1.0
+    def ramp(self, epoch: int) -> float:
+        """Return the warm-up factor of an epoch, from 0."""
+        return min((epoch + 1) / self.warmup, 1.0) if self.warmup else 1.0
 
     def split(self, logits: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
         """Return log b (B, 2) and log o (B, K), the latter set to 0 at the true class, where it adds nothing to a divergence.

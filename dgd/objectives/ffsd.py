@@ -69,7 +69,7 @@ class FeatureFusionSelfDistillation(Term):
                 raise ValueError(f"ffsd: {name} is {value}; it must be 0 or more")
         if self_distillation not in ("code", "meant"):
             raise ValueError(f"ffsd: self_distillation is {self_distillation!r}; it must be 'code' or 'meant'")
-        self.tau, self.lam_div, self.lam_sd, self.lam_f, self.ramp = tau, lam_div, lam_sd, lam_f, ramp
+        self.tau, self.lam_div, self.lam_sd, self.lam_f, self.rise = tau, lam_div, lam_sd, lam_f, ramp
         self.self_distillation = self_distillation
         self.network = self.chain = self.fusion = self.trans = None
 
@@ -108,36 +108,35 @@ class FeatureFusionSelfDistillation(Term):
 
     def forward(self, batch) -> Tensor:
         """Return a scalar: the sum of the network's loss and of its modules' losses."""
-        own, scale = batch.own, self.scale(batch.time)
+        own = batch.own
         students = [peer for number, peer in sorted(batch.peers.items()) if number != 0]
         if self.network == 1:
             return self._divergence(own.logits, [peer.logits for peer in students])
         maps = [attention(x) for x in own.stages]
         if self.network == 0:
-            loss = self._leader(batch, students, maps, scale)
+            loss = self._leader(batch, students, maps)
         else:
-            loss = self._student(batch, students, maps, scale)
+            loss = self._student(batch, students, maps)
         # After the pass that computes the targets, because this one updates the running statistics.
-        return loss + scale * self.lam_sd * self._chain_loss(own.stages, maps)
+        return loss + (self.factor * self.lam_sd).float() * self._chain_loss(own.stages, maps)
 
-    def scale(self, time: float) -> float:
-        """Return the factor of the weights after `time` epochs."""
-        epoch = math.floor(time) + 1
-        return math.exp(-5 * (1 - epoch / self.ramp) ** 2) if epoch < self.ramp else 1.0
+    def ramp(self, epoch: int) -> float:
+        """Return the factor of the weights in an epoch, from 0."""
+        return math.exp(-5 * (1 - (epoch + 1) / self.rise) ** 2) if epoch + 1 < self.rise else 1.0
 
     def _divergence(self, logits: Tensor, targets: list[Tensor]) -> Tensor:
         return divergences(logits, targets, self.tau).mean()
 
-    def _student(self, batch, students, maps, scale: float) -> Tensor:
+    def _student(self, batch, students, maps) -> Tensor:
         before = batch.peers[self.network - 1].stages[-1].float()
         target, move = flip(attention(before))
         diversity = (unit(maps[-1]) - target).square().mean()
         weight = self.lam_div if self.self_distillation == "code" else self.lam_sd
         within = self._within(maps, before + move[:, None] / before.shape[1])
         divergence = self._divergence(batch.own.logits, [peer.logits for peer in students])
-        return divergence + scale * (self.lam_div * diversity + weight * within)
+        return divergence + self.factor.float() * (self.lam_div * diversity + weight * within)
 
-    def _leader(self, batch, students, maps, scale: float) -> Tensor:
+    def _leader(self, batch, students, maps) -> Tensor:
         together = torch.cat([peer.stages[-1] for peer in students], 1)
         with self.autocast():
             fused, logits = self.fusion(together)
@@ -147,7 +146,7 @@ class FeatureFusionSelfDistillation(Term):
         fusion = F.cross_entropy(logits, batch.labels) + self._divergence(logits, [mean])
         features = distance(maps[-1], attention(fused)) + distance(attention(wide), attention(together))
         within = self._within(maps, fused)
-        return fusion + self._divergence(batch.own.logits, [logits]) + scale * self.lam_f * (features + within)
+        return fusion + self._divergence(batch.own.logits, [logits]) + (self.factor * self.lam_f).float() * (features + within)
 
     def _within(self, maps: list[Tensor], deepest: Tensor) -> Tensor:
         """Return SD(deepest) of the network whose stages have the attention `maps`; only the network gets a gradient."""

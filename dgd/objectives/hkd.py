@@ -68,7 +68,7 @@ class HolisticKnowledge(BankTerm):
         Raises:
             ValueError: The batch has not one teacher.
         """
-        index = self.negatives(batch.labels)
+        index = self.negatives(batch.labels, batch.generator)
         own, teacher = self.embed(batch)
         alone = {"own": own, "teacher": teacher}
         logits = {"own": batch.own.logits, "teacher": batch.teachers[0].logits}

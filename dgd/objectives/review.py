@@ -1,8 +1,6 @@
 """Knowledge review (ReviewKD): each of the student's levels, fused with its deeper ones, learns to match the teacher's
 level."""
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -74,7 +72,11 @@ class KnowledgeReview(Term):
             with self.autocast():
                 out, carried = fusion(own, carried, theirs.shape[2:])
             loss = loss + hierarchical_context(out, theirs)
-        return loss * (min(1.0, math.floor(batch.time) / self.warmup) if self.warmup else 1.0)
+        return loss * self.factor.float()
+
+    def ramp(self, epoch: int) -> float:
+        """Return the warm-up factor of an epoch, from 0."""
+        return min(1.0, epoch / self.warmup) if self.warmup else 1.0
 
 
 class Fusion(nn.Module):

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 STATUSES = ("faithful", "deviates", "proxy", "reconstruction")
@@ -74,7 +75,7 @@ class Batch:
         own: Output of the network that learns.
         teachers: Output of each teacher on the same examples, without gradient.
         peers: Outputs of the group's other networks by their number, on the same examples, without gradient.
-        time: Epochs trained so far; a fraction within an epoch.
+        generator: What a term draws random numbers from that says so in `Requires.draws`, on the device; None is torch's own.
         runs: The networks, for a term that runs them itself; `own`, `teachers` and `peers` are then empty.
     """
 
@@ -84,7 +85,7 @@ class Batch:
     own: Output
     teachers: Sequence[Output] = ()
     peers: Mapping[int, Output] = field(default_factory=dict)
-    time: float = 0.0
+    generator: torch.Generator | None = None
     runs: Runs | None = None
 
 
@@ -107,7 +108,7 @@ class Setting:
     takes: str = "image"
 
 
-WORDS = {"heads": "sub-nets"}
+WORDS = {"heads": "sub-nets", "draws": "random numbers"}
 """Requirements that are called otherwise in a text."""
 
 
@@ -131,6 +132,7 @@ class Requires:
         heads: The term needs `heads`: the network that learns has sub-nets.
         runs: The term runs networks itself, by `Batch.runs`: `peers` or `teachers`. All terms of an objective do, or none.
         teacher_features: The term needs `pooled` of the teachers.
+        draws: The term draws random numbers from `Batch.generator`.
     """
 
     teacher: str = ""
@@ -145,6 +147,7 @@ class Requires:
     heads: bool = False
     runs: str = ""
     teacher_features: bool = False
+    draws: bool = False
 
     TEACHER: ClassVar[tuple[str, ...]] = ("", "eval", "train")
     PEERS: ClassVar[tuple[str, ...]] = ("", "own", "turns", "together")
@@ -180,6 +183,8 @@ class Term(nn.Module):
         requires: What the loop must provide. An instance may require more than its class.
         autocast: Returns the context in which a term's convolutions run, the same as the network's. Losses are computed outside
             it, in float32.
+        factor: Float64 scalar on the device, 1 before the first `start_epoch`: `ramp` of the epoch, for terms that ramp up.
+            It is a tensor, because a number would keep its first value in a step that is replayed as a CUDA graph.
     """
 
     source = ""
@@ -187,6 +192,10 @@ class Term(nn.Module):
     deviations: tuple[str, ...] = ()
     requires = Requires()
     autocast: Callable[[], AbstractContextManager] = nullcontext
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("factor", torch.ones((), dtype=torch.float64), persistent=False)
 
     def setup(self, example: Batch, setting: Setting) -> None:
         """Build the modules that need sizes; called once, before anything is trained.
@@ -198,6 +207,14 @@ class Term(nn.Module):
         Raises:
             ValueError: The term is not defined for these networks; the message says why.
         """
+
+    def ramp(self, epoch: int) -> float:
+        """Return what `factor` is in an epoch, from 0."""
+        return 1.0
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set `factor` for an epoch; the loop calls it before each one."""
+        self.factor.fill_(self.ramp(epoch))
 
     def groups(self) -> list[dict]:
         """Return the optimiser's parameter groups for parameters that are not trained as the network is.

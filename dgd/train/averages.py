@@ -34,21 +34,34 @@ def average(group, epoch: int) -> None:
         write(own, blend(own, now, {key: share if value.is_floating_point() else 0.0 for key, value in own.items()}))
 
 
-@torch.no_grad()
-def average_step(group, k: int, epoch: int) -> None:
-    """Update the exponential average of a member's weights after a step, if the recipe asks for that.
+class StepAverage:
+    """The exponential averages of a group's weights after every step, if the recipe asks for that.
 
-    Until epoch `average_from` the average is the weights themselves.
+    Until epoch `average_from` an average is the weights themselves.
+
+    Args:
+        group: A `dgd.train.group.Group`, with its state loaded.
     """
-    recipe = group.recipe
-    if recipe.average_every != "step" or recipe.weight_average == "none" or k >= len(group.eval_networks):
-        return
-    share = recipe.average_decay if epoch + 1 > recipe.average_from else 0.0
-    for own, now in zip(group.eval_networks[k].state_dict().values(), group.networks[k].state_dict().values(), strict=True):
-        if own.is_floating_point():
-            own.lerp_(now, 1 - share)
-        else:
-            own.copy_(now)
+
+    def __init__(self, group):
+        recipe, self.pairs = group.recipe, []
+        self.first, self.decay, self.share = recipe.average_from, recipe.average_decay, torch.zeros((), device=group.device)
+        if recipe.average_every == "step" and recipe.weight_average != "none":
+            states = zip(group.eval_networks, group.networks)
+            self.pairs = [list(zip(*(net.state_dict().values() for net in both), strict=True)) for both in states]
+
+    def plan(self, epoch: int) -> None:
+        """Set what the steps of an epoch, from 0, take of the weights."""
+        self.share.fill_(1 - (self.decay if epoch + 1 > self.first else 0.0))
+
+    @torch.no_grad()
+    def update(self, k: int) -> None:
+        """Update the average of the k-th member's weights, if it has one."""
+        for own, now in self.pairs[k] if k < len(self.pairs) else ():
+            if own.is_floating_point():
+                own.lerp_(now, self.share)
+            else:
+                own.copy_(now)
 
 
 def prepare_averages(group, loader, epoch: int) -> None:

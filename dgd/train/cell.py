@@ -1,13 +1,15 @@
-"""Train one cell: from its typed description and its prepared data to the files of its folder."""
+"""Train cells: from their typed description and prepared data to the files of their folders."""
 
 import json
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -22,14 +24,16 @@ from dgd.train.evaluate import ensemble, evaluate_all
 from dgd.train.exchanging import exchange_weights
 from dgd.train.group import Group
 from dgd.train.member import create
-from dgd.train.outcomes import Diverged, NoImages, NoResult, NoTeacher
+from dgd.train.outcomes import CannotCapture, Diverged, NoImages, NoResult, NoTeacher, OutOfTime
 from dgd.train.record import RESUME, Result, Trace, norms, write_failure, write_result
 from dgd.train.retrieval import retrieval
 from dgd.train.schedule import exchange_due
-from dgd.train.step import train_epoch
+from dgd.train.step import Steps
 
 
-def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, out: str | Path | None = None) -> dict | None:
+def train_cell(
+    cell: Cell | Mapping, *, results: str | Path, data: str | Path, out: str | Path | None = None, until: float = math.inf
+) -> dict | None:
     """Train one cell and write its folder; under `torchrun` all its processes call this together, see `dgd.train.ranks`.
 
     A cell that was stopped resumes after its last epoch and gives the same bytes as one that was not stopped.
@@ -39,6 +43,7 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
         results: Root of the results; teachers are looked up below it.
         data: Folder of the prepared data set.
         out: The cell's folder; `results / cell.path` by default.
+        until: When to stop, as `time.monotonic` counts; see `OutOfTime`.
 
     Returns:
         The content of metrics.json; None in the processes of a `torchrun` other than the leader.
@@ -46,19 +51,128 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
     Raises:
         Diverged: A loss was not finite. The folder then holds metrics.json with `status` and `error`, and empty outputs.
         NoTeacher: The teacher has no result; it is recorded in the same way.
+        OutOfTime: The next epoch would have ended after `until`. What was trained is in the resume point.
+        CannotCapture: CUDA cannot be used any more in this process; in a new one the cell goes on by its resume point.
         ValueError: There are not as many processes as the recipe's `ranks_per_network` asks for.
     """
     cell = cell if isinstance(cell, Cell) else Cell.from_plain(cell)
     out = Path(out or Path(results) / cell.path)
-    out.mkdir(parents=True, exist_ok=True)
-    set_up(cell.recipe)
-    device = pick_device(cell.recipe.device)
+    (outcome,) = train_side_by_side([Order(cell, Path(data), out)], results=results, until=until)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+@dataclass(frozen=True)
+class Order:
+    """A cell to train, the folder of its prepared data set, and the cell's own folder."""
+
+    cell: Cell
+    data: Path
+    out: Path
+
+
+def train_side_by_side(
+    orders: Sequence[Order], *, results: str | Path, until: float = math.inf
+) -> list[dict | Exception | None]:
+    """Train cells in one process; each leaves what it leaves when it is trained alone.
+
+    On CUDA each runs in a stream of its own, so that small networks share the device: an epoch of each is launched before that
+    of any is waited for. On a CPU they take turns, an epoch each.
+
+    Args:
+        orders: The cells; one that learns from another comes in a later call.
+        results: Root of the results; teachers are looked up below it.
+        until: When to stop, as `time.monotonic` counts.
+
+    Returns:
+        For each cell what `train_cell` returns or raises: the others go on.
+
+    Raises:
+        CannotCapture: CUDA cannot be used any more in this process.
+        ValueError: The cells differ in what holds for a whole process.
+    """
+    _check_together(orders)
+    set_up(orders[0].cell.recipe)
+    device = pick_device(orders[0].cell.recipe.device)
     start_measuring_memory(device)
-    dataset = datasets.load(data).of(cell.input)
-    folders = [Path(results) / path for path in cell.teachers]
+    loaded: dict[Path, datasets.Dataset] = {}
+    streams = [torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext() for _ in orders]
+    running = {k: _train(order, Path(results), device, loaded, _Turns(k, len(orders), until)) for k, order in enumerate(orders)}
+    outcomes: list[dict | Exception | None] = [None] * len(orders)
+    while running:
+        for k, training in list(running.items()):
+            try:
+                with streams[k]:
+                    next(training)
+                continue
+            except StopIteration as end:
+                outcomes[k] = end.value
+            except CannotCapture:
+                raise
+            except Exception as error:
+                outcomes[k] = error
+            del running[k]
+    return outcomes
+
+
+TOGETHER = ("device", "threads", "deterministic", "precision")
+"""Keys of the recipe that hold for a whole process."""
+
+
+def _check_together(orders: Sequence[Order]) -> None:
+    cells = [order.cell for order in orders]
+    for key in TOGETHER:
+        if len(found := {str(getattr(cell.recipe, key)) for cell in cells}) > 1:
+            raise ValueError(f"cells side by side have one recipe.{key}; these have {', '.join(sorted(found))}")
+    if len(cells) > 1 and (several := [cell.path for cell in cells if cell.processes > 1]):
+        raise ValueError(f"{several[0]} has several processes; such a cell is trained alone")
+    if len({order.out for order in orders}) < len(orders):
+        raise ValueError("two cells side by side have one folder")
+
+
+@dataclass
+class _Turns:
+    """The place of a cell among those of its process, and the time that this process spent on it.
+
+    A cell's seconds are those of its own turns: they add up to the process's, whatever the number of cells.
+    """
+
+    number: int
+    together: int
+    until: float
+    spent: dict[str, float] = field(default_factory=lambda: {"seconds": 0.0, "training": 0.0})
+    begun: float = 0.0
+    last: float = 0.0
+
+    def begin(self) -> None:
+        """Begin to count the seconds of a turn."""
+        self.begun = time.perf_counter()
+
+    def end(self, *, training: bool = False) -> None:
+        """Count them, as seconds of training steps or of the rest."""
+        now = time.perf_counter()
+        self.spent["seconds"] += now - self.begun
+        self.spent["training"] += (now - self.begun) * training
+        self.begun = now
+
+    def over(self) -> bool:
+        """Return whether another epoch, as long as the last, would end too late; call it once after each epoch."""
+        before, self.last = self.last, time.monotonic()
+        return 2 * self.last - before > self.until
+
+
+def _train(order: Order, results: Path, device: torch.device, loaded: dict, turns: _Turns) -> Iterator[None]:
+    """Train a cell and write its folder; yields where another cell may have its turn, and returns what metrics.json holds."""
+    cell, out = order.cell, order.out
+    out.mkdir(parents=True, exist_ok=True)
+    if order.data not in loaded:  # cells side by side hold it once
+        loaded[order.data] = datasets.load(order.data)
+    dataset = loaded[order.data].of(cell.input)
+    folders = [results / path for path in cell.teachers]
     made_from = {
-        "identity": identity.record(cell, results=results, data=data),
-        "dataset_sha256": provenance.file_hash(Path(data) / "manifest.json"),
+        "identity": identity.record(cell, results=results, data=order.data),
+        "dataset_sha256": provenance.file_hash(order.data / "manifest.json"),
         "teachers": {path: identity.file_hash(folder / "model.safetensors") for path, folder in zip(cell.teachers, folders)},
     }
     if cell.generated:
@@ -72,10 +186,13 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
         teachers = [load_network(folder, dataset.of(cell.teacher_input), cell) for folder in folders]
         group = Group(cell, dataset, teachers, device, processes)
         made_from["started"] = datetime.now(UTC).isoformat(timespec="microseconds")
-        result = _fit(group, dataset, out, stamp)
+        result = yield from _fit(group, dataset, out, stamp, turns)
     except NoResult as error:
         if processes.leads:
             write_failure(out, cell, made_from, error)
+        processes.close()
+        raise
+    except OutOfTime:
         processes.close()
         raise
     metrics = write_result(out, cell, made_from, result) if result else None
@@ -83,17 +200,19 @@ def train_cell(cell: Cell | Mapping, *, results: str | Path, data: str | Path, o
     return metrics
 
 
-def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
-    """Run the epochs: train, evaluate, exchange; or train, exchange, evaluate with `evaluate: after`."""
+def _fit(group: Group, dataset, out: Path, stamp: str, turns: _Turns) -> Iterator[None]:
+    """Run the epochs: train, evaluate, exchange; or train, exchange, evaluate with `evaluate: after`. Returns the `Result`."""
     cell, recipe, processes, task = group.cell, group.recipe, group.ranks, group.task
     train = _loader(group, dataset, "train", recipe.batch_size, dataset.of(cell.teacher_input) if cell.paired else None)
     test = _loader(group, dataset, "test", EVALUATION_BATCH)
     validation = _loader(group, dataset, "validation", EVALUATION_BATCH) if dataset.sizes["validation"] else None
-    history, spent, trace, first = [], {"seconds": 0.0, "training": 0.0}, Trace(), 0
+    history, trace, first = [], Trace(), 0
     if state := processes.broadcast(checkpoint.load_state(out / RESUME, stamp) if processes.leads else None):
         group.load(state["group"])
-        history, spent, first = state["history"], state["spent"], state["epoch"] + 1
+        history, first = state["history"], state["epoch"] + 1
+        turns.spent = state["spent"]
         trace = Trace.from_state(state["trace"])
+    steps = Steps(group, train)
     bar = tqdm(
         range(first, recipe.epochs),
         initial=first,
@@ -101,9 +220,10 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
         desc=cell.path,
         unit="epoch",
         mininterval=5,
+        position=turns.number,
         disable=not processes.leads,
     )
-    predictions = None
+    predictions, turns.last = None, time.monotonic()
 
     def exchange_in(phase: str, epoch: int) -> None:
         if exchange_due(cell.exchange, recipe.epochs, epoch, phase):
@@ -113,9 +233,13 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
                 trace.shares.append(shares)
 
     for epoch in bar:
-        start = time.perf_counter()
-        rows = train_epoch(group, train, epoch)
-        spent["training"] += time.perf_counter() - start
+        turns.begin()
+        steps.start(epoch)
+        turns.end(training=True)
+        yield
+        turns.begin()
+        rows = steps.read()
+        turns.end(training=True)
         last = epoch == recipe.epochs - 1
         exchange_in("before", epoch)
         averages.average(group, epoch)
@@ -133,14 +257,17 @@ def _fit(group: Group, dataset, out: Path, stamp: str) -> Result | None:
         history.append(_row(epoch, group.rates(epoch), rows, task.metric.name, validated, scores, losses))
         bar.set_postfix_str(_progress(rows[0], scores[0], task.metric), False)
         exchange_in("after", epoch)
-        spent["seconds"] += time.perf_counter() - start
+        turns.end()
         state = None if last else group.state()
         if state:
-            point = {"group": state, "history": history, "spent": spent, "trace": trace.state(), "epoch": epoch, "stamp": stamp}
-            checkpoint.save_state(out / RESUME, point)
+            point = {"group": state, "history": history, "spent": turns.spent, "trace": trace.state()}
+            checkpoint.save_state(out / RESUME, point | {"epoch": epoch, "stamp": stamp})
+        if not last and processes.broadcast(turns.over()):
+            bar.close()
+            raise OutOfTime(f"{cell.path}: stopped after epoch {epoch + 1} of {recipe.epochs}; it goes on from there")
     setting = task, group.arithmetic, processes
     together = ensemble(group.eval_networks, cell.evaluated, test, *setting) if cell.evaluated > 1 else None
-    timings = _timings(group, spent, train.images * len(history) * cell.networks)
+    timings = _timings(group, turns, train.images * len(history) * cell.networks, steps.launch.how)
     models, latency = _models(group)
     timings |= latency
     retrieved = retrieval(group, dataset) if processes.leads else None  # its process has the first network
@@ -205,18 +332,20 @@ def _progress(row: Mapping, score: float | None, metric) -> str:
     return f"loss {row['loss']:.3f}" + ("" if score is None else f", test {score:{metric.form}} {metric.unit}".rstrip())
 
 
-def _timings(group: Group, spent: Mapping, images: int) -> dict:
-    """Return seconds, images/s of training over all networks, and MiB of memory of all the cell's processes.
+def _timings(group: Group, turns: _Turns, images: int, how: str) -> dict:
+    """Return seconds, images/s of training over all networks, MiB of memory of all the cell's processes, and how steps ran.
 
-    A process's resident memory is its peak so far; where one process has trained several cells, that of the largest. Processes
-    that read files are not counted.
+    Memory is that of a process at its peak so far, also where it trains or has trained several cells. Processes that read files
+    are not counted.
     """
     gathered = group.ranks.all_gather(peak_memory(group.device))
     on_device = [device for _, device in gathered if device is not None]
     expected = memory.estimate(group.cell, cuda=bool(on_device))
     return {
-        "seconds": round(spent["seconds"], 3),
-        "images_per_second": round(images / spent["training"], 1),
+        "seconds": round(turns.spent["seconds"], 3),
+        "images_per_second": round(images / turns.spent["training"], 1),
+        "steps": how,
+        "together": turns.together,
         "peak_memory_mib": round(sum(resident for resident, _ in gathered), 1),
         "estimated_memory_mib": expected["host"],
         "peak_device_memory_mib": round(max(on_device), 1) if on_device else None,

@@ -172,17 +172,18 @@ def make_optimisers(member: Member, recipe: Recipe) -> list[torch.optim.Optimize
     for group in term_groups:
         own = {"weight_decay": recipe.weight_decay, "lr": recipe.lr, "scheduled": True} | group
         groups[own.pop("optimiser", "sgd")].append({**own, "start": own["lr"]})
+    cuda = member.arithmetic.device.type == "cuda"
+    extra = [torch.optim.Adam(groups["adam"], fused=True, capturable=cuda)] if groups["adam"] else []
     if recipe.optimiser == "adam":
-        betas = recipe.beta1, recipe.beta2
-        adam = torch.optim.Adam(groups["sgd"], lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)
-        return [adam, torch.optim.Adam(groups["adam"], fused=True)] if groups["adam"] else [adam]
+        options = {"betas": (recipe.beta1, recipe.beta2), "weight_decay": recipe.weight_decay}
+        return [torch.optim.Adam(groups["sgd"], lr=recipe.lr, fused=True, capturable=cuda, **options), *extra]
     options = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay, "nesterov": recipe.nesterov}
     sgd = torch.optim.SGD(groups["sgd"], lr=recipe.lr, fused=True, **options)
     # Allocated here, because the first step would allocate them between its activations and fragment the heap.
     for group in sgd.param_groups:
         for parameter in group["params"]:
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return [sgd, torch.optim.Adam(groups["adam"], fused=True)] if groups["adam"] else [sgd]
+    return [sgd, *extra]
 
 
 def momentum_of(network: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:

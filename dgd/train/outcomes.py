@@ -35,3 +35,19 @@ class NoTeacher(NoResult):
     """A teacher whose cell has no result."""
 
     status = "no teacher"
+
+
+class CannotCapture(RuntimeError):
+    """A step that could not be captured as a CUDA graph; CUDA cannot be used any more in this process.
+
+    Attributes:
+        path: The cell's path.
+    """
+
+    def __init__(self, path: str, why: str):
+        super().__init__(f"{path}: its step cannot be captured as a CUDA graph: {why}")
+        self.path, self.why = path, why
+
+
+class OutOfTime(RuntimeError):
+    """A training that ended because its time was over; started again, it goes on from its resume point."""

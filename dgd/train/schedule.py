@@ -1,9 +1,10 @@
 """Schedules: learning rates over time, and the epochs after which networks exchange weights."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from dgd.cell import Exchange, Recipe
 
@@ -31,19 +32,42 @@ def learning_rates(recipe: Recipe, networks: int) -> Callable[[float], list[floa
     return lambda time: [start * factor(time) for start in starts]
 
 
-def set_rate(optimiser: torch.optim.Optimizer, rate: float, start: float) -> None:
-    """Set the learning rate of every parameter group; one with its own initial rate changes in proportion to the network's.
+class Rates:
+    """The learning rates of optimisers, in tensors on the device that stay the same ones, so that no step waits for the host.
 
     Args:
-        optimiser: The optimiser; groups that are not trained as the network is have `start` and `scheduled`.
-        rate: The network's learning rate now.
+        optimisers: The optimisers of each network; parameter groups that are not trained as the network is have `start` and
+            `scheduled`. Their `lr` becomes a view of `now`.
         start: The recipe's learning rate.
+        device: Where the rates lie.
     """
-    for group in optimiser.param_groups:
+
+    def __init__(self, optimisers: Sequence[Sequence[torch.optim.Optimizer]], start: float, device: torch.device):
+        self.start = start
+        self.columns = [(k, group) for k, own in enumerate(optimisers) for one in own for group in one.param_groups]
+        # Fused optimisers read float32 on CUDA, and on a CPU a number of double precision.
+        dtype = torch.float32 if device.type == "cuda" else torch.float64
+        self.now, self.table = torch.zeros(1, len(self.columns), dtype=dtype, device=device), None
+        for j, (_, group) in enumerate(self.columns):
+            group["lr"] = self.now[0, j]
+
+    def plan(self, steps: Sequence[Sequence[float]]) -> None:
+        """Set the learning rates of an epoch: those of each network, for each of its steps."""
+        rows = torch.tensor([[self._of(group, rates[k]) for k, group in self.columns] for rates in steps], dtype=self.now.dtype)
+        if self.table is None or self.table.shape != rows.shape:
+            self.table = rows.to(self.now.device)
+        else:
+            self.table.copy_(rows)
+
+    def set(self, step: Tensor) -> None:
+        """Set the rates of a step of the epoch, int64 (1,) on the device."""
+        torch.index_select(self.table, 0, step, out=self.now)
+
+    def _of(self, group: Mapping, rate: float) -> float:
+        """Return the rate of a parameter group; one with its own initial rate changes in proportion to the network's."""
         if "start" not in group:
-            group["lr"] = rate
-        elif group["scheduled"]:
-            group["lr"] = group["start"] * rate / start
+            return rate
+        return group["start"] * rate / self.start if group["scheduled"] else group["start"]
 
 
 def exchange_due(exchange: Exchange | None, epochs: int, epoch: int, phase: str) -> bool:

@@ -1,0 +1,129 @@
+"""Replay a training step as a CUDA graph: the same kernels with the same numbers, and nothing for the host to do.
+
+A step runs as it is for `WARM_UP` times, which are part of the training, then it is captured, and from then on replayed. A
+smaller last batch is a graph of its own.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+
+from dgd.train.outcomes import CannotCapture
+from dgd.train.streams import Seeds
+
+WARM_UP = 3
+"""Steps of a size that run before it is captured: libraries choose their algorithms, optimisers and autograd make what they
+keep."""
+EAGER = "DGD_EAGER"
+"""Environment variable: JSON, cell's path -> why its step cannot be captured, from a process in which that failed."""
+
+
+class Launcher:
+    """A launcher runs a step as it is.
+
+    Args:
+        step: A function of the number of images of the step's batch.
+        how: What metrics.json says of it.
+    """
+
+    def __init__(self, step: Callable[[int], None], how: str):
+        self.step, self.how = step, how
+
+    def __call__(self, size: int) -> None:
+        """Run a step on a batch of this many images."""
+        self.step(size)
+
+
+class Replays(Launcher):
+    """A launcher that captures the step of each size of batch, and replays it.
+
+    Args:
+        step: As for `Launcher`. It must read nothing from the host that differs between two steps.
+        path: The cell's path.
+        seeds: The seeds of the step's random numbers.
+
+    Raises:
+        CannotCapture: The capture failed, when it is called; the process cannot go on.
+    """
+
+    def __init__(self, step: Callable[[int], None], path: str, seeds: Seeds):
+        super().__init__(step, "replayed as a CUDA graph")
+        self.path, self.seeds = path, seeds
+        self.ran: Counter[int] = Counter()
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self.capturing = True
+
+    def __call__(self, size: int) -> None:
+        """See `Launcher.__call__`."""
+        if size in self.graphs:
+            self.graphs[size].replay()
+        elif not self.capturing:
+            self.step(size)
+        elif self.ran[size] < WARM_UP:
+            self._warm_up(size)
+        else:
+            self.graphs[size] = self._capture(size)
+            self.graphs[size].replay()
+
+    def _warm_up(self, size: int) -> None:
+        self.ran[size] += 1
+        self.seeds.watched = True
+        self.step(size)
+        self.seeds.look()
+        self.seeds.watched = False
+        if self.seeds.drew:
+            self.capturing, self.how = False, eager("its networks or terms draw random numbers")
+
+    def _capture(self, size: int) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        for generator in self.seeds.generators:
+            if generator is not None:
+                graph.register_generator_state(generator)
+        pool = next((made.pool() for made in self.graphs.values()), None)  # graphs of a cell never run at the same time
+        self.seeds.held = True
+        try:
+            stream = torch.cuda.current_stream()
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                self.step(size)
+        except Exception as error:
+            raise CannotCapture(self.path, " ".join(str(error).split()) or type(error).__name__) from error
+        finally:
+            self.seeds.held = False
+        return graph
+
+
+def launcher(step: Callable[[int], None], group, loader, seeds: Seeds) -> Launcher:
+    """Return what runs the step of a group: `Replays` on CUDA, where nothing stands against it."""
+    if group.device.type != "cuda":
+        return Launcher(step, "eager")
+    why = obstacle(group, loader)
+    return Launcher(step, eager(why)) if why else Replays(step, group.cell.path, seeds)
+
+
+def eager(why: str) -> str:
+    """Return what metrics.json says of steps that are not replayed."""
+    return f"eager, because {why}"
+
+
+def obstacle(group, loader) -> str | None:
+    """Return why the step of a group is not to be captured; None where that can be tried."""
+    recipe, requires = group.recipe, group.requires
+    return next(
+        (
+            why
+            for stands, why in (
+                (not recipe.graphs, "recipe.graphs is false"),
+                (group.cell.processes > 1, "the cell has several processes"),
+                (not loader.captured, "its images are read from files"),
+                (requires.runs, "its terms run networks themselves"),
+                (requires.input_gradient, "its terms differentiate a network by its images"),
+                (recipe.compile, "recipe.compile is true"),
+                (True, json.loads(os.environ.get(EAGER, "{}")).get(group.cell.path)),
+            )
+            if stands and why
+        ),
+        None,
+    )
