@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 
+from dgd.train.launches import Lighter
 from dgd.train.outcomes import CannotCapture
 from dgd.train.streams import Seeds
 
@@ -44,29 +45,31 @@ class Replays(Launcher):
         step: As for `Launcher`. It must read nothing from the host that differs between two steps.
         path: The cell's path.
         seeds: The seeds of the step's random numbers.
+        lighter: What counts the passes of the step's networks.
 
     Raises:
         CannotCapture: The capture failed, when it is called; the process cannot go on.
     """
 
-    def __init__(self, step: Callable[[int], None], path: str, seeds: Seeds):
+    def __init__(self, step: Callable[[int], None], path: str, seeds: Seeds, lighter: Lighter):
         super().__init__(step, "replayed as a CUDA graph")
-        self.path, self.seeds = path, seeds
+        self.path, self.seeds, self.lighter = path, seeds, lighter
+        self.passes: dict[int, dict] = {}
         self.ran: Counter[int] = Counter()
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self.capturing = True
 
     def __call__(self, size: int) -> None:
         """See `Launcher.__call__`."""
-        if size in self.graphs:
-            self.graphs[size].replay()
-        elif not self.capturing:
+        if not self.capturing:
             self.step(size)
         elif self.ran[size] < WARM_UP:
             self._warm_up(size)
         else:
-            self.graphs[size] = self._capture(size)
+            if size not in self.graphs:
+                self.graphs[size] = self._capture(size)
             self.graphs[size].replay()
+            self.lighter.count(self.passes[size])
 
     def _warm_up(self, size: int) -> None:
         self.ran[size] += 1
@@ -78,29 +81,41 @@ class Replays(Launcher):
             self.capturing, self.how = False, eager("its networks or terms draw random numbers")
 
     def _capture(self, size: int) -> torch.cuda.CUDAGraph:
+        before, self.seeds.held = self.lighter.passes(), True
+        # In deterministic mode torch fills new memory with NaN, a kernel for each tensor; the steps that ran had it, so nothing
+        # reads what it has not written.
+        fills = torch.utils.deterministic.fill_uninitialized_memory
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        try:
+            graph = self._record(size)
+        except Exception as error:
+            raise CannotCapture(self.path, " ".join(str(error).split()) or type(error).__name__) from error
+        finally:
+            self.seeds.held = False
+            torch.utils.deterministic.fill_uninitialized_memory = fills
+        self.passes[size] = {norm: number - before[norm] for norm, number in self.lighter.passes().items()}
+        self.lighter.count({norm: -number for norm, number in self.passes[size].items()})  # nothing has run yet
+        return graph
+
+    def _record(self, size: int) -> torch.cuda.CUDAGraph:
+        """Return the step as a CUDA graph; it does not run."""
         graph = torch.cuda.CUDAGraph()
         for generator in self.seeds.generators:
             if generator is not None:
                 graph.register_generator_state(generator)
         pool = next((made.pool() for made in self.graphs.values()), None)  # graphs of a cell never run at the same time
-        self.seeds.held = True
-        try:
-            stream = torch.cuda.current_stream()
-            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-                self.step(size)
-        except Exception as error:
-            raise CannotCapture(self.path, " ".join(str(error).split()) or type(error).__name__) from error
-        finally:
-            self.seeds.held = False
+        stream = torch.cuda.current_stream()
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            self.step(size)
         return graph
 
 
-def launcher(step: Callable[[int], None], group, loader, seeds: Seeds) -> Launcher:
+def launcher(step: Callable[[int], None], group, loader, seeds: Seeds, lighter: Lighter) -> Launcher:
     """Return what runs the step of a group: `Replays` on CUDA, where nothing stands against it."""
     if group.device.type != "cuda":
         return Launcher(step, "eager")
     why = obstacle(group, loader)
-    return Launcher(step, eager(why)) if why else Replays(step, group.cell.path, seeds)
+    return Launcher(step, eager(why)) if why else Replays(step, group.cell.path, seeds, lighter)
 
 
 def eager(why: str) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from dgd.objectives import Output, Requires
 from dgd.train import graphs
 from dgd.train.averages import StepAverage, frozen_batch_norm_stats
+from dgd.train.launches import Lighter
 from dgd.train.outcomes import Diverged
 from dgd.train.schedule import Rates
 from dgd.train.streams import Seeds, generator
@@ -115,7 +116,8 @@ class Steps:
         self.momenta = [group.momentum(k) if member.surgery else {} for k, member in enumerate(group.members)]
         self.seeds = Seeds(group.cell.seed, device, group.plan.own_stream, mine, generators=group.requires.draws)
         self.first = None
-        self.launch = graphs.launcher(self._step, group, loader, self.seeds)
+        self.lighter = Lighter(group)
+        self.launch = graphs.launcher(self._step, group, loader, self.seeds, self.lighter)
 
     def start(self, epoch: int) -> None:
         """Run an epoch's steps, from 0; on CUDA they may not have ended when this returns."""
@@ -133,15 +135,16 @@ class Steps:
             self.first = torch.tensor([part.start for part in parts], device=group.device)
         self.sums.zero_()
         self.at.zero_()
-        for step, part in enumerate(parts):
-            size = part.stop - part.start
-            # DistributedDataParallel averages the shards' gradients; the factor makes that the mean over the batch.
-            self.share = size / self.loader.size(step) * ranks.shards
-            self.learning = [[k for k in turn if self._learns(k, step)] for turn in group.plan.turns]
-            self.seeds.at(epoch, step, ranks.shard)
-            self.launch(size)
-            for k in (k for turn in self.learning for k in turn):
-                self.images[k] += size
+        with self.lighter:
+            for step, part in enumerate(parts):
+                size = part.stop - part.start
+                # DistributedDataParallel averages the shards' gradients; the factor makes that the mean over the batch.
+                self.share = size / self.loader.size(step) * ranks.shards
+                self.learning = [[k for k in turn if self._learns(k, step)] for turn in group.plan.turns]
+                self.seeds.at(epoch, step, ranks.shard)
+                self.launch(size)
+                for k in (k for turn in self.learning for k in turn):
+                    self.images[k] += size
 
     def _learns(self, k: int, step: int) -> bool:
         cell = self.group.cell
@@ -159,11 +162,13 @@ class Steps:
                 continue
             for k, loss in losses(group, turn, batch, self.seeds, self.sums):
                 (loss * self.share if group.ranks.shards > 1 else loss).backward()
+                self.lighter.gather(k)
                 for optimiser in group.optimisers[k]:
                     optimiser.step()
                     optimiser.zero_grad(set_to_none=True)  # here, so that no gradients are held while others compute theirs
                 if group.members[k].surgery:
                     group.members[k].surgery.after_step(self.momenta[k])
+                self.lighter.refresh(k)
                 self.average.update(k)
         self.at += 1
 
