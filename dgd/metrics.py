@@ -27,8 +27,8 @@ class Metric:
 
     @property
     def coarse(self) -> str:
-        """Return the format with one decimal fewer, for intervals."""
-        return f".{int(self.form[1:-1]) - 1}f"
+        """Return the format for intervals: with one decimal fewer, where values are in percent."""
+        return f".{int(self.form[1:-1]) - (self.unit == '%')}f"
 
     @property
     def sign(self) -> int:

@@ -343,7 +343,7 @@ def test_of_a_metric_where_lower_is_better_a_gain_is_what_is_lower(tmp_path):
     assert row[["gain", "gain_low", "gain_high", "gain_p"]].tolist() == pytest.approx(list(expected))
     assert (row["verdict"], row["metric"], row["paper"]) == ("direction only", "rmse", "")
     text = markdown(whole)
-    assert "| 4.100 ± 0.100 (n=3) [3.85, 4.35] " in text
+    assert "| 4.100 ± 0.100 (n=3) [3.852, 4.348] " in text
     assert "Root mean square error on the test split, of the first network of the group" in text
     assert "the minimum over epochs" in text
     assert "percent" not in text
