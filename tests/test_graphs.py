@@ -8,8 +8,10 @@ import torch
 import yaml
 from torch import nn
 
+from dgd import data
 from dgd.train import CannotCapture, Order, graphs, launches, train_cell, train_side_by_side
 from dgd.train.device import set_arithmetic
+from dgd.train.evaluate import Evaluator
 from dgd.train.exchanging import exchange_weights
 from dgd.train.graphs import WARM_UP, Replays
 from dgd.train.step import Steps
@@ -23,16 +25,20 @@ MODELS = ("test_resnet", "test_efficientnet", "test_vit", "cifar_mobilenetv2", "
 
 
 def trained(cell, prepared, device="cpu", epochs=2, exchanges=False):
-    """The rows of a group's epochs, all that it has then learned, and how its steps ran."""
+    """The rows and evaluations of a group's epochs, all that it has then learned, and how its steps ran."""
     group = fresh_group(cell, prepared, device)
     loader = train_loader(cell, prepared, device)
-    steps, rows = Steps(group, loader), []
+    test = data.load(prepared).loader("test", batch_size=cell.recipe.batch_size, device=torch.device(device))
+    steps, evaluator, rows, tensors = Steps(group, loader), Evaluator(group, test), [], []
     for epoch in range(epochs):
         steps.start(epoch)
         rows += steps.read()
+        scores, losses, predictions = evaluator()
+        rows += [scores, losses]
+        tensors.append(predictions)
         if exchanges and cell.exchange:
             exchange_weights(group, epoch, loader)
-    tensors = [value for member in group.members for value in member.state_dict().values()]
+    tensors += [value for member in group.members for value in member.state_dict().values()]
     kept = [one.state[p] for own in group.optimisers for one in own for g in one.param_groups for p in g["params"]]
     tensors += [value for state in kept for value in state.values() if isinstance(value, torch.Tensor)]
     return rows, tensors, steps.launch.how
@@ -111,6 +117,8 @@ def replaying(monkeypatch):
         return Replayed(self, size)
 
     monkeypatch.setattr(graphs, "launcher", lambda step, group, *rest: Replays(step, group.cell.path, *rest[1:]))
+    nothing = Seeds(0, torch.device("cpu"), "", [], generators=False), launches.Lighter([], halves=False)
+    monkeypatch.setattr(graphs, "evaluation", lambda batch, group, *_: Replays(batch, group.cell.path, *nothing))
     monkeypatch.setattr(Replays, "_record", record)
     monkeypatch.setattr(graphs, "WARM_UP", 1)
     return captured
@@ -125,7 +133,7 @@ def test_replays_run_the_same_steps(few_digits, monkeypatch, replaying, name):
     plain = trained(own, few_digits, epochs=3, exchanges=True)
     same(replayed, plain)
     if "random" not in replayed[2]:
-        assert replaying == [20, 8]
+        assert {*replaying} == {8, 10, 20}  # the sizes of batches of training and of evaluation
         assert replayed[2] == "replayed as a CUDA graph"
     assert plain[2] == "eager"
 

@@ -248,7 +248,7 @@ def test_a_transformers_cells_have_figures(transformers, tmp_path):
 
 def test_an_infinite_test_loss_is_a_divergence(digits, tmp_path, monkeypatch):
     found = evaluate.Evaluation([10.0], [math.inf], torch.zeros(1, 100))
-    monkeypatch.setattr(sys.modules["dgd.train.cell"], "evaluate_all", lambda *_: found)
+    monkeypatch.setattr(sys.modules["dgd.train.cell"], "Evaluator", lambda *_: lambda: found)
     with pytest.raises(Diverged, match="test loss is not finite in epoch 0"):
         train(cells(methods=["baseline"])["cifar_resnet8", "baseline"], tmp_path, digits)
 

@@ -20,7 +20,7 @@ from dgd.data.loader import EVALUATION_BATCH
 from dgd.models.nested import plain_parameters, plain_state
 from dgd.train import averages, checkpoint, costs, memory, ranks
 from dgd.train.device import peak_memory, pick_device, set_up, start_measuring_memory
-from dgd.train.evaluate import ensemble, evaluate_all
+from dgd.train.evaluate import Evaluator, ensemble
 from dgd.train.exchanging import exchange_weights
 from dgd.train.group import Group
 from dgd.train.member import create
@@ -205,14 +205,15 @@ def _fit(group: Group, dataset, out: Path, stamp: str, turns: _Turns) -> Iterato
     cell, recipe, processes, task = group.cell, group.recipe, group.ranks, group.task
     train = _loader(group, dataset, "train", recipe.batch_size, dataset.of(cell.teacher_input) if cell.paired else None)
     test = _loader(group, dataset, "test", EVALUATION_BATCH)
-    validation = _loader(group, dataset, "validation", EVALUATION_BATCH) if dataset.sizes["validation"] else None
     history, trace, first = [], Trace(), 0
     if state := processes.broadcast(checkpoint.load_state(out / RESUME, stamp) if processes.leads else None):
         group.load(state["group"])
         history, first = state["history"], state["epoch"] + 1
         turns.spent = state["spent"]
         trace = Trace.from_state(state["trace"])
-    steps = Steps(group, train)
+    steps, evaluate, validate = Steps(group, train), Evaluator(group, test), None
+    if dataset.sizes["validation"]:
+        validate = Evaluator(group, _loader(group, dataset, "validation", EVALUATION_BATCH))
     bar = tqdm(
         range(first, recipe.epochs),
         initial=first,
@@ -249,11 +250,11 @@ def _fit(group: Group, dataset, out: Path, stamp: str, turns: _Turns) -> Iterato
         scores = losses = validated = [None] * (cell.evaluated * (1 + len(cell.subnets)))
         if last or (epoch + 1) % recipe.evaluate_every == 0:
             averages.prepare_averages(group, train, epoch)
-            scores, losses, predictions = evaluate_all(group, test)
+            scores, losses, predictions = evaluate()
             if not all(map(math.isfinite, losses)):
                 raise Diverged(f"the test loss is not finite in epoch {epoch}; lower recipe.lr or change the seed")
-            if validation:
-                validated = evaluate_all(group, validation).scores
+            if validate:
+                validated = validate().scores
         history.append(_row(epoch, group.rates(epoch), rows, task.metric.name, validated, scores, losses))
         bar.set_postfix_str(_progress(rows[0], scores[0], task.metric), False)
         exchange_in("after", epoch)

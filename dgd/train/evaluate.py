@@ -1,6 +1,6 @@
 """Evaluate networks: metric, loss and predictions of each, and the metric of their ensemble."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dgd.task import Task
+from dgd.train import graphs
 from dgd.train.device import Arithmetic
 from dgd.train.ranks import Ranks
 
@@ -36,38 +37,93 @@ def evaluate(networks: Sequence[nn.Module], loader, task: Task, arithmetic: Arit
         arithmetic: Device, precision and memory layout.
         ranks: The cell's processes.
     """
-    found = ranks.all_networks(lambda: _evaluate(networks, loader, task, arithmetic, ranks))
-    scores, losses, predictions = zip(*found)
-    return Evaluation(list(scores), list(losses), torch.stack(predictions))
+    return Pass(networks, loader, task, arithmetic, ranks)()
 
 
-def evaluate_all(group, loader) -> Evaluation:
-    """Evaluate all networks of a cell: its members' in their order, then those members' sub-nets.
+class Evaluator:
+    """The evaluation of all networks of a cell on a split: its members' in their order, then those members' sub-nets.
 
     Args:
-        group: A `dgd.train.group.Group`.
-        loader: Loader of a split.
+        group: A `dgd.train.group.Group`, with its state loaded.
+        loader: Loader of the split.
     """
-    setting = loader, group.task, group.arithmetic, group.ranks
-    parts = [evaluate(networks, *setting) for networks in (group.eval_networks, group.eval_subnets) if networks]
-    scores, losses, predictions = zip(*parts)
-    return Evaluation([*chain(*scores)], [*chain(*losses)], torch.cat(predictions))
+
+    def __init__(self, group, loader):
+        setting = loader, group.task, group.arithmetic, group.ranks
+        parts = [networks for networks in (group.eval_networks, group.eval_subnets) if networks]
+        self.passes = [Pass(networks, *setting) for networks in parts]
+        for one in self.passes:
+            one.launch = graphs.evaluation(one.batch, group, loader)
+
+    def __call__(self) -> Evaluation:
+        """Evaluate the networks as they are now."""
+        scores, losses, predictions = zip(*(one() for one in self.passes))
+        return Evaluation([*chain(*scores)], [*chain(*losses)], torch.cat(predictions))
 
 
-@torch.no_grad()
-def _evaluate(networks: Sequence[nn.Module], loader, task: Task, arithmetic: Arithmetic, ranks: Ranks) -> list[tuple]:
-    for network in networks:
-        ranks.broadcast_buffers(network.eval())
-    sums, predictions = 0, []
-    for batch in loader.batches():
-        predicted, parts = task.measure(_outputs(networks, batch, loader.input, task, arithmetic), batch)
-        sums = sums + parts
-        predictions.append(predicted)
-    parts = ranks.all_gather_shards((sums.cpu(), [batch.cpu() for batch in predictions]))
-    found = sum(sums for sums, _ in parts).tolist()
-    predicted = torch.cat([part for batch in zip(*(batches for _, batches in parts)) for part in batch], 1)
-    images = loader.images
-    return [(task.finish(totals, images), loss / images, own) for (*totals, loss), own in zip(found, predicted)]
+class Pass:
+    """The networks of this process on a split, batch after batch; as a step of training, a batch reads nothing from the host.
+
+    Args:
+        networks: The networks of this process.
+        loader: Loader of the split.
+        task: The cell's task.
+        arithmetic: Device, precision and memory layout.
+        ranks: The cell's processes.
+
+    Attributes:
+        launch: What runs `batch`.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], loader, task: Task, arithmetic: Arithmetic, ranks: Ranks):
+        self.networks, self.loader, self.task, self.arithmetic, self.ranks = networks, loader, task, arithmetic, ranks
+        device = arithmetic.device
+        self.feed, self.sums, self.predictions = loader.feed(), None, None
+        self.at, self.within = torch.zeros(1, dtype=torch.int64, device=device), None
+        self.launch: Callable[[int], None] = self.batch
+
+    def __call__(self) -> Evaluation:
+        """Evaluate the networks as they are now, and gather the results of all processes."""
+        scores, losses, predictions = zip(*self.ranks.all_networks(self._run))
+        return Evaluation(list(scores), list(losses), torch.stack(predictions))
+
+    @torch.no_grad()
+    def _run(self) -> list[tuple]:
+        ranks, images = self.ranks, self.loader.images
+        for network in self.networks:
+            ranks.broadcast_buffers(network.eval())
+        parts = self.feed.start()
+        if self.within is None:
+            self.first = torch.tensor([part.start for part in parts], device=self.at.device)
+            self.within = torch.arange(max(part.stop - part.start for part in parts), device=self.at.device)
+        self.at.zero_()
+        if self.sums is not None:
+            self.sums.zero_()
+        for part in parts:
+            self.launch(part.stop - part.start)
+        predictions = self.predictions.cpu()
+        parts = ranks.all_gather_shards((self.sums.cpu(), [predictions[:, part] for part in parts]))
+        found = sum(sums for sums, _ in parts).tolist()
+        predicted = torch.cat([part for batch in zip(*(batches for _, batches in parts)) for part in batch], 1)
+        return [
+            (self.task.finish(totals, images), loss / images, own)
+            for (*totals, loss), own in zip(found, predicted, strict=True)
+        ]
+
+    @torch.no_grad()
+    def batch(self, size: int) -> None:
+        """Run the networks on the batch that the counter is at, of this many images."""
+        place = self.first.index_select(0, self.at) + self.within[:size]
+        batch = self.feed.batch(place)
+        predicted, parts = self.task.measure(
+            _outputs(self.networks, batch, self.loader.input, self.task, self.arithmetic), batch
+        )
+        if self.sums is None:
+            self.sums = torch.zeros_like(parts)
+            self.predictions = predicted.new_zeros((len(predicted), self.loader.images, *predicted.shape[2:]))
+        self.sums += parts
+        self.predictions.index_copy_(1, place, predicted)
+        self.at += 1
 
 
 def _outputs(networks: Sequence[nn.Module], batch, input: str, task: Task, arithmetic: Arithmetic) -> Tensor:

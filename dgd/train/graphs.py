@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 
+from dgd.task import Prediction
 from dgd.train.launches import Lighter
 from dgd.train.outcomes import CannotCapture
 from dgd.train.streams import Seeds
@@ -116,6 +117,14 @@ def launcher(step: Callable[[int], None], group, loader, seeds: Seeds, lighter: 
         return Launcher(step, "eager")
     why = obstacle(group, loader)
     return Launcher(step, eager(why)) if why else Replays(step, group.cell.path, seeds, lighter)
+
+
+def evaluation(batch: Callable[[int], None], group, loader) -> Launcher:
+    """Return what runs a batch of an evaluation: `Replays` where labels are predicted, on CUDA, where nothing is against it."""
+    if group.device.type != "cuda" or not isinstance(group.task, Prediction) or obstacle(group, loader):
+        return Launcher(batch, "eager")
+    nothing = Seeds(group.cell.seed, group.device, "", [], generators=False)
+    return Replays(batch, group.cell.path, nothing, Lighter([], halves=False))
 
 
 def eager(why: str) -> str:

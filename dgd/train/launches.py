@@ -1,6 +1,6 @@
 """Launch less in a training step, with the same bits: on a GPU a step costs by the number of its kernels, whatever they do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -23,27 +23,26 @@ class Counter:
 
 
 class Lighter:
-    """The networks of a group in the steps of an epoch, with fewer operators; as a context, it changes them while it lasts.
+    """Networks that learn, in the steps of an epoch, with fewer operators; as a context, it changes them while it lasts.
 
     Batch norms count their passes on the host, and the counts are added to the buffers at the end. Under autocast to bf16 the
     modules of a network hold copies of their weights in bf16, which are cast, and whose gradients are cast back, in one go for
     each network; the optimiser has the float32 weights.
 
     Args:
-        group: A `dgd.train.group.Group`, with its state loaded.
+        networks: The networks.
+        halves: They run under autocast to bf16.
     """
 
-    def __init__(self, group):
+    def __init__(self, networks: Sequence[nn.Module], *, halves: bool):
         self.counters: dict[nn.Module, Counter] = {}
-        self.weights: list[dict[nn.Parameter, nn.Parameter]] = [{} for _ in group.members]
+        self.weights: list[dict[nn.Parameter, nn.Parameter]] = [{} for _ in networks]
         self.places: list[tuple[nn.Module, str, nn.Parameter]] = []
-        if not _can(group):
-            return
-        for member, weights in zip(group.members, self.weights):
-            for module in member.network.modules():
+        for network, weights in zip(networks, self.weights):
+            for module in network.modules():
                 if isinstance(module, _BatchNorm) and module.num_batches_tracked is not None:
                     self.counters[module] = Counter()
-                if type(module) in CAST and group.recipe.precision == "bf16":
+                if type(module) in CAST and halves:
                     for name, weight in module.named_parameters(recurse=False):
                         if weight not in weights:  # two modules can have one weight
                             weights[weight] = nn.Parameter(weight.detach().bfloat16())
@@ -69,8 +68,8 @@ class Lighter:
 
     @torch.no_grad()
     def gather(self, k: int) -> None:
-        """Give the k-th member's weights the gradients of their copies; call it after a backward pass."""
-        halves = {weight: half for weight, half in self.weights[k].items() if half.grad is not None}
+        """Give the k-th network's weights the gradients of their copies; call it after a backward pass."""
+        halves = {weight: half for weight, half in self._of(k).items() if half.grad is not None}
         if halves:
             gradients = [torch.empty_like(weight) for weight in halves]
             torch._foreach_copy_(gradients, [half.grad for half in halves.values()])
@@ -79,9 +78,12 @@ class Lighter:
 
     @torch.no_grad()
     def refresh(self, k: int) -> None:
-        """Cast the k-th member's weights again; call it when they have changed."""
-        if self.weights[k]:
-            torch._foreach_copy_([*self.weights[k].values()], [*self.weights[k]])
+        """Cast the k-th network's weights again; call it when they have changed."""
+        if weights := self._of(k):
+            torch._foreach_copy_([*weights.values()], [*weights])
+
+    def _of(self, k: int) -> dict[nn.Parameter, nn.Parameter]:
+        return self.weights[k] if k < len(self.weights) else {}
 
     def passes(self) -> dict[nn.Module, int]:
         """Return the passes that each batch norm has counted since the epoch's start."""
@@ -91,6 +93,12 @@ class Lighter:
         """Add the passes of a step that is replayed, which does not run the modules."""
         for norm, number in passes.items():
             self.counters[norm].passes += number
+
+
+def lighter(group) -> Lighter:
+    """Return what makes the steps of a group lighter: its networks, or none where something stands against it."""
+    networks = [member.network for member in group.members]
+    return Lighter(networks if _can(group) else [], halves=group.recipe.precision == "bf16")
 
 
 def _can(group) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from dgd.objectives import Output, Requires
 from dgd.train import graphs
 from dgd.train.averages import StepAverage, frozen_batch_norm_stats
-from dgd.train.launches import Lighter
+from dgd.train.launches import lighter
 from dgd.train.outcomes import Diverged
 from dgd.train.schedule import Rates
 from dgd.train.streams import Seeds, generator
@@ -116,7 +116,7 @@ class Steps:
         self.momenta = [group.momentum(k) if member.surgery else {} for k, member in enumerate(group.members)]
         self.seeds = Seeds(group.cell.seed, device, group.plan.own_stream, mine, generators=group.requires.draws)
         self.first = None
-        self.lighter = Lighter(group)
+        self.lighter = lighter(group)
         self.launch = graphs.launcher(self._step, group, loader, self.seeds, self.lighter)
 
     def start(self, epoch: int) -> None:
