@@ -220,8 +220,8 @@ def test_cuda_a_replayed_step_has_the_bits_of_an_eager_one(few_digits, arithmeti
     arithmetic(own.recipe)
     eager = replace(own, recipe=replace(own.recipe, graphs=False))
     with torch.cuda.stream(torch.cuda.Stream()):
-        replayed = trained(own, few_digits, "cuda", WARM_UP + 2, exchanges=True)
-        plain = trained(eager, few_digits, "cuda", WARM_UP + 2, exchanges=True)
+        replayed = trained(own, few_digits, "cuda", WARM_UP + 1, exchanges=True)
+        plain = trained(eager, few_digits, "cuda", WARM_UP + 1, exchanges=True)
     same(replayed, plain)
     assert replayed[2] == "replayed as a CUDA graph" or own.objective.keys() & {"explanation", "ccl"}
     assert plain[2] == "eager, because recipe.graphs is false"
@@ -236,7 +236,7 @@ def test_cuda_a_replayed_step_of_any_network(few_digits, arithmetic, model, prec
     arithmetic(own.recipe)
     eager = replace(own, recipe=replace(own.recipe, graphs=False))
     with torch.cuda.stream(torch.cuda.Stream()):
-        replayed, plain = (trained(cell, few_digits, "cuda", WARM_UP + 2) for cell in (own, eager))
+        replayed, plain = (trained(cell, few_digits, "cuda", WARM_UP + 1) for cell in (own, eager))
     same(replayed, plain)
     assert replayed[2].startswith("replayed") or "random" in replayed[2]
 

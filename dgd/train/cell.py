@@ -3,6 +3,7 @@
 import json
 import math
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -111,6 +112,7 @@ def train_side_by_side(
             except CannotCapture:
                 raise
             except Exception as error:
+                traceback.clear_frames(error.__traceback__)  # they hold the cell's networks
                 outcomes[k] = error
             del running[k]
     return outcomes

@@ -149,7 +149,9 @@ def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
         t_weights, _, t_largest = footprint(cell.teacher, *theirs)  # a generator among them is no larger
         group += len(cell.teachers) * 2 * t_weights
         step += 4 * batch * t_largest // half
-    step = max(step, 4 * EVALUATION_BATCH * largest // half)
+    evaluation = 4 * EVALUATION_BATCH * largest // half
+    # Each CUDA graph keeps its memory; otherwise one follows the other.
+    step = step + evaluation if cuda and recipe.graphs else max(step, evaluation)
     work = (group + step) * WORKSPACE + images
     host = PROCESS + (CUDA + images if cuda else work)
     return {
