@@ -135,6 +135,19 @@ class Benchmark:
         "Keys of the recipe that teachers' cells override; for teachers that are no students of the benchmark.",
         of=Recipe,
     )
+    together: int | None = key(
+        None,
+        "Cells that a job trains side by side, each with the bytes that it has alone. `null`: on a GPU as many as its memory "
+        "takes, and 8 at most; on a CPU one.",
+        least=1,
+        decides=False,
+    )
+    stop_after: float | None = key(
+        None,
+        "Seconds after which a job stops, after an epoch, with exit status 75: started again it goes on. `null` is never.",
+        above=0,
+        decides=False,
+    )
 
     @cached_property
     def rows(self) -> dict[str, Method]:

@@ -23,6 +23,7 @@ SUBNET_PARTS = ("own", "shared")
 SUBNET_BATCH_NORM = "Whether a sub-net has batch norms of its `own`, or those of the full net, statistics included."
 SUBNET_CLASSIFIER = "Whether a sub-net has a classifier of its `own`, or the full net's."
 LAST_SEED = 2**32 - 1  # the largest that numpy takes
+PER_PROCESS = ("device", "threads", "deterministic", "precision")  # keys of the recipe that hold for a whole process
 
 
 def _rising(value: Any, where: str) -> list[str]:

@@ -1,6 +1,7 @@
 """`dgd-bench`: one thing at a time, without Snakemake."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -77,11 +78,26 @@ def train(
     again: Annotated[
         bool, typer.Option("--again", help="Train the cells anew, and their teachers where these are stale.")
     ] = False,
+    together: Annotated[
+        int | None, typer.Option(min=1, help="Cells that are trained side by side (default: the config's `together`).")
+    ] = None,
+    stop_after: Annotated[
+        float | None,
+        typer.Option(min=0, help="Seconds after which to stop, with exit status 75; the same command then goes on."),
+    ] = None,
 ) -> None:
     """Train cells of a benchmark, with the teachers they need."""
     from dgd import running
 
-    _exit(not running.train(running.order(path, cell), results, again=again))
+    order = running.order(path, cell)
+    given = {"together": together, "stop_after": stop_after}
+    order = replace(order, **{name: value for name, value in given.items() if value is not None})
+    try:
+        good = running.train(order, results, again=again)
+    except running.Unfinished as end:
+        print(f"dgd-bench: {end}", file=sys.stderr)
+        raise typer.Exit(running.TRY_AGAIN) from None
+    _exit(not good)
 
 
 @app.command()

@@ -1,15 +1,66 @@
-"""Train cells of a benchmark one after another, without Snakemake, by the same rules of what is fresh."""
+"""Train cells of a benchmark, bundle after bundle, without Snakemake, by the same rules of what is fresh."""
 
 import fnmatch
 import json
+import math
+import multiprocessing
+import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
 from dgd import config, frozen, identity
+from dgd.bundles import bundles
 from dgd.cell import Cell
 from dgd.metrics import METRICS
+
+TRY_AGAIN = os.EX_TEMPFAIL
+"""Exit status (75) of a command whose time was over: the same command goes on."""
+GOES_ON = "DGD_GOES_ON"
+"""Environment variable: JSON, the `Progress` of the process that this one goes on for."""
+
+
+class Unfinished(Exception):
+    """A command that ended because its time was over; the same command goes on."""
+
+
+@dataclass
+class Progress:
+    """The time of a command and what it has done so far, which it hands on where it has to start itself again.
+
+    Attributes:
+        until: When to stop, as `time.monotonic` counts.
+        trained: Paths of the cells that it has trained.
+        good: All of them have a result.
+    """
+
+    until: float = math.inf
+    trained: list[str] = field(default_factory=list)
+    good: bool = True
+
+    @classmethod
+    def begin(cls, stop_after: float | None) -> "Progress":
+        """Return the progress of the process that this one goes on for; else of one that stops after so many seconds."""
+        if GOES_ON in os.environ:
+            return cls(**json.loads(os.environ.pop(GOES_ON)))
+        return cls() if stop_after is None else cls(time.monotonic() + stop_after)
+
+    def start_again(self, error) -> NoReturn:
+        """Replace this process by a new one of the same command, in which the cell of a `CannotCapture` runs as it is."""
+        from dgd.train.graphs import EAGER
+
+        eager = json.loads(os.environ.get(EAGER, "{}")) | {error.path: error.why}
+        os.environ.update({EAGER: json.dumps(eager), GOES_ON: json.dumps(asdict(self))})
+        print(f"\n{error}; starting again, to run this cell's steps as they are", file=sys.stderr)
+        for child in multiprocessing.active_children():  # those that read images would wait for ever
+            child.terminate()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 @dataclass(frozen=True)
@@ -19,10 +70,14 @@ class Order:
     Attributes:
         wanted: The cells that were asked for.
         known: Path -> cell, teachers included.
+        together: Cells that are trained side by side, see `dgd.bundles.bundles`.
+        stop_after: Seconds after which to stop; None is never.
     """
 
     wanted: list[Cell]
     known: dict[str, Cell]
+    together: int | None = None
+    stop_after: float | None = None
 
     @property
     def needed(self) -> list[Cell]:
@@ -50,11 +105,12 @@ def order(path: str | Path, pattern: str = "*") -> Order:
     if own:
         root = path.parent.resolve().parents[own.path.count("/")]
         return Order([own], {cell.path: cell for cell in with_sources(own, root)})
-    known = {cell.path: cell for cell in benchmark_cells(path)}
+    benchmark = config.load(path)
+    known = {cell.path: cell for cell in config.cells(benchmark)}
     wanted = [cell for name, cell in known.items() if fnmatch.fnmatch(name, pattern) or name.endswith(f"/{pattern}")]
     if not wanted:
         raise ValueError(f"{path}: no cell matches {pattern!r}; `dgd-bench list {path}` lists them")
-    return Order(wanted, known)
+    return Order(wanted, known, benchmark.together, benchmark.stop_after)
 
 
 def with_sources(cell: Cell, root: Path) -> list[Cell]:
@@ -118,6 +174,7 @@ def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
 
     Raises:
         ValueError: A cell that is there is stale, or its benchmark is frozen.
+        Unfinished: The time of the order is over.
     """
     results, needed = Path(results), order.needed
     for cell in needed:
@@ -127,24 +184,45 @@ def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
                 f"{folder} is frozen: it is read and not trained; give another root by --results, or thaw it with "
                 f"`dgd-bench freeze --thaw {folder}`"
             )
+    if again and order.stop_after is not None:
+        raise ValueError("--again trains anew what is there, so it cannot go on after --stop-after; give one of them")
+    progress = Progress.begin(order.stop_after)
     found = identity.states(needed, results, order.known.values())
     there = {path for path in found if (results / path / "metrics.json").is_file()}
     if stale := [path for path in there if not found[path].fresh and not again]:
         more = f", and {len(stale) - 1} more cells are not what is asked for" if len(stale) > 1 else ""
         path = sorted(stale)[0]
         raise ValueError(f"{results / path} is {found[path]}{more} (--again trains again)")
-    good = True
-    for cell in needed:
-        prepared(cell, results)
-        anew = again and (cell in order.wanted or not found[cell.path].fresh)
-        if cell.path in there and not anew:
-            print(f"{results / cell.path}: already there (--again trains it again)", file=sys.stderr)
-        elif not anew and (source := _elsewhere(cell, results)):
-            identity.adopt(source, results / cell.path, cell)
-            print(f"{results / cell.path}: taken over from {source}, the same cell")
-        else:
-            good &= _train_one(cell, results)
-    return good
+    anew = {cell.path for cell in needed if again and (cell in order.wanted or not found[cell.path].fresh)}
+    anew -= set(progress.trained)
+    waiting = {cell.path: cell for cell in needed if cell.path not in there or cell.path in anew}
+    for path in found:
+        if path not in waiting and path not in progress.trained:
+            print(f"{results / path}: already there (--again trains it again)", file=sys.stderr)
+    epoch = 0.0
+    for bundle in bundles(waiting.values(), order.together):
+        if time.monotonic() + epoch >= progress.until:
+            break
+        own = []
+        for cell in bundle:
+            prepared(cell, results)
+            if cell.path not in anew and (source := _elsewhere(cell, results)):
+                identity.adopt(source, results / cell.path, cell)
+                print(f"{results / cell.path}: taken over from {source}, the same cell")
+                del waiting[cell.path]
+            else:
+                own.append(cell)
+        ended = _train(own, results, progress)
+        for cell in ended:
+            del waiting[cell.path]
+        progress.trained += [cell.path for cell in ended]
+        epoch = sum(_seconds(results / cell.path) / cell.recipe.epochs for cell in ended)
+    if waiting:
+        raise Unfinished(
+            f"{len(waiting)} of {len(needed)} cells are left after {order.stop_after:g} s, the next is {next(iter(waiting))}; "
+            "the same command goes on"
+        )
+    return progress.good
 
 
 def _elsewhere(cell: Cell, results: Path) -> Path | None:
@@ -152,29 +230,78 @@ def _elsewhere(cell: Cell, results: Path) -> Path | None:
     return identity.find(results, identity.at(cell, results), data, but=results / cell.path)
 
 
-def _train_one(cell: Cell, results: Path) -> bool:
-    if cell.processes == 1:
-        return train_here(cell, results)
-    command = [sys.executable, *config.torchrun(cell.processes), "-m", "dgd.running", json.dumps(cell.plain()), str(results)]
-    return not subprocess.run(command, check=False).returncode
+def _seconds(folder: Path) -> float:
+    """Return how long a cell was trained; 0 where it has no result."""
+    path = folder / "metrics.json"
+    return json.loads(path.read_text()).get("timings", {}).get("seconds", 0.0) if path.is_file() else 0.0
 
 
-def train_here(cell: Cell, results: str | Path) -> bool:
-    """Train one cell in this process, or in all those of a torchrun; return whether it has a result."""
+def _train(cells: Sequence[Cell], results: Path, progress: Progress) -> list[Cell]:
+    """Train a bundle and return those of its cells that are done, with or without a result."""
+    if not cells or cells[0].processes == 1:
+        return train_here(cells, results, progress)
+    (cell,) = cells
+    given = json.dumps(cell.plain()), str(results), json.dumps(asdict(progress))
+    command = [sys.executable, *config.torchrun(cell.processes), "-m", "dgd.running", *given]
+    failed = subprocess.run(command, check=False).returncode
+    progress.good &= not failed
+    return [cell] if failed or (results / cell.path / "metrics.json").is_file() else []
+
+
+def train_here(cells: Sequence[Cell], results: Path, progress: Progress) -> list[Cell]:
+    """Train a bundle in this process, or one cell in all those of a torchrun; return the cells that are done.
+
+    Raises:
+        Exception: What ended one of them otherwise, after the others.
+    """
     from dgd import train as training
 
-    out = Path(results) / cell.path
+    done, errors = [], []
+    outcomes = side_by_side(cells, [identity.prepared_folder(cell) for cell in cells], results, progress)
+    for cell, outcome in zip(cells, outcomes, strict=True):
+        out = results / cell.path
+        if isinstance(outcome, training.OutOfTime):
+            continue
+        if isinstance(outcome, Exception) and not isinstance(outcome, training.NoResult):
+            errors.append(outcome)
+            continue
+        done.append(cell)
+        if isinstance(outcome, training.NoResult):
+            progress.good = False
+            print(f"{out}: {outcome.status}: {outcome}", file=sys.stderr)
+        elif outcome:  # under torchrun one process has them
+            metric = METRICS[cell.task]
+            value = outcome["networks"][0]["last"][metric.name]
+            print(f"{out}: {value:{metric.form}} {metric.unit} test {metric.label} at the last epoch")
+    if errors:
+        raise errors[0]
+    return done
+
+
+def side_by_side(
+    cells: Sequence[Cell], data: Sequence[Path], results: Path, progress: Progress
+) -> list[dict | Exception | None]:
+    """Train cells in this process; start it again where a step cannot be captured, which CUDA does not survive.
+
+    Args:
+        cells: A bundle.
+        data: Folders of their prepared data sets.
+        results: Root of the results.
+        progress: Of the command.
+
+    Returns:
+        As `dgd.train.train_side_by_side`.
+    """
+    from dgd import train as training
+
+    orders = [training.Order(cell, folder, results / cell.path) for cell, folder in zip(cells, data, strict=True)]
     try:
-        metrics = training.train_cell(cell, results=results, data=identity.prepared_folder(cell))
-    except training.NoResult as error:
-        print(f"{out}: {error.status}: {error}", file=sys.stderr)
-        return False
-    if metrics:  # under torchrun one process has them
-        metric = METRICS[cell.task]
-        value = metrics["networks"][0]["last"][metric.name]
-        print(f"{out}: {value:{metric.form}} {metric.unit} test {metric.label} at the last epoch")
-    return True
+        return training.train_side_by_side(orders, results=results, until=progress.until) if orders else []
+    except training.CannotCapture as error:
+        progress.start_again(error)
 
 
 if __name__ == "__main__":
-    sys.exit(not train_here(Cell.from_plain(json.loads(sys.argv[1])), sys.argv[2]))
+    own = Progress(**json.loads(sys.argv[3]))
+    train_here([Cell.from_plain(json.loads(sys.argv[1]))], Path(sys.argv[2]), own)
+    sys.exit(not own.good)

@@ -1,9 +1,6 @@
-"""What the job of a cell takes, and how it is started."""
+"""What the job of a cell, or of several, takes, and how it is started."""
 
-import shutil
-from pathlib import Path
-
-import dgd
+from dgd.bundles import estimate, on_cuda
 from dgd.cell import Cell
 from dgd.config import torchrun
 
@@ -14,22 +11,26 @@ def threads(cell: Cell) -> int:
 
 
 def gpus(cell: Cell) -> int:
-    """Return the GPUs of a job: one for each process if the cell will run on CUDA, found out without importing torch."""
-    device = cell.recipe.device
-    there = shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists()
-    return cell.processes * int(device == "cuda" or (device == "auto" and there))
+    """Return the GPUs of a job: one for each process if the cell will run on CUDA."""
+    return cell.processes * on_cuda(cell)
 
 
-def mem_mb(cell: Cell) -> int:
-    """Return the megabytes of a job: `dgd.train.memory.estimate`, or 4000 for each process where networks cannot be built."""
-    if dgd.NETWORKS:
-        from dgd.train.memory import MIB, estimate
+def mem_mb(*cells: Cell) -> int:
+    """Return the megabytes of a job: of a cell, or of several in one process, which counts once.
 
-        try:
-            return estimate(cell, cuda=gpus(cell) > 0)["host"] * MIB // 10**6 + 1
-        except ValueError:  # a model that cannot take these images: its own cell says so, and the others go on
-            pass
-    return 4000 * cell.processes
+    By `dgd.train.memory.estimate`, or 4000 for each process where networks cannot be built.
+    """
+    estimates = list(map(estimate, cells))
+    each = [_mb(found["host"]) + 1 if found else 4000 * cell.processes for cell, found in zip(cells, estimates)]
+    if len(cells) == 1 or not all(estimates):
+        return sum(each)
+    from dgd.train.memory import shared
+
+    return sum(each) - (len(each) - 1) * _mb(shared(cuda=gpus(cells[0]) > 0))
+
+
+def _mb(mib: int) -> int:
+    return mib * 2**20 // 10**6
 
 
 def launcher(cell: Cell) -> str:

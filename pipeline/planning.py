@@ -1,9 +1,13 @@
-"""Which cells a run of Snakemake trains, by `dgd.identity`, and which data sets it prepares. Nothing here needs torch."""
+"""What a run of Snakemake does: which cells it trains, which of them side by side, and which data sets it prepares.
 
-from collections.abc import Mapping
+`dgd.identity` says what is stale. Nothing here needs torch.
+"""
+
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dgd import identity
+from dgd.bundles import bundles
 from dgd.cell import Cell
 from dgd.identity import Stale
 from pipeline.generate import Images
@@ -33,6 +37,24 @@ def stale(cells: Mapping[str, Cell], results: str | Path, data: Mapping[str, Pre
         if not status.fresh:
             found[path] = status
     return found
+
+
+def together(
+    cells: Mapping[str, Cell], stale: Mapping[str, Stale | None], named: Iterable[str], most: int | None
+) -> list[list[str]]:
+    """Return the paths of the cells that are trained side by side, two or more in each list.
+
+    Args:
+        cells: Path -> cell, each after those that it learns from.
+        stale: Path of a cell -> why it is trained.
+        named: Cells whose files the command asks for; no others are trained with them but those that they learn from.
+        most: The config's `together`.
+    """
+    asked = set(named)
+    for path in reversed(cells):
+        asked |= set(cells[path].sources) if path in asked else set()
+    wanted = [cell for path, cell in cells.items() if path in stale and (path in asked or not asked)]
+    return [[cell.path for cell in bundle] for bundle in bundles(wanted, most) if len(bundle) > 1]
 
 
 def mark(

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dgd import data as datasets
 from dgd import identity, provenance
-from dgd.cell import Cell
+from dgd.cell import PER_PROCESS, Cell
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.models.nested import plain_parameters, plain_state
 from dgd.train import averages, checkpoint, costs, memory, ranks
@@ -118,13 +118,9 @@ def train_side_by_side(
     return outcomes
 
 
-TOGETHER = ("device", "threads", "deterministic", "precision")
-"""Keys of the recipe that hold for a whole process."""
-
-
 def _check_together(orders: Sequence[Order]) -> None:
     cells = [order.cell for order in orders]
-    for key in TOGETHER:
+    for key in PER_PROCESS:
         if len(found := {str(getattr(cell.recipe, key)) for cell in cells}) > 1:
             raise ValueError(f"cells side by side have one recipe.{key}; these have {', '.join(sorted(found))}")
     if len(cells) > 1 and (several := [cell.path for cell in cells if cell.processes > 1]):

@@ -158,3 +158,8 @@ def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
         "host": int(cell.processes * host * HEADROOM / MIB),
         "device": int((work + KERNELS) * HEADROOM / MIB) if cuda else 0,
     }
+
+
+def shared(cuda: bool) -> int:
+    """Return the MiB that the `host` of every cell's estimate has for its process, which cells of one process take once."""
+    return int((PROCESS + CUDA * cuda) * HEADROOM / MIB)

@@ -15,11 +15,13 @@ OUTPUTS:
     BENCHMARK   folder of this benchmark's results
     FROZEN      the benchmark is frozen: its cells are read, and there are no rules that would make them
     READING     hash of what reads the cells
+    BUNDLE      path of a cell that is trained side by side with others -> the file that their job makes
 """
 
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 # A job that an executor starts on another machine reads the workflow again, and the config was held to the registries of models
@@ -101,24 +103,60 @@ if workflow.is_main_process and LOCAL:
 NAMED = [path for path in CELLS if any(f"/{path}/" in word for word in sys.argv)]
 MARKS = planning.mark(STALE, DATA, RESULTS, BENCHMARK)
 
+# A job of several cells is named by their numbers, so that it can be sent to another machine, and by the time, because what it
+# makes stands for nothing in another run.
+NUMBERS = {path: str(number) for number, path in enumerate(CELLS)}
+TOGETHER = f"{BENCHMARK}/logs/together"
+BUNDLE = {}
+if workflow.is_main_process and LOCAL:
+    for bundle in planning.together(CELLS, STALE, NAMED, CONFIG["together"]):
+        numbers = "-".join(map(NUMBERS.get, bundle))
+        BUNDLE |= dict.fromkeys(bundle, f"{TOGETHER}/{time.time_ns():x}.{numbers}")
+
 
 def mark_of(what):
     """The mark that this cell or data set, which is there, is made again."""
     return MARKS.get(what, [])
 
 
+def cells_of(wildcards):
+    """The cells of a job: one by its path, several by their numbers."""
+    if hasattr(wildcards, "cell"):
+        return [CELLS[wildcards.cell]]
+    cells = list(CELLS.values())
+    return [cells[int(number)] for number in wildcards.cells.split("-")]
+
+
 def teachers_of(wildcards, file):
-    """This file of every cell that this cell learns from; none for a cell that is not trained."""
-    if wildcards.cell not in STALE:
-        return []
-    return [f"{RESULTS}/{path}/{file}" for path in CELLS[wildcards.cell].teachers]
+    """This file of every cell that the cells of a job learn from; none for a cell that is not trained."""
+    own = [
+        path
+        for cell in cells_of(wildcards)
+        if cell.path in STALE
+        for path in cell.teachers
+    ]
+    return [f"{RESULTS}/{path}/{file}" for path in dict.fromkeys(own)]
 
 
-def data_of(wildcards, file):
-    """A file of the prepared data set of this cell."""
-    return f"{PREPARED}/{CELLS[wildcards.cell].data_slug}/{file}"
+def data_of(cell, file=""):
+    """The folder of the prepared data set of a cell, or a file in it."""
+    return f"{PREPARED}/{cell.data_slug}" + (f"/{file}" if file else "")
 
 
 def data_to_train(wildcards, file):
-    """A file of the prepared data set that this cell trains on; none for a cell that is not trained."""
-    return data_of(wildcards, file) if wildcards.cell in STALE else []
+    """This file of the prepared data sets that the cells of a job train on; none for a cell that is not trained."""
+    own = [data_of(cell, file) for cell in cells_of(wildcards) if cell.path in STALE]
+    return list(dict.fromkeys(own))
+
+
+def asked_of(wildcards):
+    """What the script is told of the cells of a job."""
+    own = [
+        ("--cell", json.dumps(cell.plain(), sort_keys=True), "--data", data_of(cell))
+        for cell in cells_of(wildcards)
+    ]
+    stop = CONFIG["stop_after"]
+    return [
+        *(word for words in own for word in words),
+        *(["--stop-after", str(stop)] if stop else []),
+    ]

@@ -22,8 +22,8 @@ rule prune:
             ancient(f"{RESULTS}/{{cell}}/{file}")
             for file in ("metrics.json", "config.yaml")
         ],
-        images=lambda wildcards: data_of(wildcards, "images.safetensors"),
-        manifest=lambda wildcards: data_of(wildcards, "manifest.json"),
+        images=lambda wildcards: data_of(CELLS[wildcards.cell], "images.safetensors"),
+        manifest=lambda wildcards: data_of(CELLS[wildcards.cell], "manifest.json"),
     output:
         f"{RESULTS}/{{cell}}/pruning.csv",
     log:
@@ -45,7 +45,7 @@ rule prune:
         mem_mb=lambda wildcards: mem_mb(CELLS[wildcards.cell]),
     params:
         shares=CONFIG["pruning"],
-        data=lambda wildcards: f"{PREPARED}/{CELLS[wildcards.cell].data_slug}",
+        data=lambda wildcards: data_of(CELLS[wildcards.cell]),
         folder=lambda wildcards, input: os.path.dirname(input.model),
         threads=lambda wildcards, threads: f"OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads}",
         src=identity.code("pipeline.prune", apart=identity.APART),
