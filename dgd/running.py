@@ -199,7 +199,7 @@ def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
     for path in found:
         if path not in waiting and path not in progress.trained:
             print(f"{results / path}: already there (--again trains it again)", file=sys.stderr)
-    epoch = 0.0
+    epoch = -math.inf  # seconds of an epoch of the last bundle: an epoch of the first is always trained
     for bundle in bundles(waiting.values(), order.together):
         if time.monotonic() + epoch >= progress.until:
             break
@@ -216,7 +216,10 @@ def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
         for cell in ended:
             del waiting[cell.path]
         progress.trained += [cell.path for cell in ended]
-        epoch = sum(_seconds(results / cell.path) / cell.recipe.epochs for cell in ended)
+        if len(ended) < len(own):
+            break
+        if own:
+            epoch = sum(_seconds(results / cell.path) / cell.recipe.epochs for cell in own)
     if waiting:
         raise Unfinished(
             f"{len(waiting)} of {len(needed)} cells are left after {order.stop_after:g} s, the next is {next(iter(waiting))}; "

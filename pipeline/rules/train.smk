@@ -20,7 +20,7 @@ OUTPUTS, in <results>/<benchmark>/<dataset>/<model>/<method>/seed<k>/:
 # Cells that have a job of their own.
 ALONE = [path for path in {**STALE, **dict.fromkeys(NAMED)} if path not in BUNDLE]
 # A teacher is among the cells of these numbers.
-TEACHES = rf".*\b({'|'.join(map(NUMBERS.get, TEACHERS)) or '-'})\b"
+TEACHES = rf".*\b({'|'.join(map(NUMBERS.get, TEACHERS)) or '(?!)'})\b"
 
 
 rule train:
@@ -113,7 +113,7 @@ rule train_together:
         "training side by side:{params.why}"
     shell:
         "{params.launcher} -m pipeline.train {params.asked:q} --results {params.results:q} --failed {output.failed:q} --log {log:q} "
-        "2> {log:q} | tee -a {log:q}"
+        "2>> {log:q} | tee -a {log:q}"
 
 
 use rule train_together as teach_together with:
@@ -144,4 +144,4 @@ rule trained:
     # To wait again would not bring it.
     retries: 0
     message:
-        "{wildcards.cell} is there"
+        "checking that {wildcards.cell} is trained"
