@@ -55,13 +55,27 @@ def test_rules_and_resources_are_ours(name):
         assert set(resources) <= known
 
 
+def changes(name: str) -> dict:
+    """What a profile changes in every config."""
+    pairs = (change.partition("=") for change in PROFILES[name]["config"])
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
+
+
+def test_a_job_stops_before_slurm_ends_it_and_is_started_again():
+    profile = PROFILES["slurm"]
+    training = {rule for pair in NAMES for rule in pair if rule.startswith(("train", "teach"))} - {"trained"}
+    assert set(profile["set-resources"]) == training
+    (minutes,) = {resources["runtime"] for resources in profile["set-resources"].values()}
+    assert minutes * 60 - 3600 < changes("slurm")["stop_after"] < minutes * 60 - 600
+    assert profile["retries"] * minutes / 60 > 200  # hours
+
+
 @pytest.mark.parametrize("name", ["slurm", "kubernetes"])
 def test_every_cell_has_a_gpu_and_its_estimate_on_a_cluster(name):
     """The machine that submits may have no GPU: the profile says that cells run on CUDA, and the rules then count."""
-    (change,) = PROFILES[name]["config"]
-    key, _, value = change.partition("=")
     given = read(ROOT / "config/test/tiny.yaml")
-    cell = cells(check({**given, key: {**given[key], **yaml.safe_load(value)}}))[-1]
+    recipe = {**given["recipe"], **changes(name)["recipe"]}
+    cell = cells(check({**given, **changes(name), "recipe": recipe}))[-1]
     assert gpus(cell) == 1
     assert mem_mb(cell) == estimate(cell, cuda=True)["host"] * MIB // 10**6 + 1
     for resources in PROFILES[name]["set-resources"].values():

@@ -21,6 +21,7 @@ from dgd.config import check, load, read
 from pipeline.config import one_of
 from pipeline.jobs import gpus, launcher, mem_mb, threads
 from pipeline.report import to_html
+from tests.helpers import files_but_timings
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -76,6 +77,8 @@ def repo(tmp_path) -> Path:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
+    for name in ("test/tiny", "cifar100"):  # also where the machine has a GPU
+        append(tmp_path / f"config/{name}.yaml", "together: 1\n")
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text((ROOT / ".dvc" / "config").read_text() + "    no_scm = true\n")
     return tmp_path
@@ -191,6 +194,87 @@ def test_one_command_goes_from_the_data_to_the_report(repo):
     assert "0 of 1" in shown
     assert "results/tiny/report.html" in shown
     assert "Nothing to be done" in run(repo, "snakemake", "-n", "--configfile", "wild.yaml")
+
+
+def side_by_side(folder: Path, *options: str) -> list[list[str]]:
+    """The cells of each job of several that a dry run would start."""
+    found = re.findall(
+        r"^Job \d+: training side by side.*:\n((?:\S+ stale: .*\n)+)", run(folder, "snakemake", "-n", *options), re.M
+    )
+    return sorted([line.split()[0] for line in job.splitlines()] for job in found)
+
+
+def test_cells_on_a_gpu_are_planned_side_by_side(repo, monkeypatch):
+    """A GPU of 24 GiB has room for five cells that nothing is known of."""
+    monkeypatch.setenv("PATH", f"{repo}{os.pathsep}{os.environ['PATH']}")
+    (repo / "nvidia-smi").write_text("#!/bin/sh\ntest $1 = -L || echo 24564\n")
+    (repo / "nvidia-smi").chmod(0o755)
+    paths = [cell.path for cell in cells_of(load(ROOT / "config" / "cifar100.yaml"))]
+    jobs = side_by_side(repo, "--configfile", "config/cifar100.yaml", "--config", "together=null")
+    assert sorted(path for job in jobs for path in job) == sorted(paths)
+    assert sorted(map(len, jobs)) == [3, *[5] * 16]
+    assert side_by_side(repo, *TINY, "--config", "together=null", "seeds=[0, 1]") == [
+        [TEACHER, BASELINE, BASELINE.replace("seed0", "seed1")],
+        [DGD, DGD.replace("seed0", "seed1")],
+    ]
+    # What is asked for by its file is trained with its teacher, and with no other cells.
+    assert plan(repo, *TINY, "--config", "together=null", "--", f"results/{DGD}/metrics.json") == ({TEACHER, DGD}, {"prepare"})
+
+
+def bundle(repo: Path, monkeypatch, **keys) -> tuple[list[Path], list[str]]:
+    """Train two cells alone, in `alone/`; returns folders of three in `results/`, and how to train them in one job.
+
+    The one between them cannot be trained: its network takes no such images.
+    """
+    config = yaml.safe_load((repo / "config/test/tiny.yaml").read_text())
+    config |= {
+        "pairs": [{"student": name} for name in ("cifar_resnet8", "vgg11_bn", "cifar_resnet14")],
+        "methods": ["baseline"],
+    }
+    (repo / "three.yaml").write_text(yaml.safe_dump(config | {"together": 3, **keys}))
+    monkeypatch.chdir(repo)
+    for name in ("cifar_resnet8", "cifar_resnet14"):
+        assert (
+            cli.main(["train", "three.yaml", f"*/{name}/*", "--results", "alone", "--together", "1", "--stop-after", "600"])
+            == 0
+        )
+    folders = [repo / "results" / cell.path for cell in cells_of(load("three.yaml"))]
+    command = ["snakemake", "--cores", "2", "--latency-wait", "1", "--configfile", "three.yaml"]
+    return folders, [*command, "--", *(f"{folder.relative_to(repo)}/metrics.json" for folder in folders)]
+
+
+def check_bundle(repo: Path, folders: list[Path], output: str) -> None:
+    first, broken, last = folders
+    for folder in (first, last):
+        assert files_but_timings(folder) == files_but_timings(repo / "alone" / folder.relative_to(repo / "results"))
+        assert json.loads((folder / "metrics.json").read_text())["timings"]["together"] == 3
+        assert "/2 [" in (folder / "train.log").read_text()
+    assert [path.name for path in broken.iterdir()] == ["train.log"]
+    assert "tiny/digits/vgg11_bn/baseline/seed0: FAILED: ValueError: model 'vgg11_bn' does not work on 1x8x8 images" in output
+    assert "does not work on 1x8x8 images" in (broken / "train.log").read_text()
+
+
+def test_cells_side_by_side_leave_the_bytes_of_cells_alone_and_one_that_fails_takes_none_with_it(repo, monkeypatch):
+    folders, command = bundle(repo, monkeypatch)
+    process = start(repo, *command)
+    output = process.communicate()[0]
+    assert process.returncode == 1
+    check_bundle(repo, folders, output)
+    assert re.search(r"^train_together +1$", output, re.MULTILINE)
+    # Those that are done are files like any other, also where the command names them; the one that failed is tried again.
+    assert plan(repo, *command[3:]) == ({"tiny/digits/vgg11_bn/baseline/seed0"}, set())
+
+
+@pytest.mark.slow
+def test_a_job_that_stops_is_started_again_and_goes_on(repo, monkeypatch):
+    """An epoch each time: two jobs, the first of which ends with 75 and leaves no outputs that Snakemake would delete."""
+    folders, command = bundle(repo, monkeypatch, stop_after=1e-9)
+    process = start(repo, *command[:-4], "--retries", "1", *command[-4:])
+    output = process.communicate()[0]
+    assert process.returncode == 1
+    check_bundle(repo, folders, output)
+    assert output.count("returned non-zero exit status 75") == 1
+    assert "2 of 3 cells are left after 1e-09 s; the same command goes on" in output
 
 
 def train_by_the_command_line(repo: Path, monkeypatch, *options: str) -> None:

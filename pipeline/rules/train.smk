@@ -15,6 +15,9 @@ OUTPUTS, in <results>/<benchmark>/<dataset>/<model>/<method>/seed<k>/:
     predictions.npz     predictions on the test set
     filters.npz         norms and entropies of the filters
     model.safetensors   weights of every network of the group
+
+A cell has a job of its own, or one with others (`together`): rule `train_together` trains them, and `trained` is each of them. The log
+of such a job, <results>/<benchmark>/logs/together/*.log, is the train.log of its cells too.
 """
 
 # Cells that have a job of their own.
