@@ -229,7 +229,7 @@ class Fails(graphs.Launcher):
             raise CannotCapture(self.how, "operation not permitted")
         super().__call__(size)
 
-def launcher(step, group, loader, seeds):
+def launcher(step, group, loader, *others):
     why = graphs.obstacle(group, loader)
     path = group.cell.path
     return graphs.Launcher(step, graphs.eager(why)) if why or not path.endswith("dgd/seed0") else Fails(step, path)

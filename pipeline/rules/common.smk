@@ -138,9 +138,9 @@ def teachers_of(wildcards, file):
     return [f"{RESULTS}/{path}/{file}" for path in dict.fromkeys(own)]
 
 
-def data_of(cell, file=""):
+def data_of(cell, *file):
     """The folder of the prepared data set of a cell, or a file in it."""
-    return f"{PREPARED}/{cell.data_slug}" + (f"/{file}" if file else "")
+    return os.path.join(PREPARED, cell.data_slug, *file)
 
 
 def data_to_train(wildcards, file):

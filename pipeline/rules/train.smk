@@ -111,7 +111,9 @@ rule train_together:
         ),
         launcher=lambda wildcards, output: launcher(cells_of(wildcards)[0]),
         asked=lambda wildcards, output: asked_of(wildcards),
-        results=RESULTS,
+        results=lambda wildcards, output: output.failed.split(
+            f"/{CONFIG['benchmark']}/logs/"
+        )[0],
     message:
         "training side by side:{params.why}"
     shell:
