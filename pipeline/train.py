@@ -54,7 +54,10 @@ def _link(log: Path, name: Path) -> None:
     """Make a log the train.log of a cell too."""
     name.parent.mkdir(parents=True, exist_ok=True)
     name.unlink(missing_ok=True)
-    name.hardlink_to(log)
+    try:
+        name.hardlink_to(log)
+    except OSError:  # not every file system has hard links
+        name.symlink_to(os.path.relpath(log, name.parent))
 
 
 def _is_there(cell: Cell, data: Path, results: Path) -> bool:
