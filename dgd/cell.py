@@ -76,8 +76,8 @@ class Recipe:
     )
     fused_norm: bool = key(
         False,
-        "On CUDA, compute batch norm, ReLU and the residual sum of our own CIFAR networks by two Triton kernels forward and two "
-        "backward, with other roundings; other networks run as they are.",
+        "On CUDA, compute a batch norm, the sum and the ReLU after it of our own CIFAR networks by two Triton kernels forward "
+        "and two backward. Results differ by roundings; other networks run as they are.",
     )
     fold_teacher: bool = key(
         True,

@@ -31,6 +31,13 @@ def _tile(number, rows, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
 
 
 @triton.jit
+def _parts(sums, part, parts, channels, CHANNELS: tl.constexpr):
+    column = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    there = column < channels
+    return column, there, (part < parts)[:, None] & there[None, :], sums + part[:, None] * channels + column[None, :]
+
+
+@triton.jit
 def _rectified(values, signs, SLOPE: tl.constexpr):
     """Multiply values by the slope where `signs` are not positive; NaN stays NaN, so that a divergence shows."""
     if SLOPE == 0:
@@ -68,11 +75,8 @@ def _apply(
     eps, SLOPE: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """Combine the parts' statistics; write the output, and once the running statistics, the mean and 1 / deviation."""
-    column = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    there = column < channels
     part = tl.arange(0, PARTS)
-    held = (part < parts)[:, None] & there[None, :]
-    of_part = sums + part[:, None] * channels + column[None, :]
+    column, there, held, of_part = _parts(sums, part, parts, channels, CHANNELS)
     count = tl.where(part < parts, tl.minimum(rows - part * tiles * ROWS, tiles * ROWS), 0).to(tl.float32)[:, None]
     means = tl.load(of_part, held, 0)
     mean = tl.sum(means * count, 0) / rows
@@ -132,11 +136,8 @@ def _differentiate(
     ROWS: tl.constexpr, CHANNELS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """Combine the parts' sums; write the gradients of the input and the residual, and once those of weight and bias."""
-    column = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    there = column < channels
     part = tl.arange(0, PARTS)
-    held = (part < parts)[:, None] & there[None, :]
-    of_part = sums + part[:, None] * channels + column[None, :]
+    column, there, held, of_part = _parts(sums, part, parts, channels, CHANNELS)
     of_weight = tl.sum(tl.load(of_part, held, 0), 0)
     of_bias = tl.sum(tl.load(of_part + parts * channels, held, 0), 0)
     if tl.program_id(0) == 0:
@@ -156,22 +157,19 @@ def _differentiate(
 
 
 class _Work:
-    """How a map is divided: grids and arguments of the first and the second kernel of a pass."""
+    """How a map is divided: what the first and the second kernel of a pass are given."""
 
     def __init__(self, x: Tensor):
         channels = x.shape[1]
-        rows, width = x.numel() // channels, min(WIDEST, max(16, triton.next_power_of_2(channels)))
-        self.tile = {"ROWS": TILE // width, "CHANNELS": width, "num_warps": 8}
-        self.most = SUMS // width
-        tiles, blocks = triton.cdiv(rows, TILE // width), triton.cdiv(channels, width)
+        width = min(WIDEST, max(16, triton.next_power_of_2(channels)))
+        self.rows, self.most = x.numel() // channels, SUMS // width
+        tiles, blocks = triton.cdiv(self.rows, TILE // width), triton.cdiv(channels, width)
         self.tiles, self.own_tiles = triton.cdiv(tiles, self.most), triton.cdiv(tiles, 2 * self.most)
         self.parts = triton.cdiv(tiles, self.tiles)  # none is empty
-        self.size, self.first, self.second = (
-            (rows, channels), (self.parts, blocks), (triton.cdiv(tiles, self.own_tiles), blocks)
-        )  # fmt: skip
-
-    def rows_of_sums(self, x: Tensor) -> Tensor:
-        return torch.empty(2, self.parts, x.shape[1], dtype=torch.float32, device=x.device)
+        self.first, self.second = (self.parts, blocks), (triton.cdiv(tiles, self.own_tiles), blocks)
+        self.tile = {"ROWS": TILE // width, "CHANNELS": width, "num_warps": 8}
+        with _unfilled():
+            self.sums = torch.empty(2, self.parts, channels, dtype=torch.float32, device=x.device)
 
 
 @contextmanager
@@ -190,17 +188,14 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, residual, weight, bias, running_mean, running_var, momentum, eps, slope):
-        work = _Work(x)
+        work, channels = _Work(x), x.shape[1]
         with _unfilled():
-            sums, out = work.rows_of_sums(x), torch.empty_like(x)
-            saved = torch.empty(2, x.shape[1], dtype=torch.float32, device=x.device)
-        _statistics[work.first](x, sums, *work.size, work.tiles, **work.tile)
+            out, saved = torch.empty_like(x), torch.empty(2, channels, dtype=torch.float32, device=x.device)
+        _statistics[work.first](x, work.sums, work.rows, channels, work.tiles, **work.tile)
         _apply[work.second](
-            *(x, residual, weight, bias, sums, running_mean, running_var, saved, out, *work.size, work.parts, work.tiles),
-            *(work.own_tiles, momentum, eps),
-            SLOPE=slope,
-            PARTS=work.most,
-            **work.tile,
+            *(x, residual, weight, bias, work.sums, running_mean, running_var, saved, out, work.rows, channels),
+            *(work.parts, work.tiles, work.own_tiles, momentum, eps),
+            **{"SLOPE": slope, "PARTS": work.most, **work.tile},
         )
         ctx.save_for_backward(x, None if slope == 1 else out, weight, saved)
         ctx.slope = slope
@@ -209,20 +204,21 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        (x, out, weight, saved), work = ctx.saved_tensors, _Work(ctx.saved_tensors[0])
-        grad = grad.contiguous(memory_format=torch.channels_last)
+        x, out, weight, saved = ctx.saved_tensors
+        work, channels, grad = _Work(x), x.shape[1], grad.contiguous(memory_format=torch.channels_last)
+        of_residual = grad if ctx.needs_input_grad[1] else None
         with _unfilled():
-            sums, of_x, of_affine = work.rows_of_sums(x), torch.empty_like(x), torch.empty_like(saved)
-            apart = ctx.needs_input_grad[1] and ctx.slope != 1  # without an activation it is the gradient itself
-            of_residual = torch.empty_like(x) if apart else None
-        _reduce[work.first](grad, x, out, saved, sums, *work.size, work.tiles, SLOPE=ctx.slope, **work.tile)
-        _differentiate[work.second](
-            *(grad, x, out, weight, saved, sums, of_x, of_residual, of_affine, *work.size, work.parts, work.own_tiles),
-            SLOPE=ctx.slope,
-            PARTS=work.most,
-            **work.tile,
+            of_x, of_affine = torch.empty_like(x), torch.empty_like(saved)
+            masked = torch.empty_like(x) if ctx.needs_input_grad[1] and ctx.slope != 1 else None
+        _reduce[work.first](
+            *(grad, x, out, saved, work.sums, work.rows, channels, work.tiles), **{"SLOPE": ctx.slope, **work.tile}
         )
-        return of_x, of_residual if apart or not ctx.needs_input_grad[1] else grad, *of_affine, *[None] * 5
+        _differentiate[work.second](
+            *(grad, x, out, weight, saved, work.sums, of_x, masked, of_affine, work.rows, channels),
+            *(work.parts, work.own_tiles),
+            **{"SLOPE": ctx.slope, "PARTS": work.most, **work.tile},
+        )
+        return of_x, of_residual if masked is None else masked, *of_affine, *[None] * 5
 
 
 def normalise(norm: nn.BatchNorm2d, x: Tensor, slope: float, residual: Tensor | None) -> Tensor:
