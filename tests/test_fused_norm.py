@@ -43,7 +43,7 @@ def test_kernels_by_tritons_interpreter():
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     run = [sys.executable, "-m", "pytest", *options, __file__]
     done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert re.search(r"^15 passed", done.stdout, re.MULTILINE), done.stdout + done.stderr
+    assert re.search(r"^14 passed", done.stdout, re.MULTILINE), done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -83,8 +83,8 @@ def results(norm, x, act, residual, grad):
 @pytest.mark.parametrize(
     ("dtype", "shape", "act", "summed"),
     [
-        (torch.float32, (6, 16, 7, 7), nn.ReLU(), True),
-        (torch.bfloat16, (6, 16, 7, 7), nn.ReLU(), False),
+        (torch.float32, (6, 16, 5, 7), nn.ReLU(), True),
+        (torch.bfloat16, (6, 16, 5, 7), nn.ReLU(), False),
         (torch.float32, (2, 24, 9, 9), nn.LeakyReLU(0.1), False),
         (torch.bfloat16, (2, 24, 9, 9), nn.ReLU(), True),
         (torch.float32, (5, 96, 3, 5), None, True),
@@ -164,7 +164,7 @@ def step(net, images):
     ],
 )
 def test_networks_are_near_their_plain_selves(name, fused, left):
-    images, found = map_of((8, 3, 8, 8), torch.float32, DEVICE), []
+    images, found = map_of((4, 3, 8, 8), torch.float32, DEVICE), []
     for wanted in (False, True):
         torch.manual_seed(0)
         net = timm.create_model(name, num_classes=10).to(DEVICE, memory_format=LAST)
@@ -221,7 +221,9 @@ def test_slopes(act, slope):
 
 
 @kernels
-@pytest.mark.parametrize("name", ["review", "self-explanation", pytest.param("ddnn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [pytest.param("review", marks=pytest.mark.slow), "self-explanation", pytest.param("ddnn", marks=pytest.mark.slow)]
+)
 def test_methods_train_with_it(few_digits, name):
     """Terms that read what is before an activation, that explain, and that train sub-nets."""
     cell, means = method_cell(name, batch_size=24, device=DEVICE.type), []
