@@ -6,8 +6,6 @@ all have the same bits, in every run, without a kernel between the two. Only `dg
 only where it is asked to, because Triton comes with torch's CUDA builds alone.
 """
 
-from contextlib import contextmanager
-
 import torch
 import triton
 import triton.language as tl
@@ -168,19 +166,7 @@ class _Work:
         self.parts = triton.cdiv(tiles, self.tiles)  # none is empty
         self.first, self.second = (self.parts, blocks), (triton.cdiv(tiles, self.own_tiles), blocks)
         self.tile = {"ROWS": TILE // width, "CHANNELS": width, "num_warps": 8}
-        with _unfilled():
-            self.sums = torch.empty(2, self.parts, channels, dtype=torch.float32, device=x.device)
-
-
-@contextmanager
-def _unfilled():
-    """Leave new memory as it is, as deterministic algorithms do not by default, with a kernel each: all of it is written."""
-    before = torch.utils.deterministic.fill_uninitialized_memory
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.utils.deterministic.fill_uninitialized_memory = before
+        self.sums = torch.empty(2, self.parts, channels, dtype=torch.float32, device=x.device)
 
 
 class _Normalised(torch.autograd.Function):
@@ -189,8 +175,7 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, residual, weight, bias, running_mean, running_var, momentum, eps, slope):
         work, channels = _Work(x), x.shape[1]
-        with _unfilled():
-            out, saved = torch.empty_like(x), torch.empty(2, channels, dtype=torch.float32, device=x.device)
+        out, saved = torch.empty_like(x), torch.empty(2, channels, dtype=torch.float32, device=x.device)
         _statistics[work.first](x, work.sums, work.rows, channels, work.tiles, **work.tile)
         _apply[work.second](
             *(x, residual, weight, bias, work.sums, running_mean, running_var, saved, out, work.rows, channels),
@@ -207,9 +192,8 @@ class _Normalised(torch.autograd.Function):
         x, out, weight, saved = ctx.saved_tensors
         work, channels, grad = _Work(x), x.shape[1], grad.contiguous(memory_format=torch.channels_last)
         of_residual = grad if ctx.needs_input_grad[1] else None
-        with _unfilled():
-            of_x, of_affine = torch.empty_like(x), torch.empty_like(saved)
-            masked = torch.empty_like(x) if ctx.needs_input_grad[1] and ctx.slope != 1 else None
+        of_x, of_affine = torch.empty_like(x), torch.empty_like(saved)
+        masked = torch.empty_like(x) if ctx.needs_input_grad[1] and ctx.slope != 1 else None
         _reduce[work.first](
             *(grad, x, out, saved, work.sums, work.rows, channels, work.tiles), **{"SLOPE": ctx.slope, **work.tile}
         )
