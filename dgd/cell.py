@@ -75,6 +75,11 @@ class Recipe:
         False,
         "Compile the networks with torch.compile. Methods that read features (`dgd-bench list` says which) run as they are.",
     )
+    fused_norm: bool = key(
+        False,
+        "On CUDA, compute a batch norm, the sum and the ReLU after it of our own CIFAR networks by two Triton kernels forward "
+        "and two backward. Results differ by roundings; other networks run as they are.",
+    )
     fold_teacher: bool = key(
         True,
         "Fold a teacher's batch norms into its convolutions, cast its weights once and, on a CPU, fuse the blocks of CIFAR "

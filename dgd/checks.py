@@ -257,6 +257,8 @@ def _optimiser_problems(recipe: Recipe, where: str, exchanges: bool = False) -> 
         lines.append(f"{where}.optimiser is {recipe.optimiser!r}; an exchange of weights needs sgd")
     if recipe.average_every == "step" and recipe.weight_average == "swa":
         lines.append(f"{where}.average_every is 'step'; with weight_average: swa it must be epoch")
+    if recipe.fused_norm and (recipe.compile or not recipe.channels_last):
+        lines.append(f"{where}.fused_norm is true; it needs compile: false and channels_last: true")
     return lines
 
 

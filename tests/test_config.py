@@ -328,6 +328,8 @@ MISTAKES = [
     ({"methods": ["dml"], "recipe": {"ranks_per_network": 1}}, "needs all networks in one process; set recipe.ranks_per"),
     ({"methods": ["hkd"], "recipe": {"ranks_per_network": 2}}, "needs all images of its network in one process"),
     ({"methods": ["self-explanation"], "recipe": {"compile": True}}, "needs a network that is not compiled"),
+    ({"recipe": {"fused_norm": True, "compile": True}}, "recipe.fused_norm is true; it needs compile: false and channels_last"),
+    ({"recipe": {"fused_norm": True, "channels_last": False}}, "recipe.fused_norm is true; it needs compile: false and chan"),
     # Exchanges.
     ({"methods": [{"x": {"base": "dgd", "exchange": {}}}]}, "methods.x.exchange is {}; write {name: ..., <option>: ...}"),
     (

@@ -6,6 +6,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from dgd.models.cifar_resnet import CifarNet, cifar_cfg
+from dgd.models.fused_norm import norm_act
 
 __all__ = ["CifarMobileNetV2"]
 
@@ -39,10 +40,9 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, in_channels, h, w) to (n, channels, ceil(h / stride), ceil(w / stride))."""
-        out = self.act1(self.bn1(self.conv1(x)))
-        out = self.act2(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return out + self.shortcut(x) if self.stride == 1 else out
+        out = norm_act(self.bn1, self.conv1(x), self.act1)
+        out = norm_act(self.bn2, self.conv2(out), self.act2)
+        return norm_act(self.bn3, self.conv3(out), residual=self.shortcut(x) if self.stride == 1 else None)
 
 
 class CifarMobileNetV2(CifarNet):
@@ -92,7 +92,7 @@ class CifarMobileNetV2(CifarNet):
 
     def tail(self, x: Tensor) -> Tensor:
         """Apply the 1x1 convolution to 1280 features, its batch norm and activation."""
-        return self.act2(self.bn2(self.conv2(x)))
+        return norm_act(self.bn2, self.conv2(x), self.act2)
 
     def drop_tail(self) -> None:
         """Remove the 1x1 convolution to 1280 features."""

@@ -10,6 +10,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from dgd.models.fused_norm import norm_act
+
 __all__ = ["CifarNet", "CifarResNet"]
 
 
@@ -69,7 +71,7 @@ class CifarNet(nn.Module):
 
     def stem(self, x: Tensor) -> Tensor:
         """Return the stem's activations of images (n, in_chans, h, w)."""
-        return self.act1(self.bn1(self.conv1(x)))
+        return norm_act(self.bn1, self.conv1(x), self.act1)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map (n, num_features, h', w') of images (n, in_chans, h, w)."""
@@ -191,8 +193,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, in_channels, h, w) to (n, channels, ceil(h / stride), ceil(w / stride))."""
-        out = self.act1(self.bn1(self.conv1(x)))
-        return self.act2(self.bn2(self.conv2(out)) + self.shortcut(x))
+        out = norm_act(self.bn1, self.conv1(x), self.act1)
+        return norm_act(self.bn2, self.conv2(out), self.act2, residual=self.shortcut(x))
 
     def fused(self) -> nn.Module:
         """Return the block in fused form, for inference on a CPU.

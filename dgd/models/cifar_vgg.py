@@ -7,10 +7,22 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from dgd.models.cifar_resnet import CifarNet, cifar_cfg
+from dgd.models.fused_norm import norm_act
 
 __all__ = ["CifarVGG"]
 
 STAGES = [(64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)]
+
+
+class Layers(nn.Sequential):
+    """Layers in sequence, in which an activation follows every batch norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layers."""
+        layers = iter(self)
+        for layer in layers:
+            x = norm_act(layer, x, next(layers)) if isinstance(layer, nn.BatchNorm2d) else layer(x)
+        return x
 
 
 class CifarVGG(CifarNet):
@@ -41,7 +53,7 @@ class CifarVGG(CifarNet):
                     ends.append(len(layers))
             ends.append(len(layers))
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
-        self.features = nn.Sequential(*layers)
+        self.features = Layers(*layers)
         self._ends = ends
         self.feature_info = [
             {"num_chs": layers[end - 2].num_features, "reduction": 2 ** max(0, tap - 1), "module": f"features.{end - 1}"}

@@ -7,6 +7,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from dgd.models.cifar_resnet import CifarNet, cifar_cfg
+from dgd.models.fused_norm import norm_act
 
 __all__ = ["CifarWideResNet"]
 
@@ -32,9 +33,9 @@ class PreActBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, in_channels, h, w) to (n, channels, ceil(h / stride), ceil(w / stride))."""
-        out = self.act1(self.bn1(x))
+        out = norm_act(self.bn1, x, self.act1)
         x = self.shortcut(out) if len(self.shortcut) else x
-        return self.conv2(self.act2(self.bn2(self.conv1(out)))) + x
+        return self.conv2(norm_act(self.bn2, self.conv1(out), self.act2)) + x
 
 
 class CifarWideResNet(CifarNet):
@@ -115,7 +116,7 @@ class CifarWideResNet(CifarNet):
 
     def tail(self, x: Tensor) -> Tensor:
         """Apply the last batch norm and activation."""
-        return self.act(self.bn(x))
+        return norm_act(self.bn, x, self.act)
 
     def drop_tail(self) -> None:
         """Remove the last batch norm and activation."""

@@ -11,6 +11,7 @@ from dgd import models
 from dgd.cell import Cell
 from dgd.exchange import GraftingError
 from dgd.models.folding import freeze
+from dgd.models.fused_norm import fuse
 from dgd.models.nested import subnets
 from dgd.objectives import Objective, Output, Runs, least_faithful
 from dgd.task import TASKS
@@ -92,6 +93,9 @@ class Group:
             self.rule = make_rule(cell.exchange, self.networks)
         except GraftingError as error:
             raise CannotExchange(f"{cell.student} cannot take part in {cell.method!r}: {error}") from None
+        if self.recipe.fused_norm:
+            for network in self.networks:
+                fuse(network, device)
         if self.recipe.compile:
             for network in self.networks:
                 for one in (network, *subnets(network).values()):
