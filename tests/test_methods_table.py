@@ -264,7 +264,7 @@ def test_of_a_metric_where_lower_is_better_a_gain_is_what_is_lower():
     found = whole(base, better)
     dml = row_of(found.frame, "dml")
     assert (dml["gain"], dml["group_best"], dml["group_mean"]) == pytest.approx((71 - 67, 65, 66))
-    assert found.text.iloc[1]["last epoch"] == "67.00 ± 1.00 (3) [64.52, 69.48]"
+    assert found.text.iloc[1]["last epoch"] == "67.000 ± 1.000 (3) [64.516, 69.484]"
     assert "Last epoch: root mean square error on the test split, of the first network" in found.footnotes[0]
     assert "by test error itself" in markdown(found)
 
