@@ -1,6 +1,8 @@
 """Run our training loop for the measurements; no other module of this folder calls it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -12,13 +14,16 @@ from dgd.cell import Cell, Surgery
 from dgd.config import cells, check
 from dgd.data import Dataset
 from dgd.data.loader import EVALUATION_BATCH, Examples
-from dgd.train import device, memory
+from dgd.train import CannotCapture, device, memory
 from dgd.train.evaluate import evaluate
 from dgd.train.exchanging import exchange_weights
+from dgd.train.graphs import EAGER, WARM_UP
 from dgd.train.group import Group
 from dgd.train.step import Steps, train_epoch
 from dgd.train.streams import generator
 from speed.images import BATCH, CLASSES, MEAN, SIZE, STD, random_images
+
+__all__ = ["EAGER", "CannotCapture", "Ours", "dataset", "make_cell", "pick_device", "train_cell", "train_in_turn", "with_networks"]
 
 SUBNETS = ("cifar_resnet8",)
 """What a method with sub-nets trains within its student, a CIFAR ResNet."""
@@ -52,8 +57,9 @@ def with_networks(base: str, networks: int) -> dict:
     return {f"{base}-{networks}": {"base": base, "networks": networks}}
 
 
+@lru_cache(2)
 def dataset(images: int) -> Dataset:
-    """Return a data set of so many random training images in the shape of CIFAR-100."""
+    """Return a data set of so many random training images in the shape of CIFAR-100; groups of a process share it."""
     manifest = {
         "name": "random",
         "loader": "memory",
@@ -124,24 +130,43 @@ class Ours:
             shape = {"num_classes": CLASSES, "image_size": SIZE, "adapt_stem": True}
             teachers = [models.create(cell.teacher, **shape) for _ in cell.teachers]
         self.cell, self.steps, self._epoch = cell, steps, 0
-        data = dataset(steps * BATCH)
+        batch, place = cell.recipe.batch_size, device.pick_device(cell.recipe.device)
+        # As a cell: in a stream of its own on CUDA, because in the default one nothing can be captured.
+        self._own = torch.cuda.Stream(place) if place.type == "cuda" else None
+        data = dataset(steps * batch)
         whole = data if images is None else Dataset(data.manifest, {"train_labels": torch.arange(images) % CLASSES})
-        self._group = Group(cell, whole, teachers, device.pick_device(cell.recipe.device))
-        if isinstance(cell.exchange, Surgery):
-            self.exchange(cell.exchange.normal - 1)  # the epochs in which filters are dropped begin
-        self._loader = self._loader_of(data, BATCH)
-        self._batch = next(self._loader.batches())
-        self._steps = Steps(self._group, self._loader)
+        with self._stream():
+            self._group = Group(cell, whole, teachers, place)
+            if isinstance(cell.exchange, Surgery):
+                self.exchange(cell.exchange.normal - 1)  # the epochs in which filters are dropped begin
+            self._loader = self._loader_of(data, batch)
+            self._batch = next(self._loader.batches())
+            self._steps = Steps(self._group, self._loader)
 
     @property
     def networks(self) -> list[nn.Module]:
         """Return the networks of the group, in order."""
         return self._group.networks
 
+    @property
+    def how(self) -> str:
+        """Return how the steps ran, as metrics.json says it."""
+        return self._steps.launch.how
+
     def train(self) -> None:
         """Train one epoch of `steps` steps."""
-        self._steps.start(self._epoch)
-        self._steps.read()
+        self.start()
+        self.read()
+
+    def start(self) -> None:
+        """Launch an epoch; on CUDA it may not have ended when this returns."""
+        with self._stream():
+            self._steps.start(self._epoch)
+
+    def read(self) -> None:
+        """Wait for the epoch that was launched last."""
+        with self._stream():
+            self._steps.read()
         self._epoch += 1
 
     def step(self, batch: Examples) -> None:
@@ -150,36 +175,67 @@ class Ours:
         Args:
             batch: Images float32 (B, 3, 32, 32) with labels and index.
         """
-        train_epoch(self._group, OneBatch(batch), self._epoch)
+        with self._stream():
+            train_epoch(self._group, OneBatch(batch), self._epoch)
         self._epoch += 1
 
     def exchange(self, epoch: int = 0) -> None:
         """Let the networks exchange weights as after the given epoch, from 0."""
-        exchange_weights(self._group, epoch)
+        with self._stream():
+            exchange_weights(self._group, epoch)
 
     def evaluate(self) -> None:
         """Evaluate all networks on one batch of the size that evaluations have."""
         group, loader = self._group, self._loader_of(dataset(EVALUATION_BATCH), EVALUATION_BATCH)
-        evaluate(group.eval_networks, loader, group.task, group.arithmetic, group.ranks)
+        with self._stream():
+            evaluate(group.eval_networks, loader, group.task, group.arithmetic, group.ranks)
 
     def load(self) -> None:
         """Read the batches of one epoch, augmented, and do nothing with them."""
-        for _ in self._loader.batches(order=generator(0, "order"), augment=generator(0, "augment")):
-            pass
+        with self._stream():
+            for _ in self._loader.batches(order=generator(0, "order"), augment=generator(0, "augment")):
+                pass
 
     def run_limit(self) -> None:
         """Run networks forward and backward and teachers forward, `steps` times on one fixed batch, and nothing else."""
+        with self._stream():
+            for _ in range(self.steps):
+                self._limit_step()
+
+    def replayed_limit(self, steps: int) -> Callable[[], None]:
+        """Return a function that does the same `steps` times as a CUDA graph; as it is where there is no CUDA device."""
+        if self._group.device.type != "cuda":
+            return lambda: [self._limit_step() for _ in range(steps)]
+        graph = torch.cuda.CUDAGraph()
+        with self._stream():
+            for _ in range(WARM_UP):
+                self._limit_step()
+            with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
+                self._limit_step()
+
+        def replay() -> None:
+            with self._stream():
+                for _ in range(steps):
+                    graph.replay()
+
+        return replay
+
+    def _limit_step(self) -> None:
         batch, group = self._batch, self._group
         group.members.train()
-        for _ in range(self.steps):
-            for network in self.networks:
-                network.zero_grad(set_to_none=True)
-                with group.arithmetic.autocast():
-                    with torch.no_grad():
-                        for teacher in group.teachers:
-                            teacher(batch.inputs)
-                    logits = network(batch.inputs["image"])
-                F.cross_entropy(logits, batch.labels).backward()
+        for network in self.networks:
+            with group.arithmetic.autocast():
+                with torch.no_grad():
+                    for teacher in group.teachers:
+                        teacher(batch.inputs)
+                logits = network(batch.inputs["image"])
+            F.cross_entropy(logits, batch.labels).backward()
+            network.zero_grad(set_to_none=True)  # here, as in a step of ours, which begins without gradients
+
+    def moved_bytes(self) -> int:
+        """Return the bytes for an image that a step moves at least: what backward needs, written once and read once."""
+        kept = memory.footprint(self.cell.student, CLASSES, 3, SIZE, True)[1]
+        return 2 * kept // (2 if self.cell.recipe.precision == "bf16" else 1)
 
     def peak_memory(self) -> dict[str, float]:
         """Return MiB at the peak, of the CUDA device or else of this process: `measured_mib`, and `estimated_mib` before."""
@@ -204,6 +260,21 @@ class Ours:
         """Return whether the first network trains without some of its filters now."""
         return self._group.members[0].surgery.active
 
+    def _stream(self) -> AbstractContextManager:
+        return torch.cuda.stream(self._own) if self._own else nullcontext()
+
     def _loader_of(self, data: Dataset, batch_size: int):
         channels_last = self.cell.recipe.channels_last
         return data.loader("train", batch_size=batch_size, device=self._group.device, channels_last=channels_last)
+
+
+def train_in_turn(groups: Sequence[Ours], epochs: int) -> None:
+    """Train several groups as `dgd.train.train_side_by_side` does: an epoch of each is launched before any is waited for."""
+    for group in groups:
+        group.start()
+    for _ in range(epochs - 1):
+        for group in groups:
+            group.read()
+            group.start()
+    for group in groups:
+        group.read()

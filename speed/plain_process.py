@@ -4,16 +4,17 @@
 """
 
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-import psutil
 import torch
 
 from dgd.cell import Cell
 from speed import ROOT, plain, plain_ffsd
-from speed.images import BATCH
 
 TRAININGS = {"loop": plain.Training, "ffsd": plain_ffsd.Training}
 
@@ -68,7 +69,7 @@ class PlainProcess:
         return self._ask(call=name, arguments=arguments)
 
     def _start(self, kind: str, cell: Cell, **arguments) -> None:
-        arguments |= {"student": cell.student, "batch_size": BATCH, "recipe": cell.plain()["recipe"]}
+        arguments |= {"student": cell.student, "batch_size": cell.recipe.batch_size, "recipe": cell.plain()["recipe"]}
         self._ask(start=kind, threads=self.threads, arguments=arguments)
 
     def _ask(self, **request) -> tuple[float, float]:
@@ -85,8 +86,11 @@ class PlainProcess:
 
 def cpu_seconds() -> float:
     """Return user and system time of this process and of the workers that it has now."""
-    workers = [worker.cpu_times() for worker in psutil.Process().children(recursive=True)]
-    return time.process_time() + sum(times.user + times.system for times in workers)
+    ticks = 0
+    for worker in multiprocessing.active_children():
+        fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()  # from the third field on
+        ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:

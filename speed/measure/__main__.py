@@ -5,6 +5,7 @@ Writes speed/results/<machine>.json, which `python -m speed.report` renders; spe
 
 import argparse
 import json
+import math
 import os
 import re
 import shlex
@@ -19,7 +20,7 @@ import torch
 from dgd import provenance
 from dgd.files import write_text
 from speed import ROOT
-from speed.measure import data, exchange, machine, memory, methods, overhead, steps
+from speed.measure import data, exchange, gpu, machine, memory, methods, overhead, steps
 from speed.measure.setup import FULL, QUICK, Setup
 from speed.plain_process import PlainProcess
 
@@ -30,6 +31,7 @@ PARTS = {
     "exchange": exchange.measure,
     "memory": memory.measure,
     "overhead": overhead.measure,
+    "gpu": gpu.measure,
 }
 
 
@@ -39,12 +41,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     Each part is written with its command, commit and time, and with the machine's load average at its start and its end.
     """
     parser = argparse.ArgumentParser(prog="python -m speed.measure", description=main.__doc__)
-    parser.add_argument("--out", type=Path, help="default: speed/results/<CPU or GPU, threads>.json")
-    parser.add_argument("--only", default=",".join(PARTS), help="comma-separated parts (default: all): %(default)s")
+    parser.add_argument("--out", type=Path, help="a file, or a folder for <CPU or GPU, threads>.json (default: speed/results)")
+    parser.add_argument("--only", help=f"comma-separated parts (default: all; `gpu` where there is a GPU): {','.join(PARTS)}")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu"), help="cpu: leave GPUs alone (default: auto)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of the part `gpu`: what does not fit is left out")
     parser.add_argument("--threads", type=int, default=1, help="of torch, in each process (default: 1)")
     parser.add_argument("--quick", action="store_true", help="only see that it runs, with the smallest model; needs --out")
     args = parser.parse_args(argv)
-    only = args.only.split(",")
+    if args.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of this process and of all that it starts
+    only = args.only.split(",") if args.only else [part for part in PARTS if part != "gpu" or torch.cuda.is_available()]
     if unknown := set(only) - set(PARTS):
         parser.error(f"--only: unknown part {sorted(unknown)[0]!r}; known: {', '.join(PARTS)}")
     if args.quick and not args.out:
@@ -53,14 +59,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     found = machine.describe(size, args.threads)
     slug = re.sub(r"[^a-z0-9]+", "-", found["name"].lower())
-    out = args.out or ROOT / "speed" / "results" / f"{slug}.json"
+    out = args.out or ROOT / "speed" / "results"
+    out = out / f"{slug}.json" if out.is_dir() else out
     results = json.loads(out.read_text()) if out.is_file() else {"runs": {}}
     results["machine"] = found | machine.fastest(found, results.get("machine", found))
     command = shlex.join(["python", "-m", "speed.measure", *(sys.argv[1:] if argv is None else argv)])
     with PlainProcess(args.threads) as plain:
         for part in only:
             start, load = time.perf_counter(), os.getloadavg()[0]
-            results[part] = PARTS[part](Setup(size, args.threads, plain))
+            before = results.get(part, {})
+            results[part] = PARTS[part](Setup(size, args.threads, plain, args.seconds, before))
             results["runs"][part] = {
                 "command": command,
                 "git": provenance.git(),

@@ -1,7 +1,8 @@
 """Say what is measured, how often and how long: `FULL`, and `QUICK`, which only shows that everything runs."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dgd import methods
 from speed.images import BATCH
@@ -29,6 +30,35 @@ VARIANTS = {
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """How much is measured of each row of `gpu`.
+
+    Attributes:
+        models: Student -> teacher, the most important first.
+        methods: Rows of `METHODS`.
+        batch_size: Images of a step.
+        steps: Steps of an epoch whose steps are replayed: those of 50,000 images, because what is done once in an epoch counts.
+        eager_steps: Steps of an epoch whose steps are launched one by one, and of the limit's.
+        plain_steps: Steps of a repeat of the plain loop.
+        together: Cells side by side.
+        epochs: Epochs that these train in a repeat.
+        repeats: Repeats of everything.
+        warm_up: Seconds that the plain loop trains before it is timed, but at least one step.
+    """
+
+    models: Mapping[str, str]
+    methods: Sequence[str]
+    batch_size: int
+    steps: int
+    eager_steps: int
+    plain_steps: int
+    together: int
+    epochs: int
+    repeats: int
+    warm_up: float
+
+
+@dataclass(frozen=True)
 class Size:
     """How much is measured.
 
@@ -52,6 +82,7 @@ class Size:
         copied: Bytes of the block that is copied; four times that on CUDA.
         runs: Runs of a small benchmark by the `snakemake` command.
         seeds: Cells of that benchmark.
+        gpu: The rows of a GPU.
     """
 
     models: Mapping[str, str]
@@ -73,6 +104,7 @@ class Size:
     copied: int
     runs: int
     seeds: int
+    gpu: Gpu
 
 
 @dataclass(frozen=True)
@@ -83,11 +115,15 @@ class Setup:
         size: How much is measured.
         threads: CPU threads of torch, in each process.
         plain: The plain code, in its process.
+        seconds: When these are over, the part `gpu` begins no further row.
+        before: What the part found before, by the file that it is written to.
     """
 
     size: Size
     threads: int
     plain: PlainProcess
+    seconds: float = math.inf
+    before: Mapping | Sequence = field(default_factory=dict)
 
 
 FULL = Size(
@@ -125,6 +161,25 @@ FULL = Size(
     copied=1 << 28,
     runs=3,
     seeds=4,
+    gpu=Gpu(
+        models={
+            "cifar_resnet32": "cifar_resnet56",
+            "cifar_resnet56": "cifar_resnet110",
+            "cifar_mobilenetv2": "cifar_resnet110",
+            "cifar_resnet20": "cifar_resnet56",
+            "cifar_resnet110": "cifar_resnet110",
+            "resnet18": "cifar_resnet110",
+        },
+        methods=("baseline", "kd", "grafting", "dgd"),
+        batch_size=128,
+        steps=390,
+        eager_steps=50,
+        plain_steps=25,
+        together=5,
+        epochs=2,
+        repeats=3,
+        warm_up=1.0,
+    ),
 )
 QUICK = Size(
     models={"cifar_resnet8": "cifar_resnet8"},
@@ -146,4 +201,16 @@ QUICK = Size(
     copied=1 << 20,
     runs=1,
     seeds=1,
+    gpu=Gpu(
+        models={"cifar_resnet8": "cifar_resnet8"},
+        methods=("baseline", "dgd"),
+        batch_size=16,
+        steps=2,
+        eager_steps=2,
+        plain_steps=1,
+        together=2,
+        epochs=2,
+        repeats=1,
+        warm_up=0.0,
+    ),
 )
