@@ -1,10 +1,9 @@
 """Say what a benchmark costs, from measured speed: `python -m speed.cost config/cifar100.yaml`.
 
 Hours = images x epochs x networks / measured images per second, over all cells. Images per second are those of our training
-loop in speed/results/*.json (`make speed`), so a machine that was not measured has no hours; `speed.rates` has the rules for
-models and terms that were not measured. Not counted: cells that generate training images, evaluation, exchanges and start-up
-(speed/README.md has what the last two take), and that the measured batch is 64: on a GPU, where a small network's step of 128
-images takes about as long, hours come out too high.
+loop in speed/results/*.json (`make speed`), on a GPU with cells side by side where that was measured; so a machine that was not
+measured has no hours. `speed.rates` has the rules for models and terms that were not measured. Not counted: cells that generate
+training images, evaluation, exchanges and start-up (speed/README.md has what the last two take).
 """
 
 import argparse
@@ -21,7 +20,7 @@ from dgd.data.sources import find
 from dgd.files import write_text
 from dgd.metrics import MAKERS
 from speed.format import number, percent, table
-from speed.measured import read
+from speed.measured import read, read_trial
 from speed.rates import NOT_COUNTED, Rates, own_options
 
 IMAGENET = 1_281_167
@@ -82,6 +81,7 @@ def total(rows: Sequence[Mapping], rates: Rates) -> str:
     own = sum(row["of them for terms"] for row in rows) / hours
     models = sorted({row["model"] for row in rates.methods})
     notes = [
+        rates.how,
         f"{percent(scaled)} of it for models that were not measured" if scaled else "",
         f"{percent(own)} of it for the methods' own terms, as measured with {', '.join(models)}" if own else "",
         "without the methods' own terms, not measured" if any(row["terms from"] == NOT_COUNTED for row in rows) else "",
@@ -95,7 +95,8 @@ def line(path: str | Path, machines: Sequence[Rates]) -> str:
     cells = config.cells(config.load(path, folders=False))
     costs = "; ".join(total(cost(cells, rates), rates) for rates in machines)
     if not any(rates.machine["gpu"] for rates in machines):
-        costs += "; GPU-hours: not measured yet"
+        trial = read_trial()["hours"].get(Path(path).stem)
+        costs += "; GPU-hours: not measured yet" + (f" ({trial})" if trial else "")
     yours = f"`make speed`, then `python -m speed.cost config/{Path(path).name}`"
     return f"# Cost: {len(cells)} cells; {costs}.\n#   For another machine: {yours}\n"
 
@@ -130,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\n{path}: {len(cells)} cells, {total(rows, rates)}.")
             precisions = {cell.recipe.precision for cell in cells} - {"bf16"}
             print(
-                "Training steps only, measured at batch 64 in bf16"
+                f"Training steps only, measured at batch {rates.batch} in bf16"
                 + (f", where this benchmark has {', '.join(sorted(precisions))}" if precisions else "")
                 + ". `x` is the ratio of multiply-adds of a forward pass to those of the measured model."
             )
@@ -139,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measured_machines() -> list[Rates]:
     """Return the rates of every machine in speed/results."""
-    return [Rates(found) for found in read()[0] if "steps" in found]
+    machines = [Rates(found) for found in read()[0] if "steps" in found or "gpu" in found]
+    return [rates for rates in machines if rates.enough]
 
 
 if __name__ == "__main__":

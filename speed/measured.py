@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import yaml
+
 from speed import ROOT
 
 RESULTS = ROOT / "speed" / "results"
@@ -37,6 +39,24 @@ def read(folder: Path = RESULTS) -> tuple[list[dict], list[dict]]:
     files = {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     growth = [found for name, found in files.items() if name.startswith("scale-")]
     return [found for name, found in files.items() if not name.startswith("scale-")], growth
+
+
+def read_trial() -> dict:
+    """Return what a trial measured on a GPU outside the project."""
+    return yaml.safe_load((ROOT / "speed" / "trial.yaml").read_text())
+
+
+def trained(found: Mapping) -> list[dict]:
+    """Return how fast our loop trains on a machine: `model`, `teacher`, `networks`, `images_per_second` and `arm`, by the fastest
+    way that a benchmark uses by itself: on a GPU cells side by side where that was measured, else replayed.
+    """
+    if "gpu" not in found:
+        return [{**row, "images_per_second": row["images_per_second"]["ours"]["median"], "arm": "ours"} for row in found["steps"]]
+    rows = []
+    for row in found["gpu"]["rows"]:
+        arm = next((arm for arm in ("together", "captured") if arm in row["images_per_second"]), None)
+        rows += [{**row, "images_per_second": row["images_per_second"][arm]["median"], "arm": arm}] if arm else []
+    return rows
 
 
 def headline(found: Mapping) -> dict | None:

@@ -7,7 +7,7 @@ multiple of its step: so many steps of baseline, scaled by the multiply-adds of 
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dgd import models
 from dgd.methods import written_out
 from speed.format import number
-from speed.images import CLASSES, SIZE
-from speed.measured import WITHOUT_OWN, own_multiple
+from speed.images import BATCH, CLASSES, SIZE
+from speed.measured import WITHOUT_OWN, own_multiple, trained
 
 MEASURED = SIZE, True
 """The image size and `adapt_stem` of every measurement."""
@@ -45,6 +45,8 @@ class Rates:
         machine: The machine's description.
         unit: Of the hours that follow: core-hours, or GPU-hours where there is a GPU.
         methods: The rows of the measured methods.
+        how: What was measured, where that must be said.
+        batch: Images of a measured step.
     """
 
     def __init__(self, found: Mapping):
@@ -53,8 +55,11 @@ class Rates:
         threads = 1 if self.machine["gpu"] else self.machine["threads"]
         self.alone: dict[str, dict[int, float]] = {}
         self.taught: dict[tuple[str, str, int], float] = {}
-        for row in found["steps"]:
-            seconds = threads / row["images_per_second"]["ours"]["median"]
+        rows = trained(found)
+        self.batch = rows[0].get("batch_size", BATCH) if rows else BATCH
+        self.how = _how(rows)
+        for row in rows:
+            seconds = threads / row["images_per_second"]
             if row["teacher"]:
                 self.taught[row["model"], row["teacher"], row["networks"]] = seconds
             else:
@@ -66,6 +71,11 @@ class Rates:
         # A teacher's forward pass is what a step takes longer with it: a median, as each is a difference of two larger times.
         self.teachers = {teacher: statistics.median(seconds) for teacher, seconds in more.items()}
         self.methods = found.get("methods", [])
+
+    @property
+    def enough(self) -> bool:
+        """Return whether a network alone and one with a teacher were measured, from which all others can be worked out."""
+        return bool(self.alone and self.teachers)
 
     def per_image(
         self, student: str, teacher: str | None, networks: int, teachers: int, size: int, adapt_stem: bool
@@ -109,6 +119,15 @@ class Rates:
         measured = own_multiple(row, self.methods, "bf16") * self.alone[row["model"]][1]
         factor = multiply_adds(student, size, adapt_stem) / multiply_adds(row["model"], *MEASURED)
         return factor * measured, f"{row['method']} of {row['model']}" + (f" x {number(factor)}" if factor != 1 else "")
+
+
+def _how(rows: Sequence[Mapping]) -> str:
+    """Return how the steps of a GPU's rows ran, "" for those of a CPU."""
+    arms = {row["arm"] for row in rows}
+    if "ours" in arms or not arms:
+        return ""
+    several = next((row["cells"] for row in rows if row["arm"] == "together"), None)
+    return "steps replayed as CUDA graphs" + (f", of baseline and kd in {several} cells side by side" if several else "")
 
 
 def own_options(objective: Mapping) -> dict[str, dict]:

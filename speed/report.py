@@ -1,6 +1,7 @@
 """Write the measured figures into speed/README.md: `python -m speed.report`.
 
-They come from speed/results/*.json, speed/tried.yaml and results/fast-path/cells.csv; a test holds the page to that.
+They come from speed/results/*.json, speed/tried.yaml, speed/trial.yaml and results/fast-path/cells.csv; a test holds the page to
+that.
 """
 
 import sys
@@ -13,7 +14,7 @@ from dgd.files import write_text
 from dgd.read.statistics import difference, mean_interval
 from speed import ROOT
 from speed.format import number, percent, spread, table
-from speed.measured import EPOCH, PUBLIC_CODE_MS, WITHOUT_OWN, headline, own_multiple, read, shares_of_epoch, step_seconds
+from speed.measured import EPOCH, PUBLIC_CODE_MS, WITHOUT_OWN, headline, own_multiple, read, read_trial, shares_of_epoch, step_seconds
 
 PAGE = ROOT / "speed" / "README.md"
 SHOWN = (
@@ -196,11 +197,77 @@ def memory_table(found: Mapping) -> str:
     )
 
 
+ARMS = {
+    "plain": "plain",
+    "eager": "eager",
+    "captured": "replayed",
+    "together": "side by side",
+    "compiled": "compiled",
+    "limit_eager": "limit: host",
+    "limit_captured": "limit: kernels",
+}
+"""What a row of a GPU has -> its column."""
+
+
+def gpu_table(found: Mapping) -> str:
+    """Return the table of a GPU: images/s of each model and method."""
+    rows = []
+    for row in found["gpu"]["rows"]:
+        speeds = row["images_per_second"]
+        if not speeds:
+            continue
+        shown = {
+            "model": row["model"] + (f" ← {row['teacher']}" if row.get("teacher") else ""),
+            "method": row["method"] + (f", {row['networks']} networks" if row.get("networks", 1) > 1 else ""),
+        }
+        shown |= {column: spread(speeds[arm]) if arm in speeds else "" for arm, column in ARMS.items()}
+        memory = found["machine"]["bandwidth_gb_s"] * 1e9 / row["moved_bytes"] if "moved_bytes" in row else None
+        shown["limit: memory"] = number(memory) if memory else ""
+        both = "captured" in speeds and "limit_captured" in speeds
+        share = speeds["captured"]["median"] / speeds["limit_captured"]["median"] if both else None
+        shown["replayed / limit: kernels"] = percent(share) if share else ""
+        shown["start, s"] = number(row["start_seconds"]) if "start_seconds" in row else ""
+        rows.append(shown)
+    return table(rows) if rows else "No row could be measured."
+
+
+def gpu_text(found: Mapping) -> str:
+    """Return what was measured of each row, and what was not."""
+    rows = found["gpu"]["rows"]
+    whole = next((row for row in rows if "recipe" in row), None)
+    notes = []
+    if whole:
+        steps, recipe = whole["steps"], whole["recipe"]
+        notes.append(
+            f"Images/s over all networks, batch {whole['batch_size']}, {recipe['precision']}, {whole['repeats']} repeats. *Replayed* and "
+            f"*side by side* ({whole['cells']} cells) are epochs of {steps['captured']} steps, *eager* and *compiled* of "
+            f"{steps['eager']}. *Start* is from the start of a process to the end of its first epoch, capture included."
+        )
+    for row in rows:
+        name, how = f"{row['model']} {row['method']}", row.get("how", {}).get("captured", "")
+        notes += [f"{name} ran {how}."] if how.startswith("eager") else []
+        notes += [f"{name}, {part}: {error}." for part, error in row["errors"].items()]
+    if left := found["gpu"]["left_out"]:
+        notes.append(f"Not measured, because the time was over: {'; '.join(left)}.")
+    return " ".join(notes)
+
+
+def trial_section(trial: Mapping) -> list[str]:
+    """Return what a trial measured on a GPU outside the project, in parts."""
+    about = f"On {trial['date']}, {trial['card']}, {trial['versions']}; {trial['setting']}."
+    parts = ["## A trial on a GPU: not this loop", f"**None of these is a figure of the loop that is here.** {about}"]
+    for one in trial["tables"]:
+        parts += [f"**{one['title']}.** {one['what'].strip()}", table(dict(zip(one["columns"], row)) for row in one["rows"])]
+    return parts
+
+
 def machine_section(found: Mapping) -> list[str]:
     """Return all measurements of one machine, in parts."""
     parts = [f"## {found['machine']['name']}", machine_text(found)]
     if "steps" in found:
         parts += ["### A training step", *([headline_text(found)] if headline(found) else []), steps_table(found)]
+    if "gpu" in found:
+        parts += ["### On the GPU", gpu_text(found), gpu_table(found)]
     if "methods" in found:
         parts += ["### Methods", methods_text(found), methods_table(found)]
     if "data" in found:
@@ -214,8 +281,10 @@ def machine_section(found: Mapping) -> list[str]:
     return parts
 
 
-def measurements_page(machines: Sequence[Mapping], growth: Sequence[Mapping], tried: Sequence[Mapping]) -> str:
-    """Return all measurements of all machines, and what was tried."""
+def measurements_page(
+    machines: Sequence[Mapping], growth: Sequence[Mapping], tried: Sequence[Mapping], trial: Mapping | None = None
+) -> str:
+    """Return all measurements of all machines, what was measured in a trial outside the project, and what was tried."""
     parts = [part for found in machines for part in machine_section(found)] or ["Nothing was measured yet: `make speed`."]
     for found in growth:
         rows = [
@@ -225,6 +294,8 @@ def measurements_page(machines: Sequence[Mapping], growth: Sequence[Mapping], tr
         where = f"{found['machine']['cpu']}, {found['machine']['cores']} cores"
         commit = f"{found['git']['commit'][:7]}{' and uncommitted changes' * found['git']['dirty']}"
         parts += [f"## Growth with the number of cells: {where}", f"{found['finished'][:10]}, commit {commit}.", table(rows)]
+    if trial:
+        parts += trial_section(trial)
     if tried:
         parts += ["## What was tried", table({key: row[key] for key in ("what", "figure", "verdict")} for row in tried)]
     return "\n\n".join(parts)
@@ -266,7 +337,7 @@ def render() -> str:
     machines, growth = read()
     tried = yaml.safe_load((ROOT / "speed" / "tried.yaml").read_text())
     accuracy = accuracy_text(pd.read_csv(ROOT / "results" / "fast-path" / "cells.csv"))
-    parts = [summary(machines), accuracy, measurements_page(machines, growth, tried)]
+    parts = [summary(machines), accuracy, measurements_page(machines, growth, tried, read_trial())]
     return between(PAGE.read_text(), "results", "\n\n".join(filter(None, parts)))
 
 
