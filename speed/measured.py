@@ -51,7 +51,9 @@ def trained(found: Mapping) -> list[dict]:
     way that a benchmark uses by itself: on a GPU cells side by side where that was measured, else replayed.
     """
     if "gpu" not in found:
-        return [{**row, "images_per_second": row["images_per_second"]["ours"]["median"], "arm": "ours"} for row in found["steps"]]
+        return [
+            {**row, "images_per_second": row["images_per_second"]["ours"]["median"], "arm": "ours"} for row in found["steps"]
+        ]
     rows = []
     for row in found["gpu"]["rows"]:
         arm = next((arm for arm in ("together", "captured") if arm in row["images_per_second"]), None)

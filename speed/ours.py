@@ -23,7 +23,17 @@ from dgd.train.step import Steps, train_epoch
 from dgd.train.streams import generator
 from speed.images import BATCH, CLASSES, MEAN, SIZE, STD, random_images
 
-__all__ = ["EAGER", "CannotCapture", "Ours", "dataset", "make_cell", "pick_device", "train_cell", "train_in_turn", "with_networks"]
+__all__ = [
+    "EAGER",
+    "CannotCapture",
+    "Ours",
+    "dataset",
+    "make_cell",
+    "pick_device",
+    "train_cell",
+    "train_in_turn",
+    "with_networks",
+]
 
 SUBNETS = ("cifar_resnet8",)
 """What a method with sub-nets trains within its student, a CIFAR ResNet."""

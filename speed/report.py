@@ -14,7 +14,17 @@ from dgd.files import write_text
 from dgd.read.statistics import difference, mean_interval
 from speed import ROOT
 from speed.format import number, percent, spread, table
-from speed.measured import EPOCH, PUBLIC_CODE_MS, WITHOUT_OWN, headline, own_multiple, read, read_trial, shares_of_epoch, step_seconds
+from speed.measured import (
+    EPOCH,
+    PUBLIC_CODE_MS,
+    WITHOUT_OWN,
+    headline,
+    own_multiple,
+    read,
+    read_trial,
+    shares_of_epoch,
+    step_seconds,
+)
 
 PAGE = ROOT / "speed" / "README.md"
 SHOWN = (
