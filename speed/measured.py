@@ -47,16 +47,16 @@ def read_trial() -> dict:
 
 
 def trained(found: Mapping) -> list[dict]:
-    """Return how fast our loop trains on a machine: `model`, `teacher`, `networks`, `images_per_second` and `arm`, by the fastest
-    way that a benchmark uses by itself: on a GPU cells side by side where that was measured, else replayed.
+    """Return how fast our loop trains each measured model and method on a machine.
+
+    On a GPU that is with cells side by side where these were measured, else with steps replayed.
+
+    Returns:
+        The measured rows, with one number as `images_per_second`, and in `arm` what it is of.
     """
-    if "gpu" not in found:
-        return [
-            {**row, "images_per_second": row["images_per_second"]["ours"]["median"], "arm": "ours"} for row in found["steps"]
-        ]
-    rows = []
-    for row in found["gpu"]["rows"]:
-        arm = next((arm for arm in ("together", "captured") if arm in row["images_per_second"]), None)
+    rows, arms = [], ("together", "captured") if "gpu" in found else ("ours",)
+    for row in found["gpu"]["rows"] if "gpu" in found else found["steps"]:
+        arm = next((arm for arm in arms if arm in row["images_per_second"]), None)
         rows += [{**row, "images_per_second": row["images_per_second"][arm]["median"], "arm": arm}] if arm else []
     return rows
 

@@ -1,15 +1,18 @@
-"""Do what is most useful with one GPU for so many seconds: `PYTHONPATH=. python3 -m speed.on_a_gpu SECONDS [CONFIG ...] --out FOLDER`.
+"""Do what is most useful with one GPU for so many seconds.
 
-First the tests marked `cuda`, then rows of the speed table for this card, then the cells of the configs, as `dgd-bench train` trains
-them: teachers first, side by side, stopped in time. What must be kept is packed into a few files, so that another machine can go
-on: `--resume FILES` unpacks those of an earlier part first, `--unpack FILES` does only that. Where a part ends changes no byte of
-the cells. Tests and rows of the same code that are there are not repeated.
+    PYTHONPATH=. python3 -m speed.on_a_gpu SECONDS [CONFIG ...] --out FOLDER
 
-Nothing has to be installed: it needs torch, torchvision, timm and the numeric packages of pyproject.toml, and pytest for the tests.
+First the tests marked `cuda`, then rows of the speed table for this card, then the cells of the configs, as `dgd-bench train`
+trains them: teachers first, side by side, stopped in time. What must be kept is packed into a few files, so that another machine
+can go on: `--resume FILES` unpacks those of an earlier part first, `--unpack FILES` does only that. Where a part ends changes no
+byte of the cells. Tests and rows of the same code that are there are not repeated.
+
+Nothing has to be installed: it needs torch, torchvision, timm, the numeric packages of pyproject.toml, and pytest for the tests.
 """
 
 import argparse
 import io
+import json
 import shlex
 import subprocess
 import sys
@@ -29,7 +32,7 @@ from dgd.train.record import RESUME
 from speed import ROOT
 from speed.measure.gpu import code
 
-LOG, SPEED = "on_a_gpu/tests.log", "speed/results"
+LOG = "on_a_gpu/tests.log"
 PART = "on_a_gpu.tar."
 RESERVE = 30
 """Seconds that are kept to pack, and for the start of processes; a tenth of the time where that is less."""
@@ -81,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
         print(f"on_a_gpu: {error}", file=sys.stderr)
         return 1
-    statuses = [run_tests(args.root / LOG, clock), measure(args.root / SPEED, clock, args.share, args.quick)]
+    statuses = [run_tests(args.root / LOG, clock), measure(args.root / "speed", clock, args.share, args.quick)]
     statuses += [train(path, args.root / "results", clock, args.together) for path in cells]
     unique = {cell.path: cell for own in cells.values() for cell in own}
     pack(units(list(unique.values()), args.root), args.root, args.out, args.files, int(args.mib * 2**20))
@@ -126,7 +129,14 @@ def run_tests(log: Path, clock: Clock) -> int:
 
 
 def measure(folder: Path, clock: Clock, share: float, quick: bool) -> int:
-    """Measure rows of the speed table for a share of the time that is left, and return whether that failed."""
+    """Measure rows of the speed table for a share of the time that is left, and return whether that failed.
+
+    Args:
+        folder: Has `results/`, or for the smallest rows `quick/`, where they are written.
+        clock: The time.
+        share: The share.
+        quick: Measure the smallest rows, which are not for the table.
+    """
     if not torch.cuda.is_available() and not quick:
         say("speed: no CUDA device, so there is no row to measure")
         return 0
@@ -134,6 +144,7 @@ def measure(folder: Path, clock: Clock, share: float, quick: bool) -> int:
     if seconds <= 0:
         say("speed: no time for a row of the table")
         return 0
+    folder /= "quick" if quick else "results"
     folder.mkdir(parents=True, exist_ok=True)
     options = ["--only", "gpu", "--out", str(folder.resolve()), "--seconds", f"{seconds:.0f}", *["--quick"] * quick]
     status, printed = _call(["speed.measure", *options], clock.left())
@@ -185,8 +196,8 @@ class Unit:
 def units(cells: Sequence[Cell], root: Path) -> Iterator[Unit]:
     """Yield what a run must leave, the most important first.
 
-    Resume points; the tests' log and the speed table; whole cells that others still learn from; other cells without weights; their
-    weights.
+    Resume points; the tests' log and the speed table; whole cells that others still learn from; other cells without weights;
+    their weights.
     """
     results = root / "results"
     done = {path for path, state in identity.states(cells, results).items() if state.fresh}
@@ -194,8 +205,8 @@ def units(cells: Sequence[Cell], root: Path) -> Iterator[Unit]:
     for cell in cells:
         if cell.path not in done and (point := results / cell.path / RESUME).is_file():
             yield Unit(f"the resume point of {cell.path}", [point])
-    for path in [root / LOG, *sorted((root / SPEED).glob("*.json"))]:
-        if path.is_file():
+    for path in [root / LOG, *sorted((root / "speed").glob("*/*.json"))]:
+        if path.is_file() and (path.suffix != ".json" or "gpu" in json.loads(path.read_text())):
             yield Unit(str(path.relative_to(root)), [path])
     for whole in (True, False):
         for cell in cells:
@@ -252,9 +263,7 @@ def pack(wanted: Iterable[Unit], root: Path, out: Path, files: int, size: int) -
     with tarfile.open(fileobj=parts, mode="w|", format=tarfile.GNU_FORMAT) as tar:
         for unit in wanted:
             members = [(path, tar.gettarinfo(path, path.relative_to(root).as_posix())) for path in unit.files]
-            takes = sum(
-                len(one.tobuf(tar.format)) + -(-one.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE for _, one in members
-            )
+            takes = sum(len(one.tobuf(tar.format)) + one.size + -one.size % tarfile.BLOCKSIZE for _, one in members)
             if takes > left:
                 left_out.append(f"{unit.what} ({takes / 2**20:.1f} MiB)")
                 continue

@@ -14,26 +14,14 @@ from dgd.cell import Cell, Surgery
 from dgd.config import cells, check
 from dgd.data import Dataset
 from dgd.data.loader import EVALUATION_BATCH, Examples
-from dgd.train import CannotCapture, device, memory
+from dgd.train import device, memory
 from dgd.train.evaluate import evaluate
 from dgd.train.exchanging import exchange_weights
-from dgd.train.graphs import EAGER, WARM_UP
+from dgd.train.graphs import WARM_UP
 from dgd.train.group import Group
 from dgd.train.step import Steps, train_epoch
 from dgd.train.streams import generator
 from speed.images import BATCH, CLASSES, MEAN, SIZE, STD, random_images
-
-__all__ = [
-    "EAGER",
-    "CannotCapture",
-    "Ours",
-    "dataset",
-    "make_cell",
-    "pick_device",
-    "train_cell",
-    "train_in_turn",
-    "with_networks",
-]
 
 SUBNETS = ("cifar_resnet8",)
 """What a method with sub-nets trains within its student, a CIFAR ResNet."""

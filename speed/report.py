@@ -1,7 +1,7 @@
 """Write the measured figures into speed/README.md: `python -m speed.report`.
 
-They come from speed/results/*.json, speed/tried.yaml, speed/trial.yaml and results/fast-path/cells.csv; a test holds the page to
-that.
+They come from speed/results/*.json, speed/trial.yaml, speed/tried.yaml and results/fast-path/cells.csv; a test holds the page
+to that.
 """
 
 import sys
@@ -249,9 +249,10 @@ def gpu_text(found: Mapping) -> str:
     if whole:
         steps, recipe = whole["steps"], whole["recipe"]
         notes.append(
-            f"Images/s over all networks, batch {whole['batch_size']}, {recipe['precision']}, {whole['repeats']} repeats. *Replayed* and "
-            f"*side by side* ({whole['cells']} cells) are epochs of {steps['captured']} steps, *eager* and *compiled* of "
-            f"{steps['eager']}. *Start* is from the start of a process to the end of its first epoch, capture included."
+            f"Images/s over all networks, batch {whole['batch_size']}, {recipe['precision']}, {whole['repeats']} repeats. "
+            f"*Replayed* and *side by side* ({whole['cells']} cells) are epochs of {steps['captured']} steps, *eager* and "
+            f"*compiled* of {steps['eager']}. *Start* is from the start of a process to the end of its first epoch, capture "
+            "included."
         )
     for row in rows:
         name, how = f"{row['model']} {row['method']}", row.get("how", {}).get("captured", "")

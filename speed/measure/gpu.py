@@ -1,4 +1,4 @@
-"""Measure our loop on a GPU: eager, replayed as a CUDA graph, with cells side by side, compiled; with the plain loop and the limit.
+"""Measure our loop on a GPU: eager, replayed as a CUDA graph, with cells side by side, compiled; the plain loop; the limit.
 
 Each row has a process of its own, `python -m speed.measure.gpu <row as JSON>`, because a capture that fails leaves a process
 without CUDA. On a CPU everything runs as it is, and shows only that it runs.
@@ -17,10 +17,12 @@ from functools import partial
 import torch
 
 from dgd import codehash, provenance
+from dgd.train import CannotCapture
+from dgd.train.graphs import EAGER
 from speed import ROOT
 from speed.measure.setup import METHODS, Gpu, Setup
 from speed.measure.timing import Times, in_turn, summary, timed
-from speed.ours import EAGER, CannotCapture, Ours, make_cell, pick_device, train_in_turn, with_networks
+from speed.ours import Ours, make_cell, pick_device, train_in_turn, with_networks
 from speed.plain_process import PlainProcess
 
 OVER = "the time was over"
