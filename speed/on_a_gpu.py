@@ -3,11 +3,11 @@
     PYTHONPATH=. python3 -m speed.on_a_gpu SECONDS [CONFIG ...] --out FOLDER
 
 First the tests marked `cuda`, then rows of the speed table for this card, then the cells of the configs, as `dgd-bench train`
-trains them: teachers first, side by side, stopped in time. What must be kept is packed into a few files, so that another machine
-can go on: `--resume FILES` unpacks those of an earlier part first, `--unpack FILES` does only that. Where a part ends changes no
-byte of the cells. Tests and rows of the same code that are there are not repeated.
+trains them: teachers first, side by side, stopped in time. What must be kept is packed into a few files, from which another
+machine goes on: `--resume FILES` unpacks those of an earlier part first, `--unpack FILES` does only that. Where a part ends
+changes no byte of the cells. Tests and rows of the same code that are there are not repeated.
 
-Nothing has to be installed: it needs torch, torchvision, timm, the numeric packages of pyproject.toml, and pytest for the tests.
+Nothing has to be installed: it needs torch, torchvision, timm, the numeric packages of pyproject.toml and, for tests, pytest.
 """
 
 import argparse
@@ -50,9 +50,14 @@ class Clock:
     seconds: float
     begun: float
 
+    @property
+    def reserve(self) -> float:
+        """Return the seconds that are kept."""
+        return min(RESERVE, self.seconds / 10)
+
     def left(self) -> float:
         """Return the seconds that are left for work."""
-        return self.begun + self.seconds - min(RESERVE, self.seconds / 10) - time.monotonic()
+        return self.begun + self.seconds - self.reserve - time.monotonic()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,15 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mib", type=float, default=16, help="size of a packed file at most (default: 16)")
     parser.add_argument("--quick", action="store_true", help="the smallest rows of the speed table, also on a CPU")
     args = parser.parse_args(argv)
-    if args.unpack:
-        unpack(args.unpack, args.root)
-        return 0
-    if args.seconds is None or not args.out:
+    if not args.unpack and (args.seconds is None or not args.out):
         parser.error("give SECONDS and --out FOLDER, or --unpack FILES")
-    clock = Clock(args.seconds, time.monotonic())
+    clock = Clock(args.seconds or 0, time.monotonic())
     try:
-        if args.resume:
-            unpack(args.resume, args.root)
+        if args.unpack or args.resume:
+            unpack(args.unpack or args.resume, args.root)
+        if args.unpack:
+            return 0
         cells = {path: running.benchmark_cells(path) for path in args.configs}
         prepare([cell for own in cells.values() for cell in own], args.root / "results")
     except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
@@ -179,7 +183,11 @@ def train(path: Path, results: Path, clock: Clock, together: int | None) -> int:
     command = [sys.executable, "-m", "dgd.cli", "train", str(path), "--results", str(results)]
     command += ["--stop-after", f"{clock.left():.1f}", *(["--together", str(together)] if together else [])]
     say(shlex.join(["dgd-bench", *command[3:]]))
-    return subprocess.run(command, check=False).returncode
+    try:
+        return subprocess.run(command, check=False, timeout=clock.left() + clock.reserve / 2).returncode
+    except subprocess.TimeoutExpired:
+        say(f"{path}: an epoch took longer than there was time; it is trained again")
+        return running.TRY_AGAIN
 
 
 # ------------------------------------------------------------------------------------------------- what must be kept
