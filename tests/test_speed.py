@@ -4,6 +4,8 @@ import json
 import math
 import subprocess
 import sys
+import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,9 +17,11 @@ from dgd.exchange import blend, find
 from speed import ROOT, measured, plain, plain_ffsd, report
 from speed.images import CLASSES, MEAN, STD, random_images
 from speed.measure import __main__ as command
+from speed.measure import gpu
 from speed.measure.methods import CLOCKS, PRECISIONS, method_row
-from speed.measure.setup import FULL, VARIANTS
-from speed.ours import Ours, dataset, make_cell, with_networks
+from speed.measure.setup import FULL, QUICK, VARIANTS, Setup
+from speed.ours import Ours, dataset, make_cell, train_in_turn, with_networks
+from speed.plain_process import PlainProcess
 
 
 def network(name: str, seed: int) -> torch.nn.Module:
@@ -126,7 +130,7 @@ def test_the_plain_exchange_is_the_papers(networks):
 def test_measuring_runs_and_is_rendered(tmp_path):
     out = tmp_path / "machine.json"
     done = subprocess.run(
-        [sys.executable, "-m", "speed.measure", "--quick", "--out", str(out)],
+        [sys.executable, "-m", "speed.measure", "--quick", "--only", ",".join(command.PARTS), "--out", str(out)],
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
@@ -145,6 +149,8 @@ def test_measuring_runs_and_is_rendered(tmp_path):
     for row in found["steps"]:
         assert set(row["images_per_second"]) >= {"plain", "ours", "limit"}
         assert all(values["min"] > 0 for values in row["images_per_second"].values())
+    assert all(row["loops_finished"] and row["compiled_finished"] and not row["errors"] for row in found["gpu"]["rows"])
+    assert set().union(*(row["images_per_second"] for row in found["gpu"]["rows"])) == set(report.ARMS)
     assert 0 < found["overhead"]["seconds_to_first_step"]["median"] < found["runs"]["overhead"]["seconds"]
     page = report.measurements_page([found], [], [])
     assert "kd, cifar_resnet8 → cifar_resnet8, batch 64: " in page
@@ -172,6 +178,26 @@ def test_a_method_runs_as_in_a_cell():
     crd.train()
     assert len(passes) == 2
     assert ours("repr", None).drops_filters()
+
+
+def test_groups_in_turn_train_what_each_trains_alone():
+    """And the step of the limit leaves no gradient behind, which the next step of ours would add to."""
+
+    def group():
+        return Ours(make_cell("cifar_resnet8", "cifar_resnet8", "baseline", 1, batch_size=16), steps=2)
+
+    alone, several = group(), [group(), group()]
+    alone.train()
+    alone.train()
+    several[0].run_limit()
+    for module in several[0].networks[0].modules():  # what the limit changes: batch statistics
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+    train_in_turn(several, 2)
+    for one in several:
+        for name, value in one.networks[0].named_parameters():
+            assert torch.equal(value, dict(alone.networks[0].named_parameters())[name])
+            assert value.grad is None
 
 
 def test_a_multiple_is_one_of_each_repeat_and_of_the_clock_that_is_asked_for():
@@ -333,6 +359,152 @@ def test_what_is_rendered_is_what_was_measured(tmp_path):
         assert text in page
     assert "at most 0.00600 % of an epoch" in page
     assert "| cifar_resnet20 ← cifar_resnet56 | kd | 100 | 300 | 3.00 |" in " ".join(report.summary(machines).split())
+
+
+def gpu_rows() -> dict:
+    """What a GPU's part holds: one row whole, one whose step cannot be captured, one that was not measured."""
+
+    def times(value: float) -> dict:
+        return {"median": value, "min": 0.9 * value, "max": 1.1 * value}
+
+    about = {
+        "networks": 1,
+        "batch_size": 128,
+        "recipe": {"precision": "bf16"},
+        "repeats": 3,
+        "cells": 5,
+        "moved_bytes": 1_000_000,
+    }
+    about |= {"steps": {"captured": 390, "eager": 50}, "start_seconds": 12.3}
+    speeds = {
+        "captured": 300,
+        "together": 800,
+        "eager": 75,
+        "limit_eager": 80,
+        "limit_captured": 400,
+        "plain": 30,
+        "compiled": 90,
+    }
+    whole = {"model": "cifar_resnet32", "method": "baseline", "teacher": None, **about, "errors": {}}
+    whole |= {
+        "how": {"captured": "replayed as a CUDA graph"},
+        "images_per_second": {arm: times(s) for arm, s in speeds.items()},
+    }
+    other = whole | {"method": "kd", "teacher": "cifar_resnet56", "how": {"captured": "eager, because of something"}}
+    other |= {"images_per_second": {"captured": times(60)}, "errors": {"loops": "out of memory"}}
+    nothing = {"model": "resnet18", "method": "dgd", "images_per_second": {}, "errors": {"loops": "it is broken"}}
+    return {"rows": [whole, other, nothing], "left_out": ["cifar_resnet56 kd, compiled"]}
+
+
+def test_the_rows_of_a_gpu_are_rendered_with_what_is_missing():
+    found = machine_file() | {"gpu": gpu_rows()}
+    page = " ".join("\n".join(report.machine_section(found)).split())
+    for text in (
+        "### On the GPU Images/s over all networks, batch 128, bf16, 3 repeats.",
+        "*side by side* (5 cells) are epochs of 390 steps, *eager* and *compiled* of 50.",
+        "cifar_resnet32 kd ran eager, because of something.",
+        "cifar_resnet32 kd, loops: out of memory. resnet18 dgd, loops: it is broken.",
+        "Not measured, because the time was over: cifar_resnet56 kd, compiled.",
+        # 20 GB/s move 20,000 images of 1 MB; 300 of 400 images/s are 75 %
+        "| cifar_resnet32 | baseline | 30.0 (27.0–33.0) | 75.0 (67.5–82.5) | 300 (270–330) | 800 (720–880) | 90.0 (81.0–99.0) "
+        "| 80.0 (72.0–88.0) | 400 (360–440) | 20,000 | 75.0 % | 12.3 |",
+        "| cifar_resnet32 ← cifar_resnet56 | kd | | | 60.0 (54.0–66.0) | | | | | 20,000 | | 12.3 |",
+    ):
+        assert text in page
+
+
+def test_a_trial_is_not_taken_for_this_project():
+    trial = measured.read_trial()
+    text = "\n\n".join(report.trial_section(trial))
+    assert "## A trial on a GPU: not this loop\n\n**None of these is a figure of the loop that is here.**" in text
+    assert all(part in text for part in (str(trial["date"]), trial["card"], trial["versions"]))
+    assert all(len(row) == len(one["columns"]) for one in trial["tables"] for row in one["rows"])
+    assert report.PAGE.read_text().count("## A trial on a GPU: not this loop") == 1
+
+
+def gpu_setup(tmp_path, seconds=math.inf, before=(), **changes) -> Setup:
+    size = replace(QUICK, gpu=replace(QUICK.gpu, **changes))
+    return Setup(size, 1, PlainProcess(1), seconds, {"rows": list(before)})
+
+
+def test_the_most_important_rows_of_a_gpu_come_first():
+    rows = gpu.wanted_rows(FULL.gpu)
+    assert [str(row) for row in rows[:5]] == [
+        *(f"cifar_resnet32 {method}" for method in ("baseline", "kd", "grafting", "dgd")),
+        "cifar_resnet56 baseline",
+    ]
+    assert len(rows) == len(set(rows)) == 2 * 6 * 4
+    assert [row.compiled for row in rows] == [False] * 24 + [True] * 24
+    taught = {row.model: row.teacher for row in rows}
+    assert {model for model, teacher in taught.items() if teacher == "cifar_resnet56"} == {"cifar_resnet20", "cifar_resnet32"}
+    assert set(taught.values()) == {"cifar_resnet56", "cifar_resnet110"}
+
+
+def test_a_row_of_a_gpu_is_measured_in_its_process(monkeypatch, capsys):
+    """In this one: on a CPU a step is what the launcher makes of it, eager."""
+    row = gpu.Row("cifar_resnet8", "cifar_resnet8", "kd", compiled=False)
+    monkeypatch.setenv(gpu.STARTED, str(time.time() - 1))
+    gpu.main(json.dumps({"row": vars(row), "gpu": vars(QUICK.gpu), "threads": 1}))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [list(line["images_per_second"])[-1] for line in lines] == ["captured", "together", "limit_captured", "plain"]
+    found = lines[-1]
+    assert set(found["images_per_second"]) == set(report.ARMS) - {"compiled"}
+    assert all(values["min"] > 0 for values in found["images_per_second"].values())
+    assert found["start_seconds"] > 1
+    assert found["how"]["captured"] == "eager" if not torch.cuda.is_available() else found["how"]["captured"]
+    assert found["recipe"]["batch_size"] == found["batch_size"] == QUICK.gpu.batch_size
+    # bf16: 2 bytes of each value that the backward pass needs, written and read
+    assert found["moved_bytes"] > 2 * 2 * 32 * 32 * 16 * 8
+
+
+def test_a_row_of_a_gpu_that_fails_is_recorded_and_ends_nothing(tmp_path, capsys):
+    setup = gpu_setup(tmp_path, models={"no_such_model": "cifar_resnet8"}, methods=("baseline",))
+    found = gpu.measure(setup)
+    (row,) = found["rows"]
+    assert set(row["errors"]) == {"loops", "compiled"}
+    assert all("no_such_model" in error for error in row["errors"].values())
+    assert found["left_out"] == []
+    assert "no_such_model baseline, compiled: {} images/s; " in capsys.readouterr().out
+
+
+def test_rows_of_a_gpu_go_on_in_another_run_and_what_does_not_fit_is_said(tmp_path, capsys):
+    stamp = {"card": gpu.card(), "code_sha256": gpu.code()}
+    row = {"model": "cifar_resnet8", "method": "baseline", "errors": {}, "images_per_second": {"captured": {"median": 1.0}}}
+    done = row | stamp | {"loops_finished": "2026-01-01", "compiled_finished": "2026-01-01"}
+    other_card, other_code = done | {"card": "another"}, done | {"code_sha256": "another"}
+    found = gpu.measure(gpu_setup(tmp_path, 0, [done, other_card | {"method": "dgd"}]))
+    assert found == {"rows": [done], "left_out": ["cifar_resnet8 dgd", "cifar_resnet8 dgd, compiled"]}
+    assert "because the time was over: cifar_resnet8 dgd; cifar_resnet8 dgd, compiled" in capsys.readouterr().out
+    found = gpu.measure(gpu_setup(tmp_path, 0, [other_code], methods=("baseline",)))
+    assert found == {"rows": [], "left_out": ["cifar_resnet8 baseline", "cifar_resnet8 baseline, compiled"]}
+
+
+def test_what_a_process_said_before_its_end_is_kept():
+    assert gpu._last('{"a": 1}\nnoise\n{"a": 2}\n{"a": 3') == {"a": 2}
+    assert gpu._last(b'{"a": 1}\n') == {"a": 1}
+    assert gpu._last(None) == gpu._last("noise\n") == {}
+
+
+@pytest.mark.slow
+def test_a_row_whose_step_cannot_be_captured_is_measured_as_it_is(tmp_path, monkeypatch):
+    """A launcher that fails once as a capture does, in the row's own process."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import json, os\n"
+        "from dgd.train import graphs\n"
+        "def launcher(step, group, loader, seeds):\n"
+        "    path = group.cell.path\n"
+        "    why = json.loads(os.environ.get(graphs.EAGER, '{}')).get(path)\n"
+        "    if why is None:\n"
+        "        raise graphs.CannotCapture(path, 'it reads the host')\n"
+        "    return graphs.Launcher(step, graphs.eager(why))\n"
+        "graphs.launcher = launcher\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    setup = gpu_setup(tmp_path, methods=("baseline",))
+    found, error = gpu.in_process(setup, gpu.wanted_rows(setup.size.gpu)[0], math.inf)
+    assert found["how"] == {"captured": "eager, because it reads the host"}
+    assert set(found["images_per_second"]) == set(report.ARMS) - {"compiled"}
+    assert "its step cannot be captured as a CUDA graph: it reads the host" in error
 
 
 def test_marks_keep_the_text_around_them():

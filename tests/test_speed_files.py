@@ -138,6 +138,44 @@ def test_terms_that_were_not_measured_are_said_to_be_left_out():
     assert cost.total(rows, rates).endswith(f" ({share} of it for the methods' own terms, as measured with cifar_resnet20)")
 
 
+def gpu_machine() -> dict:
+    """The same machine with a GPU's rows: replayed, and of a network alone also five cells side by side."""
+
+    def row(networks, teacher=None, **speeds):
+        about = {"model": "cifar_resnet20", "teacher": teacher, "networks": networks, "batch_size": 128, "cells": 5}
+        return about | {"images_per_second": {arm: {"median": speed} for arm, speed in speeds.items()}}
+
+    taught = {"teacher": "cifar_resnet56"}
+    rows = [row(1, captured=1000.0, together=4000.0, eager=100.0), row(2, captured=2000.0)]
+    rows += [row(1, **taught, captured=800.0, together=2000.0), row(2, **taught, captured=1000.0), row(4, eager=100.0)]
+    return machine("A GPU") | {"gpu": {"rows": rows, "left_out": []}}
+
+
+def test_hours_of_a_gpu_are_those_of_cells_side_by_side_where_they_were_measured():
+    found = gpu_machine()
+    assert hours(found)[0] == pytest.approx(36000 / 4000 / 3600)
+    assert hours(found, networks=2)[0] == pytest.approx(2 * 36000 / 2000 / 3600)
+    assert hours(found, teachers=1)[0] == pytest.approx(36000 / 2000 / 3600)
+    rates = Rates(found)
+    assert (rates.batch, rates.unit) == (128, "GPU-hours")
+    text = cost.total([priced(found)], rates)
+    assert text.endswith(
+        "GPU-hours on A GPU, 1 thread (steps replayed as CUDA graphs, of baseline and kd in 5 cells side by side)"
+    )
+    found["gpu"]["rows"] = found["gpu"]["rows"][:1]
+    assert not Rates(found).enough  # no teacher's time is known
+    assert Rates(machine()).enough
+
+
+def test_a_trial_is_named_only_until_a_gpu_is_measured():
+    text = cost.line(ROOT / "config/cifar100.yaml", [])
+    assert (
+        "GPU-hours: not measured yet (about 7.5 for the 60 cells of table 8 by a trial on an H100, not by this loop).\n" in text
+    )
+    assert "trial" not in cost.line(ROOT / "config/cifar10.yaml", [])
+    assert "trial" not in cost.line(ROOT / "config/cifar100.yaml", [Rates(gpu_machine())])
+
+
 def test_costs_are_printed_and_written_into_a_header(tmp_path, capsys):
     path = tmp_path / "quick.yaml"
     path.write_text("# Digits.\n# Cost: old\n#   snakemake\n" + (ROOT / "config/quick.yaml").read_text())
