@@ -458,13 +458,16 @@ def test_a_row_of_a_gpu_is_measured_in_its_process(monkeypatch, capsys):
 
 
 def test_a_row_of_a_gpu_that_fails_is_recorded_and_ends_nothing(tmp_path, capsys):
-    setup = gpu_setup(tmp_path, models={"no_such_model": "cifar_resnet8"}, methods=("baseline",))
+    before = {"card": gpu.card(), "code_sha256": gpu.code(), "errors": {}, "model": "no_such_model", "method": "kd"}
+    done = before | {"images_per_second": {"captured": {"median": 1.0}}, "loops_finished": "then", "compiled_finished": "then"}
+    alone = before | {"method": "baseline", "compiled_finished": "then"}
+    setup = gpu_setup(tmp_path, before=[alone, done], models={"no_such_model": "cifar_resnet8"}, methods=("baseline", "kd"))
     found = gpu.measure(setup)
-    (row,) = found["rows"]
-    assert set(row["errors"]) == {"loops", "compiled"}
-    assert all("no_such_model" in error for error in row["errors"].values())
     assert found["left_out"] == []
-    assert "no_such_model baseline, compiled: {} images/s; " in capsys.readouterr().out
+    assert found["rows"][1] == done
+    assert "no_such_model" in found["rows"][0]["errors"]["loops"]
+    assert found["rows"][0]["loops_finished"]
+    assert "no_such_model baseline: {} images/s; " in capsys.readouterr().out
 
 
 def test_rows_of_a_gpu_go_on_in_another_run_and_what_does_not_fit_is_said(tmp_path, capsys):
