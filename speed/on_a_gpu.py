@@ -13,7 +13,9 @@ Nothing has to be installed: it needs torch, torchvision, timm, the numeric pack
 import argparse
 import io
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 import tarfile
@@ -156,20 +158,25 @@ def measure(folder: Path, clock: Clock, share: float, quick: bool) -> int:
     return int(status != 0)
 
 
-def _call(module: Sequence[str], seconds: float) -> tuple[int | None, str]:
-    """Run a module, and return its exit status, None where the time was over, and what it printed."""
+def _call(module: Sequence[str], seconds: float, *, shown: bool = False) -> tuple[int | None, str]:
+    """Run a module, and return its exit status, None where the time was over, and what it printed.
+
+    Args:
+        module: Its name and its arguments.
+        seconds: When these are over, it is ended with all that it has started.
+        shown: Let it print where this process prints; "" is returned then.
+    """
+    pipes = {} if shown else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen([sys.executable, "-m", *module], text=True, start_new_session=True, **pipes)
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", *module],
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=max(seconds, 0.1),
-        )
-    except subprocess.TimeoutExpired as over:
-        return None, (over.stdout or b"").decode(errors="replace")
-    return done.returncode, done.stdout
+        printed, _ = process.communicate(timeout=max(seconds, 0.1))
+        return process.returncode, printed or ""
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return None, process.communicate()[0] or ""
+    finally:
+        if process.poll() is None:  # this one is interrupted
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 # ---------------------------------------------------------------------------------------------------------------- cells
@@ -180,14 +187,14 @@ def train(path: Path, results: Path, clock: Clock, together: int | None) -> int:
     if clock.left() <= 0:
         say(f"{path}: no time was left for its cells")
         return running.TRY_AGAIN
-    command = [sys.executable, "-m", "dgd.cli", "train", str(path), "--results", str(results)]
-    command += ["--stop-after", f"{clock.left():.1f}", *(["--together", str(together)] if together else [])]
-    say(shlex.join(["dgd-bench", *command[3:]]))
-    try:
-        return subprocess.run(command, check=False, timeout=clock.left() + clock.reserve / 2).returncode
-    except subprocess.TimeoutExpired:
-        say(f"{path}: an epoch took longer than there was time; it is trained again")
-        return running.TRY_AGAIN
+    seconds = max(clock.left() - clock.reserve / 2, 0.1)  # they count from when it has started
+    command = ["train", str(path), "--results", str(results), "--stop-after", f"{seconds:.1f}"]
+    command += ["--together", str(together)] if together else []
+    say(shlex.join(["dgd-bench", *command]))
+    status, _ = _call(["dgd.cli", *command], clock.left() + clock.reserve / 2, shown=True)
+    if status is None:
+        say(f"{path}: an epoch took longer than there was time; another part trains it again")
+    return running.TRY_AGAIN if status is None else status
 
 
 # ------------------------------------------------------------------------------------------------- what must be kept

@@ -251,8 +251,8 @@ def gpu_text(found: Mapping) -> str:
         notes.append(
             f"Images/s over all networks, batch {whole['batch_size']}, {recipe['precision']}, {whole['repeats']} repeats. "
             f"*Replayed* and *side by side* ({whole['cells']} cells) are epochs of {steps['captured']} steps, *eager* and "
-            f"*compiled* of {steps['eager']}. *Start* is from the start of a process to the end of its first epoch, capture "
-            "included."
+            f"*compiled* of {steps['eager']}. *Start* is from the start of a process to the end of its first epoch, less "
+            "what an epoch takes: imports, teachers, data, warm-up and capture."
         )
     for row in rows:
         name, how = f"{row['model']} {row['method']}", row.get("how", {}).get("captured", "")
