@@ -1,6 +1,7 @@
 """One script that uses a GPU for so many seconds: what it keeps is enough to go on with, and it says what it could not do."""
 
 import os
+import re
 import tarfile
 import time
 
@@ -130,7 +131,7 @@ def test_a_data_set_that_is_not_there_is_said_before_anything_runs(benchmark, tm
 def test_without_a_gpu_it_says_that_no_test_and_no_row_can_run(tmp_path, capsys):
     assert on_a_gpu.main(["60", "--root", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
-    assert "tests: no CUDA device, so none of the tests marked cuda can run (4 files have such tests)" in out
+    assert re.search(r"tests: no CUDA device, so none of the tests marked cuda can run \([1-9]\d* files have such tests\)", out)
     assert "speed: no CUDA device, so there is no row to measure" in out
     assert "packed 0 things" in out
 
