@@ -196,7 +196,7 @@ class Ours:
 
     def run_limit(self) -> None:
         """Run networks forward and backward and teachers forward, `steps` times on one fixed batch, and nothing else."""
-        with self._stream():
+        with self._stream(), self._steps.lighter:
             for _ in range(self.steps):
                 self._limit_step()
 
@@ -204,12 +204,14 @@ class Ours:
         """Return a function that does the same `steps` times as a CUDA graph; as it is where there is no CUDA device."""
         if self._group.device.type != "cuda":
             return lambda: [self._limit_step() for _ in range(steps)]
-        graph = torch.cuda.CUDAGraph()
-        with self._stream():
+        graph, fills = torch.cuda.CUDAGraph(), torch.utils.deterministic.fill_uninitialized_memory
+        torch.utils.deterministic.fill_uninitialized_memory = False  # as where ours is captured
+        with self._stream(), self._steps.lighter:
             for _ in range(WARM_UP):
                 self._limit_step()
             with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
                 self._limit_step()
+        torch.utils.deterministic.fill_uninitialized_memory = fills
 
         def replay() -> None:
             with self._stream():
