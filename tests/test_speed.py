@@ -443,14 +443,14 @@ def test_the_most_important_rows_of_a_gpu_come_first():
 def test_a_row_of_a_gpu_is_measured_in_its_process(monkeypatch, capsys):
     """In this one: on a CPU a step is what the launcher makes of it, eager."""
     row = gpu.Row("cifar_resnet8", "cifar_resnet8", "kd", compiled=False)
-    monkeypatch.setenv(gpu.STARTED, str(time.time() - 1))
+    monkeypatch.setenv(gpu.STARTED, str(time.time() - 100))
     gpu.main(json.dumps({"row": vars(row), "gpu": vars(QUICK.gpu), "threads": 1}))
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [list(line["images_per_second"])[-1] for line in lines] == ["captured", "together", "limit_captured", "plain"]
     found = lines[-1]
     assert set(found["images_per_second"]) == set(report.ARMS) - {"compiled"}
     assert all(values["min"] > 0 for values in found["images_per_second"].values())
-    assert found["start_seconds"] > 1
+    assert found["start_seconds"] > 50
     assert found["how"]["captured"] == "eager" if not torch.cuda.is_available() else found["how"]["captured"]
     assert found["recipe"]["batch_size"] == found["batch_size"] == QUICK.gpu.batch_size
     # bf16: 2 bytes of each value that the backward pass needs, written and read
