@@ -193,7 +193,7 @@ def train(path: Path, results: Path, clock: Clock, together: int | None) -> int:
     say(shlex.join(["dgd-bench", *command]))
     status, _ = _call(["dgd.cli", *command], clock.left() + clock.reserve / 2, shown=True)
     if status is None:
-        say(f"{path}: an epoch took longer than there was time; another part trains it again")
+        say(f"{path}: ended before it had stopped by itself; another part goes on from the last epochs that were kept")
     return running.TRY_AGAIN if status is None else status
 
 
