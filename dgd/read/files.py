@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from dgd.cell import Cell
+from dgd.cell import Cell, slug
 from dgd.metrics import METRICS, Metric
+from dgd.provenance import AGAIN, check_seal
 
 LABELS = ("benchmark", "dataset", "model", "student", "teacher", "method", "seed")
 """What names a cell, in metrics.json and as the first columns of cells.csv."""
@@ -24,7 +25,7 @@ PRUNING = ("share", "removed", "filters_left", "parameters_left")
 TOLERANCE = 0.5
 """By how much the metric may differ between pruning.csv and metrics.json, in its unit; as in `dgd.pruning`."""
 
-AGAIN = "delete the cell's folder and train it again"
+MOVED = "delete what is no cell of its own, or move it to where no results are looked for"
 PRUNE_AGAIN = "delete it and run `dgd-bench prune` on its folder"
 
 
@@ -35,18 +36,30 @@ def read_cells(folder: str | Path) -> Iterator[tuple[Path, dict]]:
         folder: `results/<benchmark>`.
 
     Raises:
-        ValueError: A metrics.json is not JSON, or has no `status` or no complete `cell`.
+        ValueError: A metrics.json is not JSON, has no `status` or no complete `cell`, or is not that of the cell whose place its
+            folder is; or the cell's provenance.json is that of another one.
     """
-    for path in sorted(Path(folder).glob("*/*/*/seed*/metrics.json")):
-        yield path.parent, read_metrics(path)
+    folder = Path(folder)
+    own = None
+    for path in sorted(folder.glob("*/*/*/seed*/metrics.json")):
+        metrics = read_metrics(path)
+        cell = metrics["cell"]
+        place = "/".join([slug(str(cell["dataset"])), *(str(cell[name]) for name in ("model", "method")), f"seed{cell['seed']}"])
+        if place != path.parent.relative_to(folder).as_posix():
+            raise ValueError(f"{path} is that of the cell {cell['benchmark']}/{place}; {MOVED}")
+        own = own or cell["benchmark"]
+        if cell["benchmark"] != own:
+            raise ValueError(f"{path} is that of a cell of the benchmark {cell['benchmark']}, and others here are of {own}; {MOVED}")
+        yield path.parent, metrics
 
 
 def read_metrics(path: str | Path) -> dict:
-    """Read a metrics.json.
+    """Read a metrics.json, and hold it to its cell's seal.
 
     Raises:
-        ValueError: It is not JSON, or has no `status` or no complete `cell`.
+        ValueError: It is not JSON, is not what was written, or has no `status` or no complete `cell`.
     """
+    check_seal(Path(path).parent, [Path(path).name])
     try:
         metrics = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

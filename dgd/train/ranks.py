@@ -31,6 +31,11 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
+def leads() -> bool:
+    """Return whether this process is the one of a cell's that writes its files."""
+    return not launched() or os.environ["RANK"] == "0"
+
+
 class Ranks:
     """The communication of a cell whose networks are all in this process; `Processes` is that of several processes.
 
