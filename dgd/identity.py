@@ -34,7 +34,7 @@ OUTPUTS = (
 )
 """What a cell leaves in its folder."""
 SMALL = ("metrics.json", "history.csv", "config.yaml")
-"""Those that a status holds to the cell's seal: hashing all of thousands of cells takes long, and who reads the others does so."""
+"""Those that a status holds to the cell's seal; who reads the others does so, because hashing those of all cells takes long."""
 WEIGHTS = "model.safetensors"
 ENTRY = "dgd.train.cell"
 """The module that trains a cell."""
@@ -362,6 +362,20 @@ def cell_of(folder: str | Path) -> Cell | None:
         return Cell.from_plain(content)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
+
+
+def root_of(folder: str | Path, cell: Cell) -> Path:
+    """Return the root of the results that the folder of a finished cell is below.
+
+    Raises:
+        ValueError: The folder's path is not that of the cell: it is a copy.
+    """
+    folder = Path(folder).resolve()
+    if not folder.as_posix().endswith(f"/{cell.path}"):
+        raise ValueError(
+            f"{folder / 'config.yaml'} is that of the cell {cell.path}, and this is another folder; give the cell's own"
+        )
+    return folder.parents[cell.path.count("/")]
 
 
 def states(cells: Iterable[Cell], results: str | Path, known: Iterable[Cell] = ()) -> dict[str, Fresh | Stale]:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def sealed(record: Mapping, hashes: Mapping[str, str]) -> dict:
         record: The content of provenance.json.
         hashes: File of the cell -> SHA-256 of its content.
     """
-    record = {**json.loads(json.dumps(record)), "seal": {"files": dict(hashes)}}
+    record = {**json.loads(json.dumps(record)), "sealed": True, "seal": {"files": dict(hashes)}}
     record["seal"]["record"] = _content_hash(record)
     return record
 
@@ -138,19 +139,41 @@ def seal(folder: str | Path) -> dict[str, str] | None:
     Raises:
         ValueError: Its provenance.json is not what was written.
     """
-    path = Path(folder) / RECORD
+    return _read(Path(folder))[1]
+
+
+def cell_of(folder: str | Path) -> str | None:
+    """Return the path of the cell that a folder's provenance.json is of; None where there is none.
+
+    Raises:
+        ValueError: It is not what was written.
+    """
+    return _read(Path(folder))[0]
+
+
+def _read(folder: Path) -> tuple[str | None, dict[str, str] | None]:
+    path = folder / RECORD
+    try:
+        stat = path.stat()
+    except OSError:
+        return None, None
+    return _parsed(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(path: Path, mtime: int, size: int) -> tuple[str | None, dict[str, str] | None]:
+    """Return what is kept of a record while it does not change; a file of thousands of cells is read by several readers."""
     try:
         record = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); {AGAIN}") from None
-    if not isinstance(record, dict) or "seal" not in record:
-        return None
-    held = record["seal"]
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} is no record of a cell; {AGAIN}")
+    if not {"seal", "sealed"} & record.keys():  # two names: damage to one of them makes no cell of older code of it
+        return record.get("cell"), None
     try:
-        if held.pop("record") == _content_hash(record):
-            return held["files"]
+        if record["seal"].pop("record") == _content_hash(record):
+            return record.get("cell"), record["seal"]["files"]
     except (AttributeError, KeyError, TypeError):
         pass
     raise ValueError(f"{path} {CHANGED}")
@@ -181,4 +204,3 @@ def check_seal(folder: str | Path, names: Collection[str]) -> bool:
 
 def _content_hash(record: Mapping) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-

@@ -56,7 +56,8 @@ def train_cell(
         OutOfTime: The next epoch would have ended after `until`. What was trained is in the resume point.
         CannotCapture: CUDA cannot be used any more in this process; in a new one the cell goes on by its resume point.
         Locked: Another process trains the cell.
-        ValueError: A teacher is not there, or not as it was trained; or there are not as many processes as the recipe's `ranks_per_network` asks for.
+        ValueError: A teacher is not there, or not as it was trained; or there are not as many processes as the recipe's
+            `ranks_per_network` asks for.
     """
     cell = cell if isinstance(cell, Cell) else Cell.from_plain(cell)
     out = Path(out or Path(results) / cell.path)

@@ -17,6 +17,8 @@ from dgd.files import write_bytes
 
 DIGEST = hashlib.sha256().digest_size
 """Bytes of the checksum that a resume point begins with."""
+WRAPPERS = ("module.", "_orig_mod.")
+"""What DataParallel and `torch.compile` put before the names of a state dict."""
 
 
 def save_weights(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
@@ -45,7 +47,53 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except Exception as error:
-        raise ValueError(f"{path}: not a safetensors file ({error})") from None
+        raise ValueError(f"{path}: not a safetensors file ({_first_line(error)})") from None
+
+
+def load_any(path: str | Path) -> dict[str, Tensor]:
+    """Read the weights of one network from a safetensors file, or from one of `torch.save` (.pt, .pth), whose code never runs.
+
+    A state dict may be the file's content, or one of its entries where the others are no networks. What wrappers put before
+    the names (`module.`, `_orig_mod.`) is taken away.
+
+    Raises:
+        ValueError: The file does not exist, is damaged, or holds no state dict, or several.
+    """
+    path = Path(path)
+    if path.suffix not in (".pt", ".pth"):
+        return _unwrapped(load_weights(path))
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except Exception as error:  # a damaged pickle can raise any error
+        raise ValueError(f"{path}: damaged, or not a file of weights alone ({_first_line(error)})") from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: holds a {type(content).__name__}; it must be a state dict, or have one as an entry")
+    found = {"": content} if _is_state(content) else {key: value for key, value in content.items() if _is_state(value)}
+    if len(found) != 1:
+        names = ", ".join(map(str, found)) or "none"
+        raise ValueError(f"{path}: state dicts in it: {names}; save the one that is meant as a file of its own")
+    (state,) = found.values()
+    return _unwrapped({key: value for key, value in state.items() if isinstance(value, Tensor)})
+
+
+def _is_state(value) -> bool:
+    """Return whether something is a network's state dict: names, and weights among the values."""
+    return isinstance(value, Mapping) and any(
+        isinstance(k, str) and isinstance(v, Tensor) and v.ndim > 1 for k, v in value.items()
+    )
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in WRAPPERS * 2:  # compiled and then spread, or the other way round
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def save_state(path: str | Path, state: Mapping) -> None:
@@ -81,8 +129,7 @@ def load_state(path: str | Path, stamp: str) -> dict | None:
         except FileNotFoundError:
             continue
         except Exception as error:  # a damaged pickle can raise any error
-            why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            print(f"{file} is damaged and is not used ({why})", file=sys.stderr)
+            print(f"{file} is damaged and is not used ({_first_line(error)})", file=sys.stderr)
             file.unlink()  # else it would become the one before the next, in place of a whole one
             continue
         if isinstance(state, dict) and state.get("stamp") == stamp:
