@@ -18,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, which typer gives."""
 SEVERAL = ("--shares", "--papers", "--paper")
 """Options that take several values after each other, which typer knows only as the option given again."""
 
@@ -145,34 +147,36 @@ def verify(
     folders: Annotated[list[str], typer.Argument(help="Cells' folders; their teachers lie below the same root.")],
 ) -> None:
     """Train finished cells again in a temporary folder, teachers included, and say whether the same bytes come out."""
+    from dgd import provenance
     from dgd import verify as verification
 
     failed = False
     for folder in folders:
         line = verification.verify(folder)
-        print(f"{folder}: {line or 'equal: history, predictions, filters, and all measured metrics'}", flush=True)
+        seal = "" if line or provenance.seal(folder) else "; not sealed: older code trained it"
+        same = f"equal: history, predictions, filters, and all measured metrics{seal}"
+        print(f"{folder}: {line or same}", flush=True)
         failed |= bool(line)
     _exit(failed)
 
 
 @app.command()
 def filters(
-    path: Annotated[str, typer.Argument(help="A cell's folder or a .safetensors file.")],
+    path: Annotated[str, typer.Argument(help="A cell's folder, or weights: .safetensors, .pt or .pth.")],
     baseline: Annotated[
         str | None, typer.Option(help="Folder or file that says which filters are invalid (default: the network itself).")
     ] = None,
 ) -> None:
-    """Print filter statistics of a cell's networks, or of any safetensors file."""
+    """Print filter statistics of a cell's networks, or of any file of weights."""
     from dgd import filters as statistics
     from dgd.train import checkpoint
 
     def networks(path: str) -> dict[str, dict]:
         path = Path(path)
-        state = checkpoint.load_weights(path / "model.safetensors" if path.is_dir() else path)
         if not path.is_dir():
-            return {"": state}
+            return {"": checkpoint.load_any(path)}
         found: dict[str, dict] = {}
-        for key, value in state.items():
+        for key, value in checkpoint.load_weights(path / "model.safetensors").items():
             i, _, name = key.partition(".")
             found.setdefault(i, {})[name] = value
         return dict(sorted(found.items(), key=lambda item: int(item[0])))
@@ -210,7 +214,7 @@ def prune(
         raise SystemExit(f"{folder}: no config.yaml of a cell in it; give the folder of a trained cell")
     if not (Path(folder) / "model.safetensors").is_file():
         raise SystemExit(f"{folder}: no model.safetensors in it; committed results come without weights, train the cell first")
-    root = Path(folder).resolve().parents[cell.path.count("/")]
+    root = identity.root_of(folder, cell)
     curve = pruning.prune_cell(folder, running.prepared(cell, root), shares or pruning.SHARES)
     if curve.empty:
         raise SystemExit(f"{folder}: nothing to prune: the cell has no result, or its network no convolution filters")
@@ -260,7 +264,7 @@ def claims(
 ) -> None:
     """Print what the papers claim, with what is measured so far."""
     from dgd.read import claims as reading
-    from dgd.read.cells import collect
+    from dgd.read.cells import collect, refuse_twice
 
     files = sorted(Path(papers).glob("*.yaml"))
     if paper:
@@ -273,6 +277,7 @@ def claims(
         raise SystemExit(f"{missing[0]}: no such folder; give those of benchmarks, e.g. results/quick")
     folders = folders or sorted(path for path in Path("results").glob("*") if path.is_dir())
     cells = [(collect(folder), folder) for folder in folders]
+    refuse_twice(cells)
     found = reading.evaluate(reading.read(files), [(frame, folder) for frame, folder in cells if len(frame)])
     print(found.to_csv(index=False, float_format="%.8g").rstrip() if csv else reading.listing(found))
 
@@ -301,6 +306,8 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as end:
         if isinstance(end.code, str):  # a message, and exit status 1
             raise
+        if end.code == INTERRUPTED:
+            print("\ndgd-bench: interrupted; the same command goes on", file=sys.stderr)
         return end.code or 0
     except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
         print(f"dgd-bench: {error}", file=sys.stderr)

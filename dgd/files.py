@@ -1,13 +1,30 @@
-"""Write files that are either whole or not there."""
+"""Write files that are either whole or not there, and lock folders that one process at a time writes."""
 
+import errno
+import fcntl
 import json
 import os
+import platform
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
+UNFINISHED = ".tmp"
+"""How the name of a file ends that is being written; it begins with a dot and the name that it will have."""
+LOCK = ".lock"
+"""The file in a folder that says who writes the folder."""
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+"""What a file system without locks answers."""
 
-def write_bytes(path: str | Path, content: bytes) -> None:
+
+class Locked(RuntimeError):
+    """A folder that another process writes."""
+
+
+def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
     """Write a file atomically: a reader, or a run after a crash, sees the old file or the whole new one.
 
     Args:
@@ -16,7 +33,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -27,6 +44,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    _sync(path.parent)
 
 
 def write_text(path: str | Path, content: str) -> None:
@@ -36,4 +54,112 @@ def write_text(path: str | Path, content: str) -> None:
 
 def write_json(path: str | Path, content: Mapping) -> None:
     """Write JSON with two-space indents atomically; NaN is refused, because JSON has none."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_bytes(path, json_bytes(content))
+
+
+def json_bytes(content: Mapping) -> bytes:
+    """Return what `write_json` writes."""
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+def remove(path: str | Path) -> None:
+    """Delete a file if it is there, so that it is gone after a crash of the machine too."""
+    path = Path(path)
+    if path.exists():
+        path.unlink(missing_ok=True)
+        _sync(path.parent)
+
+
+def remove_unfinished(folder: str | Path, names: Collection[str]) -> None:
+    """Delete what processes that were killed while they wrote some files left of these; call it with the folder locked."""
+    for name in names:
+        for path in Path(folder).glob(f".{name}.*{UNFINISHED}"):
+            path.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder on the disk: a rename or a deletion may otherwise be lost, or come before an earlier one."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # not every file system can do this for a folder
+        pass
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(folder: str | Path, doing: str = "written") -> Iterator[None]:
+    """Hold the lock on a folder, which is made; the kernel frees it when the process ends, however that ends.
+
+    On a file system without locks it is said once, and nothing is locked.
+
+    Args:
+        folder: The folder; it has a file `LOCK` as long as the lock is held.
+        doing: What is done to the folder, for others who want the lock.
+
+    Raises:
+        Locked: Another process, or another part of this one, has the lock; the message names it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, handle = folder / LOCK, None
+    try:
+        handle = _take(path)
+        if handle is not None:
+            holder = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+            os.truncate(handle, 0)
+            os.pwrite(handle, json.dumps({**holder, "doing": doing}).encode(), 0)
+        yield
+    finally:
+        if handle is not None:
+            path.unlink(missing_ok=True)  # before the lock is freed: nobody else's can have this name
+            os.close(handle)
+
+
+def _take(path: Path) -> int | None:
+    """Return the open file whose lock is taken; None where there are no locks."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is(handle, path):
+                return handle
+            os.close(handle)  # its holder deleted it after it was opened here
+        except BlockingIOError:
+            text = os.pread(handle, 4096, 0)
+            os.close(handle)
+            raise Locked(f"{path.parent} {_holder(text)}; wait for it, or end it") from None
+        except OSError as error:
+            os.close(handle)
+            if error.errno not in NO_LOCKS:
+                raise
+            path.unlink(missing_ok=True)
+            _say_once(f"{path.parent}: no locks on this file system ({error.strerror}): start nothing twice on one folder")
+            return None
+
+
+def _is(handle: int, path: Path) -> bool:
+    """Return whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _holder(text: bytes) -> str:
+    try:
+        found = json.loads(text)
+        return f"is being {found['doing']} by process {found['pid']} on {found['host']} since {found['since']}"
+    except (ValueError, KeyError):  # it has the lock and has not written yet who it is
+        return "is being written by another process"
+
+
+_SAID: set[str] = set()
+
+
+def _say_once(line: str) -> None:
+    kind = line.partition(": ")[2]
+    if kind not in _SAID:
+        _SAID.add(kind)
+        print(line, file=sys.stderr)

@@ -7,7 +7,6 @@ beside it. The cell's provenance.json records it. `status` compares the two for 
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -21,18 +20,21 @@ from dgd.cell import EXCHANGES, Cell, Data, Generated, Recipe, slug
 from dgd.codehash import code as code
 from dgd.codehash import digest as digest
 from dgd.codehash import files as code_files  # noqa: F401
-from dgd.files import write_json, write_text
+from dgd.files import json_bytes, locked, remove, write_bytes
+from dgd.provenance import RECORD, check_seal, sealed
 
 OUTPUTS = (
     "metrics.json",
     "history.csv",
     "config.yaml",
-    "provenance.json",
+    RECORD,
     "predictions.npz",
     "filters.npz",
     "model.safetensors",
 )
 """What a cell leaves in its folder."""
+SMALL = ("metrics.json", "history.csv", "config.yaml")
+"""Those that a status holds to the cell's seal; who reads the others does so, because hashing those of all cells takes long."""
 WEIGHTS = "model.safetensors"
 ENTRY = "dgd.train.cell"
 """The module that trains a cell."""
@@ -260,12 +262,22 @@ def status(
     if not recorded:
         return Stale((*_since(folder, identity), "made before identities were recorded"))
     reasons = [f"{name} is missing" for name in files if not (folder / name).is_file()]
+    reasons += _changed(folder, [name for name in SMALL if not reasons])
     reasons += differences(recorded, identity)
     if data and recorded["data"] != data:
         reasons.append("the data set differs")
     root = folder.parents[cell.path.count("/")] if len(folder.parts) > cell.path.count("/") else folder
     reasons += _taught_otherwise(cell, recorded, identity, root)
     return Stale(tuple(reasons)) if reasons else Fresh()
+
+
+def _changed(folder: Path, names: Sequence[str]) -> list[str]:
+    """Say which file of a cell is not the one that was written, if one is not."""
+    try:
+        check_seal(folder, names)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def differences(recorded: Mapping, identity: Identity) -> list[str]:
@@ -352,6 +364,20 @@ def cell_of(folder: str | Path) -> Cell | None:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
 
 
+def root_of(folder: str | Path, cell: Cell) -> Path:
+    """Return the root of the results that the folder of a finished cell is below.
+
+    Raises:
+        ValueError: The folder's path is not that of the cell: it is a copy.
+    """
+    folder = Path(folder).resolve()
+    if not folder.as_posix().endswith(f"/{cell.path}"):
+        raise ValueError(
+            f"{folder / 'config.yaml'} is that of the cell {cell.path}, and this is another folder; give the cell's own"
+        )
+    return folder.parents[cell.path.count("/")]
+
+
 def states(cells: Iterable[Cell], results: str | Path, known: Iterable[Cell] = ()) -> dict[str, Fresh | Stale]:
     """Return path -> whether the results folder holds the cell, as `status` says; prepared data are compared if there.
 
@@ -385,7 +411,7 @@ def prepared_folder(cell: Cell) -> Path:
 def find(results: str | Path, identity: Identity, data: str | None, *, but: str | Path | None = None) -> Path | None:
     """Return the folder of a finished cell of the same identity and data under a root of results; None where none is.
 
-    All its files must be there, weights included. The folder `but` is not looked into.
+    All its files must be there as they were written, weights included. The folder `but` is not looked into.
     """
     if data is None:
         return None
@@ -396,7 +422,7 @@ def find(results: str | Path, identity: Identity, data: str | None, *, but: str 
         taught = [teacher["identity"] for teacher in recorded["teachers"].values()]
         if taught != [teacher.hash for teacher in identity.teachers] or not all((folder / name).is_file() for name in OUTPUTS):
             continue
-        if (_read(folder / "metrics.json") or {}).get("status") == "finished":
+        if (_read(folder / "metrics.json") or {}).get("status") == "finished" and not _changed(folder, OUTPUTS):
             return folder
     return None
 
@@ -413,10 +439,10 @@ def adopt(source: str | Path, folder: str | Path, cell: Cell) -> dict:
         What metrics.json holds.
     """
     source, folder = Path(source), Path(folder)
-    metrics, provenance = (
-        json.loads((source / "metrics.json").read_text()),
-        json.loads((source / "provenance.json").read_text()),
-    )
+    check_seal(source, OUTPUTS)
+    contents = {name: (source / name).read_bytes() for name in OUTPUTS}
+    metrics, provenance = (json.loads(contents.pop(name)) for name in ("metrics.json", RECORD))
+    del contents["config.yaml"]
     labels = {"benchmark": cell.benchmark, "dataset": cell.dataset, "model": cell.model, "method": cell.method}
     metrics["cell"] |= labels
     taught = provenance["identity"]["teachers"].values()
@@ -425,17 +451,30 @@ def adopt(source: str | Path, folder: str | Path, cell: Cell) -> dict:
         provenance["teachers"] = dict(zip(cell.teachers, provenance["teachers"].values(), strict=True))
     origin = provenance.get("origin", provenance.get("cell"))
     provenance |= {"cell": cell.path, "origin": origin}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in OUTPUTS:
-        if not name.endswith((".json", ".yaml")):
-            shutil.copyfile(source / name, folder / name)
-    write_text(folder / "config.yaml", yaml.safe_dump(cell.plain(), sort_keys=False))
-    write_json(folder / "provenance.json", provenance)
-    write_json(folder / "metrics.json", metrics)  # last: the rest is there
+    with locked(folder):
+        write_cell(folder, cell, contents, provenance, metrics)
     return metrics
 
 
 # ----------------------------------------------------------------------------------------------------------- files
+
+
+def write_cell(folder: Path, cell: Cell, contents: Mapping[str, bytes], record: Mapping, metrics: Mapping) -> None:
+    """Write the files of a cell; metrics.json goes first and comes last, so that with it the others are there and its own.
+
+    Args:
+        folder: The cell's folder, whose lock the caller holds.
+        cell: The cell, for config.yaml.
+        contents: The other files of `OUTPUTS` but for the two below.
+        record: The content of provenance.json, which gets a seal.
+        metrics: The content of metrics.json.
+    """
+    last = json_bytes(metrics)
+    contents = {**contents, "config.yaml": yaml.safe_dump(cell.plain(), sort_keys=False).encode()}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in {**contents, "metrics.json": last}.items()}
+    remove(folder / "metrics.json")
+    for name, content in {**contents, RECORD: json_bytes(sealed(record, hashes)), "metrics.json": last}.items():
+        write_bytes(folder / name, content)
 
 
 def _recorded(folder: Path) -> dict | None:

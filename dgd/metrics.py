@@ -3,6 +3,7 @@
 Nothing here needs torch; `dgd.task` computes losses, predictions and metrics.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ class Metric:
         unit: Unit; "" for none.
         higher: A higher value is better.
         form: Format specification of its values.
+        least, most: The smallest and the largest that a value can be.
     """
 
     name: str
@@ -24,6 +26,8 @@ class Metric:
     unit: str
     higher: bool
     form: str
+    least: float = 0.0
+    most: float = math.inf
 
     @property
     def coarse(self) -> str:
@@ -43,10 +47,10 @@ class Metric:
 
 
 METRICS = {
-    "classification": Metric("top1", "top-1 accuracy", "%", True, ".2f"),
+    "classification": Metric("top1", "top-1 accuracy", "%", True, ".2f", most=100.0),
     "regression": Metric("rmse", "root mean square error", "", False, ".3f"),
     "generation": Metric("ffd", "Fréchet distance of our own teacher's features", "", False, ".3f"),
-    "density-ratio": Metric("ratio_loss", "loss of the density ratio", "", False, ".4f"),
+    "density-ratio": Metric("ratio_loss", "loss of the density ratio", "", False, ".4f", least=-math.inf),
 }
 """The metric of each task."""
 

@@ -5,8 +5,10 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -246,9 +248,37 @@ def _train(cells: Sequence[Cell], results: Path, progress: Progress) -> list[Cel
     (cell,) = cells
     given = json.dumps(cell.plain()), str(results), json.dumps(asdict(progress))
     command = [sys.executable, *config.torchrun(cell.processes), "-m", "dgd.running", *given]
-    failed = subprocess.run(command, check=False).returncode
+    failed = _run(command)
     progress.good &= not failed
     return [cell] if failed or (results / cell.path / "metrics.json").is_file() else []
+
+
+def _run(command: Sequence[str]) -> int:
+    """Run a torchrun and return its exit status; its workers end when this process ends, however it does.
+
+    Their standard input is a pipe, which only this process holds open. An interrupt of the terminal reaches this process alone:
+    torchrun would print pages about it.
+    """
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _end_with_launcher() -> None:
+    """End this process, a worker of `_run`, when the process that started its torchrun has ended."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def train_here(cells: Sequence[Cell], results: Path, progress: Progress) -> list[Cell]:
@@ -305,6 +335,7 @@ def side_by_side(
 
 
 if __name__ == "__main__":
+    _end_with_launcher()
     own = Progress(**json.loads(sys.argv[3]))
     train_here([Cell.from_plain(json.loads(sys.argv[1]))], Path(sys.argv[2]), own)
     sys.exit(not own.good)

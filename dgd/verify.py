@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dgd import identity, running
+from dgd import identity, provenance, running
 from dgd.cell import Cell
 
 BYTES = ("history.csv", "predictions.npz", "filters.npz")
@@ -19,19 +19,25 @@ UNMEASURED = ("timings", "method")
 def verify(folder: str | Path) -> str:
     """Return the first difference between a finished cell and the same cell trained now; "" where there is none.
 
-    It trains in a temporary folder and leaves the cell as it is; the data set is prepared if it is not there.
+    Files that were changed after they were written are a difference, and then nothing is trained. It trains in a temporary
+    folder and leaves the cell as it is; the data set is prepared if it is not there.
 
     Args:
         folder: The cell's folder, below a root of results that has its teachers' config.yaml too.
 
     Raises:
-        ValueError: The folder holds no cell, a teacher's config.yaml is missing, or the cell needs several processes a network.
+        ValueError: The folder holds no cell or is a copy, a teacher's config.yaml is missing, or the cell needs several
+            processes a network.
     """
     folder = Path(folder).resolve()
     cell = identity.cell_of(folder)
     if cell is None or not (folder / "metrics.json").is_file():
         raise ValueError(f"{folder}: no finished cell in it; give the folder of a trained cell")
-    root = folder.parents[cell.path.count("/")]
+    root = identity.root_of(folder, cell)
+    try:
+        provenance.check_seal(folder, [name for name in identity.OUTPUTS if (folder / name).is_file()])
+    except ValueError as error:
+        return str(error)
     with tempfile.TemporaryDirectory() as made:
         for one in running.with_sources(cell, root):
             train(alone(one), made)

@@ -14,6 +14,7 @@ from dgd.config import cells, check
 from dgd.files import write_text
 from dgd.metrics import METRICS, Metric
 from dgd.read import claims
+from dgd.read.files import read_metrics
 from dgd.read.table import NOT_RUN
 
 PAGE = Path(__file__).parent / "report" / "page.html"
@@ -99,7 +100,7 @@ def _data_uri(svg: Path) -> str:
 
 def _row(results: Path, path: str, metric: Metric) -> dict:
     """Return a cell's line in the report: its number, and what produced it."""
-    metrics = json.loads((results / path / "metrics.json").read_text())
+    metrics = read_metrics(results / path / "metrics.json")
     provenance = json.loads((results / path / "provenance.json").read_text())
     done = metrics["status"] == "finished"
     return {

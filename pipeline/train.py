@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dgd import identity, running
 from dgd.cell import Cell
-from dgd.files import write_text
+from dgd.files import Locked, locked, write_text
 from dgd.metrics import METRICS
 from pipeline import slots
 
@@ -70,11 +70,16 @@ def _is_there(cell: Cell, data: Path, results: Path) -> bool:
         print(f"{cell.path}: already there", file=sys.stderr)
         return True
     source = identity.find(results, made_from, held, but=out)
-    if source and LEADS:
-        identity.adopt(source, out, cell)
-        print(f"{cell.path}: taken over from {source}, the same cell", flush=True)
-    for name in () if source else identity.OUTPUTS:
-        (out / name).unlink(missing_ok=True)
+    try:
+        if source and LEADS:
+            identity.adopt(source, out, cell)
+            print(f"{cell.path}: taken over from {source}, the same cell", flush=True)
+        elif LEADS:
+            with locked(out):
+                for name in identity.OUTPUTS:
+                    (out / name).unlink(missing_ok=True)
+    except Locked:  # the training will say who has it
+        return False
     return bool(source)
 
 

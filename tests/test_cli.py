@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 import yaml
 
 from dgd import cli
 from dgd.methods import METHODS
+from tests.helpers import unseal
 
 BENCHMARK = """
 benchmark: t
@@ -167,6 +169,9 @@ def test_verify_trains_a_cell_again_and_compares(capsys, benchmark, tmp_path):
     history = (cell / "history.csv").read_text()
     (cell / "history.csv").write_text(history.replace("\n", "\n9", 1))
     assert cli.main(["verify", str(cell)]) == 1
+    assert "history.csv was changed or damaged after it was written" in capsys.readouterr().out
+    unseal(cell)
+    assert cli.main(["verify", str(cell)]) == 1  # a cell of older code is trained again, to see
     assert "history.csv differs, first in line 2" in capsys.readouterr().out
     (cell / "history.csv").write_text(history)
     metrics = json.loads((cell / "metrics.json").read_text())
@@ -174,6 +179,70 @@ def test_verify_trains_a_cell_again_and_compares(capsys, benchmark, tmp_path):
     (cell / "metrics.json").write_text(json.dumps(metrics))
     assert cli.main(["verify", str(cell)]) == 1
     assert "metrics.json differs: parameters was" in capsys.readouterr().out
+    metrics["parameters"] -= 1
+    (cell / "metrics.json").write_text(json.dumps(metrics))
+    assert cli.main(["verify", str(cell)]) == 0
+    assert "and all measured metrics; not sealed: older code trained it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("top1", [99.9, 1000, -5])
+def test_an_edited_result_is_noticed(capsys, benchmark, tmp_path, top1):
+    """By all who read it; a cell of older code has no seal, and what cannot be is noticed all the same."""
+    results = tmp_path / "results"
+    assert cli.main(["train", str(benchmark), "*/cifar_resnet8/baseline/*", "--results", str(results)]) == 0
+    cell = results / "t/digits/cifar_resnet8/baseline/seed0"
+    metrics = json.loads((cell / "metrics.json").read_text())
+    metrics["networks"][0]["last"]["top1"] = top1
+    (cell / "metrics.json").write_text(json.dumps(metrics))
+    capsys.readouterr()
+    for command in (
+        ["table", str(results / "t")],
+        ["train", str(benchmark), "*/cifar_resnet8/baseline/*"],
+        ["verify", str(cell)],
+    ):
+        root = ["--results", str(results)] if command[0] == "train" else []
+        assert cli.main([*command, *root]) == 1
+        captured = capsys.readouterr()
+        assert "metrics.json was changed or damaged after it was written" in captured.out + captured.err
+    unseal(cell)
+    assert cli.main(["table", str(results / "t")]) == 1
+    assert "the file was changed; delete the cell's folder and train it again" in capsys.readouterr().err
+
+
+def test_filters_of_weights_in_other_files(capsys, tmp_path):
+    """Of `torch.save`, whatever wrapped the network; two networks, code and damage are refused in a line."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3))
+    state = network.state_dict()
+    rows = set()
+    for name, content in {
+        "plain.pt": state,
+        "wrapped.pth": {f"module._orig_mod.{key}": value for key, value in state.items()},
+        "beside.pt": {
+            "epoch": 3,
+            "state_dict": state,
+            "optimizer": {"state": {0: {"step": torch.ones(())}}, "param_groups": []},
+        },
+    }.items():
+        torch.save(content, tmp_path / name)
+        assert cli.main(["filters", str(tmp_path / name), "--baseline", str(tmp_path / "plain.pt")]) == 0
+        rows.add(capsys.readouterr().out)
+    assert len(rows) == 1
+    torch.save({"model": state, "ema": state}, tmp_path / "two.pt")
+    torch.save(network, tmp_path / "code.pt")
+    torch.save([1], tmp_path / "list.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "plain.pt").read_bytes()[:-100])
+    (tmp_path / "cut.safetensors").write_bytes(b"x" * 20)
+    for name, message in {
+        "two.pt": "state dicts in it: model, ema; save the one that is meant as a file of its own",
+        "code.pt": "damaged, or not a file of weights alone (",
+        "list.pt": "holds a list; it must be a state dict",
+        "cut.pt": "damaged, or not a file of weights alone (",
+        "cut.safetensors": "not a safetensors file (",
+        "none.pt": "no such file",
+    }.items():
+        assert cli.main(["filters", str(tmp_path / name)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"dgd-bench: {tmp_path / name}: {message}")
 
 
 def test_a_frozen_benchmark_is_read_and_not_trained(capsys, benchmark, tmp_path):

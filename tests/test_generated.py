@@ -19,7 +19,7 @@ from dgd.read.generated import generated_table
 from dgd.read.table import markdown
 from dgd.train import generate
 from speed.cost import images
-from tests.helpers import ROOT, cells_of
+from tests.helpers import ROOT, cells_of, unseal
 
 __all__ = ["repo"]
 
@@ -147,6 +147,7 @@ def test_a_row_says_why_it_has_no_images(trained, tmp_path, capsys):
         (tmp_path / path).mkdir(parents=True)
         for name in identity.OUTPUTS:
             (tmp_path / path / name).write_bytes((results / path / name).read_bytes())
+    unseal(tmp_path / gan)
     (tmp_path / gan / "metrics.json").write_text(json.dumps({"status": "diverged", "error": "not finite", "cell": {}}))
     manifest = generate.generate(cell, results=tmp_path, base=base, out=tmp_path / "out")
     assert manifest["failed"] == f"the teacher in {tmp_path / gan} has no result: not finite"

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from dgd.models.folding import followers
 from dgd.read import files
 from dgd.train import NoResult, pruning, train_cell
 from dgd.train.streams import generator
+from tests.helpers import unseal
 
 ROOT = Path(__file__).parents[1]
 
@@ -211,15 +213,23 @@ def test_dgd_bench_prune_starts_from_what_was_measured(trained, capsys):
 
 def test_weights_that_were_not_measured_are_refused(trained, capsys, tmp_path):
     source = trained / "results/t/digits/cifar_resnet8/baseline/seed0"
-    for path in source.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    folder = tmp_path / "t/digits/cifar_resnet8/baseline/seed0"
+    shutil.copytree(source, folder)
+    (folder / "pruning.csv").unlink(missing_ok=True)
+    metrics = json.loads((folder / "metrics.json").read_text())
     metrics["networks"][0]["last"]["top1"] += 3
-    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    (tmp_path / "pruning.csv").unlink(missing_ok=True)
-    assert cli.main(["prune", str(tmp_path), "--shares", "0.5"]) == 1
-    assert "these are not the weights, or not the data, that were measured" in capsys.readouterr().err
-    assert not (tmp_path / "pruning.csv").exists()
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert cli.main(["prune", str(folder), "--shares", "0.5"]) == 1
+    assert "metrics.json was changed or damaged after it was written" in capsys.readouterr().err
+    unseal(folder)
+    assert cli.main(["prune", str(folder), "--shares", "0.5"]) == 1
+    captured = capsys.readouterr().err
+    assert "is not sealed, because older code trained it" in captured
+    assert "these are not the weights, or not the data, that were measured" in captured
+    assert not (folder / "pruning.csv").exists()
+    shutil.copytree(folder, tmp_path / "copy")
+    assert cli.main(["prune", str(tmp_path / "copy"), "--shares", "0.5"]) == 1
+    assert "is that of the cell t/digits/cifar_resnet8/baseline/seed0, and this is another folder" in capsys.readouterr().err
 
 
 def test_a_cell_without_a_result_has_an_empty_curve(trained, tmp_path):

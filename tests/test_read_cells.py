@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 from made_up import R110, cell_of, fake_benchmark, fake_cell, row_of
 
-from dgd.read.cells import COLUMNS, CONDITIONS, collect, reported
+from dgd.read.cells import COLUMNS, CONDITIONS, collect, refuse_twice, reported
 from dgd.read.thresholds import filter_sets
 
 
@@ -131,6 +132,60 @@ def test_damage_is_named(tmp_path):
         collect(tmp_path)
     path.write_text(whole.replace('"top1": 72.0', '"top1": NaN'))
     with pytest.raises(ValueError, match=r"last\.top1 is not a number"):
+        collect(tmp_path)
+
+
+def test_a_copy_counts_as_no_second_cell(tmp_path):
+    """Under whatever name it lies, and whichever of its files says another seed or benchmark."""
+    cell = fake_cell(tmp_path, cell_of())
+    (cell / "history.csv").write_text("epoch,loss_0\n0,1.5\n")
+    (cell / "provenance.json").write_text(json.dumps({"cell": cell_of().path}))
+    assert len(collect(tmp_path)) == len(collect(tmp_path, [cell_of()])) == 1
+    copy = cell.parent / "seed0.bak"
+    for asked in (None, [cell_of()]):
+        shutil.copytree(cell, copy)
+        with pytest.raises(
+            ValueError, match=r"seed0\.bak/metrics\.json is that of the cell fake/.*/seed0; a copy counts as no"
+        ):
+            collect(tmp_path, asked)
+        shutil.rmtree(copy)
+    copy = cell.parent / "seed1"
+    shutil.copytree(cell, copy)
+    for name, text, message in (
+        ("metrics.json", '"seed": 0', r"seed1/metrics\.json is that of the cell fake/.*/seed0"),
+        ("provenance.json", "seed0", r"seed1/provenance\.json is that of the cell fake/.*/seed0"),
+        ("history.csv", "0,1.5", r"seed1/history\.csv is that of .*/seed0 too, which has another seed"),
+        ("config.yaml", "seed: 0", r"seed1/config\.yaml is that of the cell fake/.*/seed0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            collect(tmp_path)
+        (copy / name).write_text((copy / name).read_text().replace(text, text.replace("0", "1")))
+    assert collect(tmp_path)["seed"].tolist() == [0, 1]
+
+
+def test_a_cell_of_another_benchmark_is_refused(tmp_path):
+    fake_cell(tmp_path, cell_of())
+    other = fake_cell(tmp_path, cell_of(seed=1))
+    for name in ("metrics.json", "config.yaml"):
+        text = (other / name).read_text()
+        (other / name).write_text(
+            text.replace('"benchmark": "fake"', '"benchmark": "x"').replace("benchmark: fake", "benchmark: x")
+        )
+        with pytest.raises(ValueError, match=rf"seed1/{name} is that of the cell x/cifar100/cifar_resnet56/baseline/seed1"):
+            collect(tmp_path)
+        (other / name).write_text(text)
+    twice = [(collect(tmp_path), folder) for folder in ("results/fake", "results/fake.bak")]
+    with pytest.raises(ValueError, match=r"fake\.bak: the cell fake/cifar100/.*/seed0 is in results/fake too; give one"):
+        refuse_twice(twice)
+    refuse_twice(twice[:1])
+
+
+@pytest.mark.parametrize("value", [1000, -5])
+def test_a_result_that_cannot_be_is_refused(tmp_path, value):
+    fake_cell(tmp_path, cell_of("grafting"), [70.0, value])
+    with pytest.raises(
+        ValueError, match=f"last of network 1 is {value}; a top-1 accuracy is between 0 and 100: the file was cha"
+    ):
         collect(tmp_path)
 
 

@@ -1,8 +1,10 @@
 """The loop: the same bytes twice and after being killed, every method, divergence, files."""
 
+import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -28,7 +30,7 @@ from dgd.train.outcomes import CannotExchange, Diverged, NoTeacher
 from dgd.train.record import RESUME, _summary
 from dgd.train.step import train_epoch
 from dgd.train.streams import generator, stream
-from tests.helpers import digits_cells, files_but_timings, start_process
+from tests.helpers import Stopped, digits_cells, files_but_timings, start_process, stopping, unseal
 
 FOUR = ("baseline", "kd", "grafting", "dgd")  # tests/test_zoo.py takes the others
 
@@ -148,7 +150,7 @@ def test_killed_and_started_again_ends_in_the_same_bytes(digits, tmp_path, stude
     process.join()
     assert not (folder / "metrics.json").exists()
     assert (folder / RESUME).exists()
-    state = torch.load(folder / RESUME, weights_only=True)
+    state = torch.load(io.BytesIO((folder / RESUME).read_bytes()[checkpoint.DIGEST :]), weights_only=True)
     assert state["epoch"] < 7
     train(cell, tmp_path / "killed", digits)
     assert files_but_timings(folder) == files_but_timings(tmp_path / "whole" / cell.path)
@@ -164,6 +166,100 @@ def test_a_resume_point_of_another_config_is_not_taken_up(digits, tmp_path):
     assert (
         len(pd.read_csv(tmp_path / train(cell, tmp_path, digits)["cell"]["benchmark"] / ".." / cell.path / "history.csv")) == 3
     )
+
+
+def test_a_damaged_resume_point_is_not_used_and_the_one_before_it_is(tmp_path, capsys):
+    path = tmp_path / RESUME
+    for epoch in range(3):
+        checkpoint.save_state(path, {"stamp": "mine", "epoch": epoch, "weights": torch.rand(50)})
+    whole = path.read_bytes()
+    assert checkpoint.load_state(path, "mine")["epoch"] == 2
+    assert capsys.readouterr().err == ""
+    for place in (0, 31, 32, *range(40, len(whole), 97), len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        assert checkpoint.load_state(path, "mine")["epoch"] == 1
+        assert capsys.readouterr().err == f"{path} is damaged and is not used (its checksum is another one)\n"
+    checkpoint.save_state(path, {"stamp": "mine", "epoch": 3})  # the damaged one did not take the place of the one before
+    path.write_bytes(b"")
+    assert checkpoint.load_state(path, "mine")["epoch"] == 1
+    checkpoint.remove_state(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resume_point_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / RESUME
+    checkpoint.save_state(path, {"stamp": "mine", "epoch": 0})
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "write_bytes", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save_state(path, {"stamp": "mine", "epoch": 1})
+    assert checkpoint.load_state(path, "mine")["epoch"] == 0
+
+
+def test_a_cell_goes_on_from_the_point_before_a_damaged_one_and_gives_the_same_bytes(few_digits, tmp_path, monkeypatch, capsys):
+    cell = cells({"epochs": 4}, methods=["grafting"])["cifar_resnet8", "grafting"]
+    train(cell, tmp_path / "whole", few_digits)
+    folder = tmp_path / "stopped" / cell.path
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_state", stopping(checkpoint.save_state))
+        for _ in range(3):
+            with pytest.raises(Stopped):
+                train(cell, tmp_path / "stopped", few_digits)
+    content = bytearray((folder / RESUME).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / RESUME).write_bytes(content)
+    capsys.readouterr()
+    train(cell, tmp_path / "stopped", few_digits)
+    assert f"{RESUME} is damaged and is not used" in capsys.readouterr().err
+    assert files_but_timings(folder) == files_but_timings(tmp_path / "whole" / cell.path)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(OUTPUTS)
+
+
+def test_weights_of_a_teacher_that_are_not_those_it_was_trained_to_are_refused(trained, digits, tmp_path, capsys):
+    found = cells()
+    teacher, student = found["cifar_resnet20", "baseline"], found["cifar_resnet8", "kd"]
+    folder = tmp_path / teacher.path
+    shutil.copytree(trained / teacher.path, folder)
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors was changed or damaged after it was written .*train it again$"):
+        train(student, tmp_path, digits)
+    assert not (tmp_path / student.path / "metrics.json").exists()
+    unseal(folder)
+    whole = checkpoint.load_weights(trained / teacher.path / "model.safetensors")
+    for change, message in {
+        lambda w: w.to(torch.int8): r"0\.conv1\.weight is torch\.int8; weights are floating-point numbers",
+        lambda w: torch.where(w == w.max(), torch.nan, w): r"0\.conv1\.weight has values that are not finite",
+        lambda w: w[:1]: r"model\.safetensors: size mismatch for conv1\.weight",
+    }.items():
+        checkpoint.save_weights(path, whole | {"0.conv1.weight": change(whole["0.conv1.weight"])})
+        with pytest.raises(ValueError, match=message):
+            train(student, tmp_path, digits)
+    shutil.copy(trained / teacher.path / "model.safetensors", path)
+    capsys.readouterr()
+    assert train(student, tmp_path, digits)["status"] == "finished"
+    assert f"{folder} is not sealed, because older code trained it" in capsys.readouterr().err
+
+
+def test_two_processes_do_not_train_one_cell(digits, tmp_path):
+    cell = cells({"epochs": 8}, methods=["grafting"])["cifar_resnet8", "grafting"]
+    folder = tmp_path / cell.path
+    folder.mkdir(parents=True)
+    (folder / f".{RESUME}.killed.tmp").touch()
+    process = start_process(train, cell, tmp_path, digits, output=tmp_path / "printed")
+    deadline = time.monotonic() + 120
+    while not (folder / RESUME).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(files.Locked, match=rf"seed0 is being trained by process {process.pid} on .*; wait for it, or end it$"):
+        train(cell, tmp_path, digits)
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "printed").read_text()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(OUTPUTS)
 
 
 class Bomb:

@@ -6,6 +6,7 @@ and given the same shifts and flips the values are equal to the last bit.
 """
 
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -299,6 +300,11 @@ class _Files(torch.utils.data.Dataset):
             return self.training(image), self.labels[index], index
 
 
+def _ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C to the process that trains, which ends its workers: each would print a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class StreamLoader(Loader):
     """A loader of batches of one split that worker processes read from image files in every epoch."""
 
@@ -333,6 +339,7 @@ class StreamLoader(Loader):
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # so that the global generator does not advance
+            worker_init_fn=_ignore_interrupts,
         )
         mean, std = self.normalisations[self.input]
 

@@ -4,6 +4,7 @@ The headline is the last epoch of the reported network, which is the first of it
 otherwise; the best epoch on the test split stands beside it and never replaces it.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ import pandas as pd
 from dgd import keys
 from dgd.cell import Cell, Data, Recipe
 from dgd.metrics import MAKERS, METRICS, Metric, metric_named
-from dgd.read.files import AGAIN, LABELS, read_cells, read_config, read_filters
+from dgd.read.files import AGAIN, LABELS, MOVED, read_cells, read_config, read_filters
 from dgd.read.thresholds import FILTERS, THRESHOLDS, column, filter_sets, spelled
 
 CONDITIONS = {
@@ -81,7 +82,8 @@ def collect(
         its status and no numbers.
 
     Raises:
-        ValueError: A file is damaged, a finished cell lacks a number, or a network has other layers than its baseline.
+        ValueError: A file is damaged or was changed, a folder holds another cell than its path says, a cell is there twice, a
+            finished cell lacks a number, or a network has other layers than its baseline.
     """
     folder = Path(folder)
     found = {path.relative_to(folder).as_posix(): (path, metrics) for path, metrics in read_cells(folder)}
@@ -92,12 +94,15 @@ def collect(
         there = name in wanted and metrics.get("status") == "finished" and (path / "filters.npz").exists()
         return read_filters(path / "filters.npz") if there else {}
 
+    _refuse_copies(found)
     baselines = cache(lambda name: norms(name).get(0))  # read once each; the norms of all cells would fill the memory
     rows = []
     for name, asked in wanted.items():
         path, metrics = found.get(name, (None, {"status": "missing"}))
         cell = read_config(path / "config.yaml") if path else asked
-        if path and _folder(cell) != name:
+        if path and (
+            cell.path != (asked or cell).path or _folder(cell) != name or cell.benchmark != metrics["cell"]["benchmark"]
+        ):
             raise ValueError(f"{path / 'config.yaml'} is that of the cell {cell.path}; {AGAIN}")
         networks = norms(name)
         for network, row in enumerate(_rows(path, metrics, cell)):
@@ -114,6 +119,28 @@ def collect(
             rows.append(row)
     nested = SUBNETS if any("subnet" in row for row in rows) else ()
     return pd.DataFrame(rows, columns=[*COLUMNS, *nested])
+
+
+def refuse_twice(frames: Sequence[tuple[pd.DataFrame, str | Path]]) -> None:
+    """Raise ValueError where the cells of several folders, each collected, have one in common; it names both folders."""
+    there: dict[tuple, str | Path] = {}
+    for frame, folder in frames:
+        for cell in frame[["benchmark", "folder"]].drop_duplicates().itertuples(index=False):
+            if cell in there:
+                raise ValueError(f"{folder}: the cell {'/'.join(cell)} is in {there[cell]} too; give one of these folders")
+            there[cell] = folder
+
+
+def _refuse_copies(found: Mapping[str, tuple[Path, Mapping]]) -> None:
+    """Raise ValueError where two seeds of a method have one history: a cell was copied, and given another seed."""
+    there: dict[tuple[str, bytes], Path] = {}
+    for name, (path, metrics) in found.items():
+        history = path / "history.csv"
+        if metrics["status"] == "finished" and history.is_file():
+            key = name.rpartition("/")[0], hashlib.sha256(history.read_bytes()).digest()
+            if key in there:
+                raise ValueError(f"{history} is that of {there[key]} too, which has another seed; {MOVED}")
+            there[key] = path
 
 
 def conditions(cell: Cell) -> dict:
@@ -157,6 +184,18 @@ def _rows(path: Path | None, metrics: Mapping, cell: Cell) -> list[dict]:
         raise ValueError(f"{path / 'metrics.json'}: finished, but without {error}") from error
     if not rows or not all(isinstance(r["last"], int | float) and math.isfinite(r["last"]) for r in rows):
         raise ValueError(f"{path / 'metrics.json'}: finished, but last.{metric.name} is not a number for every network")
+    for number, found in enumerate(rows):
+        for name in ("last", "validation_last", "best_on_test", "validation_selected"):
+            value = found[name]
+            if value is not None and not metric.least <= value <= metric.most:
+                raise ValueError(
+                    f"{path / 'metrics.json'}: {name} of network {number} is {value}; a {metric.label} is between "
+                    f"{metric.least:g} and {metric.most:g}: the file was changed; {AGAIN}"
+                )
+    first = rows[0]["last"]
+    if (said := (metrics.get(metric.name) or {}).get("last", first)) != first:
+        where = path / "metrics.json"
+        raise ValueError(f"{where}: {metric.name}.last is {said}, and {first} in networks[0]: the file was changed; {AGAIN}")
     return rows
 
 

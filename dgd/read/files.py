@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from dgd.cell import Cell
+from dgd.cell import Cell, slug
 from dgd.metrics import METRICS, Metric
+from dgd.provenance import AGAIN, RECORD, cell_of, check_seal
 
 LABELS = ("benchmark", "dataset", "model", "student", "teacher", "method", "seed")
 """What names a cell, in metrics.json and as the first columns of cells.csv."""
@@ -24,7 +25,7 @@ PRUNING = ("share", "removed", "filters_left", "parameters_left")
 TOLERANCE = 0.5
 """By how much the metric may differ between pruning.csv and metrics.json, in its unit; as in `dgd.pruning`."""
 
-AGAIN = "delete the cell's folder and train it again"
+MOVED = "a copy counts as no second cell: move it out of the benchmark's folder, or delete it"
 PRUNE_AGAIN = "delete it and run `dgd-bench prune` on its folder"
 
 
@@ -35,20 +36,42 @@ def read_cells(folder: str | Path) -> Iterator[tuple[Path, dict]]:
         folder: `results/<benchmark>`.
 
     Raises:
-        ValueError: A metrics.json is not JSON, or has no `status` or no complete `cell`.
+        ValueError: A metrics.json is not JSON, is not what was written, has no `status` or no complete `cell`, or is that of
+            another cell than its folder's path says; or provenance.json is.
     """
-    for path in sorted(Path(folder).glob("*/*/*/seed*/metrics.json")):
-        yield path.parent, read_metrics(path)
+    folder, benchmark = Path(folder), None
+    for path in sorted(folder.glob("*/*/*/seed*/metrics.json")):
+        metrics = read_metrics(path)
+        cell = metrics["cell"]
+        benchmark = benchmark or cell["benchmark"]
+        own = f"{slug(str(cell['dataset']))}/{cell['model']}/{cell['method']}/seed{cell['seed']}"
+        if (cell["benchmark"], own) != (benchmark, path.parent.relative_to(folder).as_posix()):
+            raise ValueError(f"{path} is that of the cell {cell['benchmark']}/{own}; {MOVED}")
+        if (recorded := cell_of(path.parent)) not in (None, f"{benchmark}/{own}"):
+            raise ValueError(f"{path.parent / RECORD} is that of the cell {recorded}; {MOVED}")
+        yield path.parent, metrics
+
+
+def as_written(path: str | Path) -> Path:
+    """Return the path of a cell's file that is about to be read.
+
+    Raises:
+        ValueError: The file is not what was written, by the cell's seal.
+    """
+    path = Path(path)
+    if path.is_file():
+        check_seal(path.parent, [path.name])
+    return path
 
 
 def read_metrics(path: str | Path) -> dict:
-    """Read a metrics.json.
+    """Read a metrics.json, and hold it to its cell's seal.
 
     Raises:
-        ValueError: It is not JSON, or has no `status` or no complete `cell`.
+        ValueError: It is not JSON, is not what was written, or has no `status` or no complete `cell`.
     """
     try:
-        metrics = json.loads(Path(path).read_text(encoding="utf-8"))
+        metrics = json.loads(as_written(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}); {AGAIN}") from error
     missing = [key for key in ("status", "cell") if key not in metrics]
@@ -62,11 +85,11 @@ def read_config(path: str | Path) -> Cell:
     """Read the config.yaml of a cell, also of an older version: what it lacks has its default.
 
     Raises:
-        ValueError: It is not there, is not YAML, or is no cell's.
+        ValueError: It is not there, is not what was written, is not YAML, or is no cell's.
     """
     try:
         # The C parser, where PyYAML has it: a benchmark has thousands of these files.
-        given = yaml.load(Path(path).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        given = yaml.load(as_written(path).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         return Cell.from_plain(given)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; {AGAIN}") from None
@@ -89,6 +112,7 @@ def read_arrays(path: str | Path, *prefixes: str) -> dict[str, np.ndarray]:
     Raises:
         ValueError: The file is damaged.
     """
+    as_written(path)
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.startswith(prefixes)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from dgd.read.files import AGAIN, read_config
+from dgd.read.files import AGAIN, as_written, read_config
 from dgd.read.table import NOT_RUN, Table, number
 
 COLUMNS = (
@@ -44,7 +44,7 @@ def generated_table(cells: pd.DataFrame, folder: str | Path) -> Table:
         options, first = json.loads(given), Path(folder) / group["folder"].iloc[0]
         provenance = first / "provenance.json"
         try:
-            made = json.loads(provenance.read_text(encoding="utf-8")).get("generated") or {}
+            made = json.loads(as_written(provenance).read_text(encoding="utf-8")).get("generated") or {}
         except (OSError, ValueError) as error:
             raise ValueError(f"{provenance}: {error}; {AGAIN}") from error
         low, high = made.get("cutoffs", (None, None))

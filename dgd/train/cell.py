@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,11 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from dgd import data as datasets
-from dgd import identity, provenance
+from dgd import files, identity, provenance
 from dgd.cell import PER_PROCESS, Cell
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.models.nested import plain_parameters, plain_state
@@ -54,7 +55,9 @@ def train_cell(
         NoTeacher: The teacher has no result; it is recorded in the same way.
         OutOfTime: The next epoch would have ended after `until`. What was trained is in the resume point.
         CannotCapture: CUDA cannot be used any more in this process; in a new one the cell goes on by its resume point.
-        ValueError: There are not as many processes as the recipe's `ranks_per_network` asks for.
+        Locked: Another process trains the cell.
+        ValueError: A teacher is not there, or not as it was trained; or there are not as many processes as the recipe's
+            `ranks_per_network` asks for.
     """
     cell = cell if isinstance(cell, Cell) else Cell.from_plain(cell)
     out = Path(out or Path(results) / cell.path)
@@ -162,8 +165,16 @@ class _Turns:
 
 def _train(order: Order, results: Path, device: torch.device, loaded: dict, turns: _Turns) -> Iterator[None]:
     """Train a cell and write its folder; yields where another cell may have its turn, and returns what metrics.json holds."""
+    if not ranks.leads():
+        return (yield from _train_locked(order, results, device, loaded, turns))
+    with files.locked(order.out, "trained"):
+        files.remove_unfinished(order.out, (*identity.OUTPUTS, RESUME))
+        return (yield from _train_locked(order, results, device, loaded, turns))
+
+
+def _train_locked(order: Order, results: Path, device: torch.device, loaded: dict, turns: _Turns) -> Iterator[None]:
+    """See `_train`; this process may write the cell's folder."""
     cell, out = order.cell, order.out
-    out.mkdir(parents=True, exist_ok=True)
     if order.data not in loaded:  # cells side by side hold it once
         loaded[order.data] = datasets.load(order.data)
     dataset = loaded[order.data].of(cell.input)
@@ -362,18 +373,31 @@ def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
 
     Raises:
         NoTeacher: The cell in `folder` has no result.
-        ValueError: The folder holds no cell, or weights of another shape.
+        ValueError: The folder holds no cell, or weights that are not those that were trained, of another shape, not finite, or
+            no floating-point numbers.
     """
-    metrics = folder / "metrics.json"
+    metrics, path = folder / "metrics.json", folder / identity.WEIGHTS
     if not metrics.is_file():
         raise ValueError(f"{metrics}: no such file; train the teacher first")
+    if not provenance.check_seal(folder, (metrics.name, path.name)):
+        print(f"{folder} is not sealed, because older code trained it: its weights are held to no hash", file=sys.stderr)
     record = json.loads(metrics.read_text())
     if record["status"] != "finished":
         raise NoTeacher(f"the teacher in {folder} has no result: {record.get('error', record['status'])}")
     network = create(record["cell"]["student"], dataset, replace(cell, task=record["cell"].get("task", cell.task)))
-    weights = checkpoint.load_weights(folder / "model.safetensors")
+    weights = {key[2:]: value for key, value in checkpoint.load_weights(path).items() if key.startswith("0.")}
+    for key, own in network.state_dict().items():
+        if own.is_floating_point() and key in weights:
+            _check_values(weights[key], f"{path}: 0.{key}")
     try:
-        network.load_state_dict({key[2:]: value for key, value in weights.items() if key.startswith("0.")})
+        network.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{folder / 'model.safetensors'}: {str(error).splitlines()[-1].strip()}") from None
+        raise ValueError(f"{path}: {str(error).splitlines()[-1].strip()}") from None
     return network
+
+
+def _check_values(values: Tensor, name: str) -> None:
+    if not values.is_floating_point():
+        raise ValueError(f"{name} is {values.dtype}; weights are floating-point numbers: {provenance.AGAIN}")
+    if not values.isfinite().all():
+        raise ValueError(f"{name} has values that are not finite: {provenance.AGAIN}")

@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
@@ -29,6 +30,11 @@ FOREVER = timedelta(days=365)
 def launched() -> bool:
     """Return whether this process is one of several that `torchrun`, or anything that sets the same variables, started."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def leads() -> bool:
+    """Return whether this process is the one of a cell's that writes its files."""
+    return not launched() or os.environ["RANK"] == "0"
 
 
 class Ranks:
@@ -116,6 +122,8 @@ class Processes(Ranks):
         self.ring = dist.new_group(backend="gloo", timeout=FOREVER)
         self.watcher = threading.Thread(target=self._watch, args=((rank + 1) % world,), daemon=True)
         self.watcher.start()
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
     def all_networks(self, work):
         """See `Ranks.all_networks`."""
@@ -197,6 +205,14 @@ class Processes(Ranks):
         except RuntimeError:
             print(f"rank {neighbour} is gone; start the cell again, it goes on", file=sys.stderr, flush=True)
             os._exit(1)
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process when the torchrun that started it is gone: nobody else would end it."""
+    while os.getppid() == parent:
+        time.sleep(2)
+    print("torchrun is gone; start the cell again, it goes on", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def join(networks: int, processes: int, device: torch.device) -> Ranks:

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from torch import Tensor
 
-from dgd import files, filters, provenance
+from dgd import filters, identity, provenance
 from dgd.cell import Cell
 from dgd.metrics import METRICS, best
 from dgd.task import TASKS
@@ -199,15 +198,14 @@ def _write(
     arrays: Mapping[str, np.ndarray],
     weights: Mapping[str, Tensor],
 ) -> dict:
-    """Write the cell's files, metrics.json last, so that its existence implies that of the others."""
-    for name, content in (("predictions", predictions), ("filters", arrays)):
+    """Write the cell's files and their seal."""
+    contents = {}
+    for name, content in (("predictions.npz", predictions), ("filters.npz", arrays)):
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **content)
-        files.write_bytes(out / f"{name}.npz", buffer.getvalue())
-    checkpoint.save_weights(out / "model.safetensors", weights)
-    files.write_text(out / "history.csv", history.to_csv(index=False))
-    files.write_text(out / "config.yaml", yaml.safe_dump(cell.plain(), sort_keys=False))
-    files.write_json(out / "provenance.json", provenance.record(cell=cell.path, seed=cell.seed, **facts))
-    files.write_json(out / "metrics.json", metrics)
-    (out / RESUME).unlink(missing_ok=True)
+        contents[name] = buffer.getvalue()
+    contents["model.safetensors"] = checkpoint.weights_bytes(weights)
+    contents["history.csv"] = history.to_csv(index=False).encode()
+    identity.write_cell(out, cell, contents, provenance.record(cell=cell.path, seed=cell.seed, **facts), metrics)
+    checkpoint.remove_state(out / RESUME)
     return json.loads(json.dumps(metrics))

@@ -15,7 +15,7 @@ from dgd.metrics import metric_named
 from dgd.read.cells import CONDITIONS
 from dgd.read.claims.schema import ENSEMBLE, KINDS, Claim, Kind, Measure, Side
 from dgd.read.departures import departures
-from dgd.read.files import AGAIN, read_arrays
+from dgd.read.files import AGAIN, as_written, read_arrays
 from dgd.read.matching import composition_of
 from dgd.read.thresholds import THRESHOLDS, column
 
@@ -128,7 +128,7 @@ class Benchmark:
         path = self.folder / folder / "history.csv" if self.folder else None
         if path is None or not path.is_file():
             return {}
-        with path.open(newline="", encoding="utf-8") as file:
+        with as_written(path).open(newline="", encoding="utf-8") as file:
             lines = csv.reader(file)
             head = next(lines, [])
             try:

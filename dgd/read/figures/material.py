@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dgd.metrics import METRICS, Metric
-from dgd.read.files import Traces, read_arrays, read_config, read_filters, read_pruning, read_traces
+from dgd.read.files import Traces, as_written, read_arrays, read_config, read_filters, read_pruning, read_traces
 
 PROJECTION = "conv3"
 """Name, within its block, of the convolution that projects in a MobileNetV2 and in bottleneck ResNets. What a convolution is
@@ -87,7 +87,7 @@ def _add(found: Material, source: Source) -> None:
     found.networks[method] = source.metrics.get("cell", {}).get("networks", len(results))  # sub-nets are none of the group
     if (folder / "history.csv").exists():
         wanted = ("epoch", f"test_{metric.name}_0")
-        found.histories[method].append(pd.read_csv(folder / "history.csv", usecols=wanted.__contains__))
+        found.histories[method].append(pd.read_csv(as_written(folder / "history.csv"), usecols=wanted.__contains__))
     if metric is METRICS["generation"] and method not in found.made:
         images = read_arrays(folder / "predictions.npz", "labels", "predictions")
         found.made[method] = images["predictions"][0], images["labels"][: images["predictions"].shape[1]]
