@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from dgd import identity
+from dgd import identity, yaml_files
 from dgd.cell import Cell
 from dgd.files import write_text
 
@@ -27,9 +27,17 @@ def made_by(folder: str | Path) -> list[dict]:
     """Return which code made the cells of a frozen benchmark: `commit`, `dirty`, `code_sha256` and the number of `cells`.
 
     An empty list where the benchmark is not frozen.
+
+    Raises:
+        ValueError: The marker cannot be read.
     """
     path = Path(folder) / MARKER
-    return yaml.safe_load(path.read_text(encoding="utf-8"))["made_by"] if path.is_file() else []
+    if not path.is_file():
+        return []
+    rows = yaml_files.read_mapping(path).get("made_by")
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: no list `made_by`; freeze the benchmark again: `dgd-bench freeze {folder}`")
+    return rows
 
 
 def sentence(row: dict) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from dgd import codehash, keys, methods
+from dgd import codehash, keys, methods, yaml_files
 from dgd.cell import EXCHANGES, Cell, Data, Generated, Recipe, slug
 from dgd.codehash import code as code
 from dgd.codehash import digest as digest
@@ -341,12 +341,10 @@ def cell_of(folder: str | Path) -> Cell | None:
         ValueError: Something in it cannot be.
     """
     path = Path(folder) / "config.yaml"
-    content = (
-        yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if path.is_file() else None
-    )
-    if not isinstance(content, dict) or "path" not in content:
-        return None
     try:
+        content = yaml_files.read(path) if path.is_file() else None
+        if not isinstance(content, dict) or "path" not in content:
+            return None
         return Cell.from_plain(content)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
