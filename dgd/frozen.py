@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from dgd import identity, yaml_files
+from dgd import identity, source_files, yaml_files
 from dgd.cell import Cell
 from dgd.files import write_text
 
@@ -154,5 +154,6 @@ def _differences(folder: Path, cell: Cell, manifest: Path) -> list[str]:
 def _same_data(record: dict, manifest: Path) -> bool:
     if "identity" in record:
         return record["identity"]["data"] == identity.data_hash(manifest)
-    # Cells of older code recorded a hash of the manifest's bytes.
-    return record["dataset_sha256"] == identity.file_hash(manifest)
+    # Cells of older code recorded a hash of the manifest's bytes, which had no seal.
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    return record["dataset_sha256"] in (identity.file_hash(manifest), source_files.seal_of(content))

@@ -5,21 +5,22 @@ distribution is that of torchvision's RandomCrop(size, padding), RandomHorizonta
 and given the same shifts and flips the values are equal to the last bit.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn.functional import pad as zero_pad
 from torchvision.transforms import v2
 
 from dgd.cell import IMAGE
-from dgd.data.preparation import FORMAT, list_sha256
+from dgd.data.preparation import FORMAT, check_tensors, list_sha256, read_manifest
 from dgd.data.sources import decode, find
 from dgd.provenance import file_hash
+from dgd.source_files import place
 
 EVALUATION_BATCH = 500
 
@@ -310,7 +311,7 @@ class StreamLoader(Loader):
         size, data = self.dataset.image_size, self.dataset
         root = find(data.name)[1]
         self.files = _Files(
-            [str(root / file) for file in data.manifest["files"][self.split]],
+            [str(place(root, file)) for file in data.manifest["files"][self.split]],
             data.tensors[f"{self.split}_labels"],
             v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.PILToTensor()]),
             v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), v2.PILToTensor()]),
@@ -481,19 +482,21 @@ def load(out: str | Path, *, verify: bool = True) -> Dataset:
         for split, files in about.get("files", {}).items():
             if list_sha256(files) != about["files_sha256"][split]:
                 raise ValueError(f"{manifest_path}: the file list of {split} was changed; prepare it again")
-    return Dataset(about, load_file(images_path))
+    try:
+        tensors = load_file(images_path)
+    except SafetensorError as error:
+        raise ValueError(f"{images_path} cannot be read: {error}; prepare it again") from error
+    check_tensors(tensors, about, images_path)
+    return Dataset(about, tensors)
 
 
 def manifest(path: Path) -> dict:
     """Read a manifest.json.
 
     Raises:
-        ValueError: It is not JSON, or its format is another one.
+        ValueError: It is not JSON, was changed, or its format is another one.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); prepare the data set again") from error
+    found = read_manifest(path)
     if found.get("format") != FORMAT:
         raise ValueError(f"{path} has format {found.get('format')}, not {FORMAT}; prepare it again")
     return found
