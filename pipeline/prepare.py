@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,7 +74,10 @@ def main(argv=None):
     # Read first: what changes in a folder of images while it is prepared is seen at the next start.
     made_from = Prepared(args.dataset, args.data, args.out).made_from
     options = {key: args.data[key] for key in KEYS if key in args.data}
-    data.prepare(args.dataset, args.out, data_dir=args.data.get("dir", "data"), **options)
+    try:
+        data.prepare(args.dataset, args.out, data_dir=args.data.get("dir", "data"), **options)
+    except (ValueError, OSError, ModuleNotFoundError) as error:  # what a person can set right, in one line
+        sys.exit(str(error))
     write_text(args.out / MADE_FROM, json.dumps(made_from, indent=1) + "\n")
 
 
