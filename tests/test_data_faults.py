@@ -3,10 +3,12 @@
 import gzip
 import hashlib
 import http.server
+import importlib
 import json
 import os
 import resource
 import shutil
+import signal
 import stat
 import struct
 import subprocess
@@ -29,6 +31,8 @@ from dgd.data.sources import Part, check_part, decode
 from pipeline.prepare import MADE_FROM, Prepared
 from pipeline.prepare import main as prepare_main
 from tests.helpers import ROOT, digits_cells
+
+loading = importlib.import_module("dgd.data.loader")
 
 
 @pytest.fixture
@@ -287,6 +291,83 @@ def test_the_seal_is_the_hash_of_the_file_before_there_were_seals(tmp_path):
     own = {key: value for key, value in manifest.items() if key != source_files.SEAL}
     assert manifest[source_files.SEAL] == hashlib.sha256((json.dumps(own, indent=1) + "\n").encode()).hexdigest()
     assert (tmp_path / "manifest.json").read_text() == json.dumps(manifest, indent=1) + "\n"
+
+
+# --------------------------------------------------------------------------------------------------- shared memory
+
+
+def test_pieces_fit_into_shared_memory():
+    assert loading.piece(100, 2, None) >= 10**9
+    assert loading.piece(100, 0, 0) >= 10**9  # this process reads
+    assert loading.piece(100, 2, 5000) == 10  # two ahead of each worker and one: 5 x 10 x 100
+    assert loading.piece(100, 2, 500) == 1
+    with pytest.raises(
+        ValueError, match=r"/dev/shm has too little .* 2 data.workers; give .*--shm-size=2g.*, or lower data.workers"
+    ):
+        loading.piece(100, 2, 499)
+
+
+def epoch_of(out: Path, workers: int, split: str = "train") -> list:
+    loader = data.load(out).loader(split, batch_size=5, workers=workers)
+    return list(loader.batches(torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)))
+
+
+def test_batches_do_not_depend_on_the_room(folder, tmp_path, monkeypatch):
+    prepare(folder, tmp_path / "out", loader="stream")
+    whole = epoch_of(tmp_path / "out", 0)
+    assert [len(batch) for batch in whole] == [5, 3]
+    monkeypatch.setattr(loading, "shared_memory", lambda: 2 * 3 * 3 * 64)  # two images a piece of one worker
+    for ours, theirs in zip(epoch_of(tmp_path / "out", 1), whole, strict=True):
+        assert torch.equal(ours.inputs["image"], theirs.inputs["image"])
+        assert torch.equal(ours.labels, theirs.labels)
+        assert torch.equal(ours.index, theirs.index)
+
+
+def test_what_ends_a_worker_is_one_line(folder, tmp_path, monkeypatch):
+    prepare(folder, tmp_path / "out", loader="stream")
+    path = folder / "train" / "owl" / "0.png"
+    path.write_bytes(b"not a picture")
+    for workers in (0, 1):
+        with pytest.raises(ValueError) as error:  # noqa: PT011
+            epoch_of(tmp_path / "out", workers)
+        assert str(error.value) == f"{path} cannot be read as an image: no image, or of an unknown form"
+    monkeypatch.setattr(loading, "decode", lambda path: os.kill(os.getpid(), signal.SIGBUS))
+    with pytest.raises(RuntimeError, match=r"^a process that reads .*--shm-size=2g\), or lower data.workers$"):
+        epoch_of(tmp_path / "out", 1)
+
+
+@pytest.mark.slow
+def test_a_container_of_64_mb_of_shared_memory_is_enough(tmp_path):
+    """As Docker gives: batches of 128 images of 224 pixels, 19 MB each, read by 4 workers."""
+    for part, count in (("train", 600), ("test", 1)):
+        (tmp_path / "birds" / part / "owl").mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (225, 225)).save(tmp_path / "birds" / part / "owl" / f"{i}.jpg")
+    data.prepare(f"imagefolder:{tmp_path / 'birds'}", tmp_path / "out", image_size=224, loader="stream")
+    code = (
+        "import sys; from dgd import data\n"
+        "loader = data.load(sys.argv[1]).loader('train', batch_size=128, workers=4)\n"
+        "print(sum(len(batch) for batch in loader.batches()))"
+    )
+    script = 'mount -t tmpfs -o size=64m none /dev/shm && exec "$@"'
+    command = [
+        "unshare",
+        "--mount",
+        "--map-root-user",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        sys.executable,
+        "-c",
+        code,
+        str(tmp_path / "out"),
+    ]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("no mounts here")
+    assert (done.returncode, done.stdout) == (0, "600\n"), done.stderr
 
 
 # ------------------------------------------------------------------------------------- what changes where images lie

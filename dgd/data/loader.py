@@ -5,7 +5,10 @@ distribution is that of torchvision's RandomCrop(size, padding), RandomHorizonta
 and given the same shifts and flips the values are equal to the last bit.
 """
 
-from collections.abc import Iterator
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +26,9 @@ from dgd.provenance import file_hash
 from dgd.source_files import place
 
 EVALUATION_BATCH = 500
+SHARED = "/dev/shm"
+"""Where worker processes leave batches."""
+MORE_ROOM = "give the container more (docker run --shm-size=2g), or lower data.workers"
 
 
 @dataclass
@@ -328,9 +334,12 @@ class StreamLoader(Loader):
         if augment is not None:
             seeds = torch.randint(0, 2**63 - 1, (len(index),), generator=augment).tolist()
         keys = list(zip(index.tolist(), seeds))
+        parts = [keys[part] for part in self.slices(len(keys))]
+        most = piece(3 * self.dataset.image_size**2, self.workers, shared_memory())
+        pieces = [[part[start : start + most] for start in range(0, len(part), most)] for part in parts]
         loader = torch.utils.data.DataLoader(
             self.files,
-            batch_sampler=[keys[part] for part in self.slices(len(keys))],
+            batch_sampler=[one for part in pieces for one in part],
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # so that the global generator does not advance
@@ -341,7 +350,49 @@ class StreamLoader(Loader):
             images, labels, index = (tensor.to(self.device, non_blocking=True) for tensor in batch)
             return Examples({"image": normalize(images, mean, std, self.channels_last)}, labels, index)
 
-        return len(keys), map(on_device, loader)
+        return len(keys), map(on_device, _whole(iter(loader), list(map(len, pieces))))
+
+
+def shared_memory() -> int | None:
+    """Return the bytes of shared memory that a process may fill: half of what is free, for each of this machine's; or None."""
+    if not os.path.isdir(SHARED):
+        return None
+    return shutil.disk_usage(SHARED).free // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def piece(size: int, workers: int, room: int | None) -> int:
+    """Return how many images of a batch a worker reads at once, so that what all read ahead fits into shared memory.
+
+    Args:
+        size: Bytes of an image.
+        workers: Number of workers, each of which reads two pieces ahead; one more is being taken out.
+        room: Bytes of shared memory; None is any number.
+
+    Raises:
+        ValueError: Single images do not fit.
+    """
+    if room is None or not workers:
+        return sys.maxsize
+    if most := room // ((2 * workers + 1) * size):
+        return most
+    raise ValueError(f"{SHARED} has too little room for images of {size:,} bytes and {workers} data.workers; {MORE_ROOM}")
+
+
+def _whole(read: Iterator, pieces: Sequence[int]) -> Iterator:
+    """Yield batches of so many pieces each; what ended a worker is one line."""
+    try:
+        for count in pieces:
+            if count == 1:
+                yield next(read)
+            else:  # copied at once: a tensor of a worker lies in shared memory
+                yield [torch.cat(parts) for parts in zip(*([part.clone() for part in next(read)] for _ in range(count)))]
+    except (RuntimeError, ValueError, OSError) as error:
+        text = str(error).strip()
+        if text.startswith("Caught"):  # the traceback of what a worker raised
+            raise type(error)(text.splitlines()[-1].partition(": ")[2]) from error
+        if "DataLoader worker" in text or "shared memory" in text:
+            raise RuntimeError(f"a process that reads images was killed, perhaps for want of memory; {MORE_ROOM}") from error
+        raise
 
 
 class StreamFeed(Feed):
