@@ -1,5 +1,6 @@
 """`dgd-bench`: one thing at a time, without Snakemake."""
 
+import io
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -296,6 +297,9 @@ def controls(
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit status; a mistake is one line on stderr."""
     pd.set_option("display.width", 200)
+    for stream in (sys.stdout, sys.stderr):  # in a locale without UTF-8, what it lacks is written as \\u2190
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(_each(sys.argv[1:] if argv is None else argv), prog_name="dgd-bench")
     except SystemExit as end:

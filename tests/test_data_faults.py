@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.server
 import importlib
+import io
 import json
 import os
 import resource
@@ -24,7 +25,7 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dgd import data, files, identity, running, source_files
+from dgd import cli, data, files, identity, running, source_files
 from dgd.data import sources, spoken
 from dgd.data.preparation import check_tensors, write_prepared
 from dgd.data.sources import Part, check_part, decode
@@ -624,3 +625,11 @@ def test_a_download_that_ends_early_or_is_another_file_is_one_line(tmp_path, mon
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def test_a_terminal_without_utf_8_is_written_to(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert cli.main(["table", str(ROOT / "results" / "decay-small"), "--papers", str(ROOT / "papers" / "dgd.yaml")]) == 0
+    sys.stdout.flush()
+    assert rb"student \u2190 teacher" in written.getvalue()
