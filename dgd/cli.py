@@ -306,7 +306,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(end.code, str):  # a message, and exit status 1
             raise
         return end.code or 0
-    except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError, yaml.YAMLError) as error:
         print(f"dgd-bench: {error}", file=sys.stderr)
         return 1
     return 0

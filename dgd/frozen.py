@@ -155,5 +155,5 @@ def _same_data(record: dict, manifest: Path) -> bool:
     if "identity" in record:
         return record["identity"]["data"] == identity.data_hash(manifest)
     # Cells of older code recorded a hash of the manifest's bytes, which had no seal.
-    content = json.loads(manifest.read_text(encoding="utf-8"))
-    return record["dataset_sha256"] in (identity.file_hash(manifest), source_files.seal_of(content))
+    unsealed = source_files.seal_of(source_files.read_unchecked(manifest))
+    return record["dataset_sha256"] in (identity.file_hash(manifest), unsealed)

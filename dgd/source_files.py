@@ -101,10 +101,10 @@ def files(dataset: str, data_dir: str | Path) -> dict[str, Path]:
     """
     kind, _, path = dataset.partition(":")
     if kind == "imagefolder":
-        root = Path(path).expanduser()
         try:
+            root = Path(path).expanduser()
             parts = image_folder(root)[1]
-        except (OSError, ValueError):
+        except (OSError, ValueError, RuntimeError):  # the last where nobody's home is known
             return {}
         return {name: place(root, name) for part in parts.values() for names in part for name in names}
     return {name: Path(data_dir, name) for name in OTHERS.get(kind, lambda _: [])(Path(data_dir))}
@@ -186,12 +186,12 @@ def is_changed(dataset: str, data_dir: str | Path, out: str | Path, *, unknown: 
         unknown: What to return where the manifest, of an older version, does not say.
     """
     out, found = Path(out), files(dataset, data_dir)
-    recorded = _read(out / "manifest.json")
+    recorded = read_unchecked(out / "manifest.json")
     if not found or not recorded:
         return False
     if "fingerprint" not in recorded:
         return unknown
-    before, remembered = seen(found), _read(out / SEEN)
+    before, remembered = seen(found), read_unchecked(out / SEEN)
     if before and remembered.get("seen") == before:
         return remembered.get("fingerprint") != recorded["fingerprint"]
     now = content(found, {})
@@ -199,7 +199,8 @@ def is_changed(dataset: str, data_dir: str | Path, out: str | Path, *, unknown: 
     return now != recorded["fingerprint"]
 
 
-def _read(path: Path) -> dict:
+def read_unchecked(path: Path) -> dict:
+    """Return what a manifest, or a file beside it, holds, unchecked; nothing where it is not there or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

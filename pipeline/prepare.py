@@ -76,7 +76,7 @@ def main(argv=None):
     options = {key: args.data[key] for key in KEYS if key in args.data}
     try:
         data.prepare(args.dataset, args.out, data_dir=args.data.get("dir", "data"), **options)
-    except (ValueError, OSError, ModuleNotFoundError) as error:  # what a person can set right, in one line
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:  # what a person can set right, in one line
         sys.exit(str(error))
     write_text(args.out / MADE_FROM, json.dumps(made_from, indent=1) + "\n")
 
