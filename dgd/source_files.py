@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dgd.files import write_json
-from dgd.provenance import file_hash
 
 IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Endings of the names of images: torchvision's."""
@@ -146,8 +145,13 @@ def content(found: Mapping[str, Path], known: Mapping[str, str]) -> str | None:
         found: As `files` gives them.
         known: Hashes of the contents of some of them.
     """
-    lines = [f"{known.get(name) or file_hash(path)} {name}\n" for name, path in found.items()]
+    lines = [f"{known.get(name) or _hash(path)} {name}\n" for name, path in found.items()]
     return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else None
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def seal_of(manifest: Mapping) -> str:
