@@ -1,5 +1,6 @@
 """`dgd-bench`: one thing at a time, without Snakemake."""
 
+import io
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -301,6 +302,9 @@ def controls(
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit status; a mistake is one line on stderr."""
     pd.set_option("display.width", 200)
+    for stream in (sys.stdout, sys.stderr):  # in a locale without UTF-8, what it lacks is written as \\u2190
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(_each(sys.argv[1:] if argv is None else argv), prog_name="dgd-bench")
     except SystemExit as end:
@@ -309,7 +313,7 @@ def main(argv: list[str] | None = None) -> int:
         if end.code == INTERRUPTED:
             print("\ndgd-bench: interrupted; the same command goes on", file=sys.stderr)
         return end.code or 0
-    except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError, yaml.YAMLError) as error:
         print(f"dgd-bench: {error}", file=sys.stderr)
         return 1
     return 0

@@ -39,12 +39,19 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp gives 0600
+        follow_umask(temporary)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     _sync(path.parent)
+
+
+def follow_umask(path: str | Path) -> None:
+    """Give a file that was made for its owner alone (0600, as tempfile does) the mode that any new file has here."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    os.chmod(path, 0o666 & ~umask)
 
 
 def write_text(path: str | Path, content: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from dgd import identity
+from dgd import identity, source_files, yaml_files
 from dgd.cell import Cell
 from dgd.files import write_text
 
@@ -27,9 +27,17 @@ def made_by(folder: str | Path) -> list[dict]:
     """Return which code made the cells of a frozen benchmark: `commit`, `dirty`, `code_sha256` and the number of `cells`.
 
     An empty list where the benchmark is not frozen.
+
+    Raises:
+        ValueError: The marker cannot be read.
     """
     path = Path(folder) / MARKER
-    return yaml.safe_load(path.read_text(encoding="utf-8"))["made_by"] if path.is_file() else []
+    if not path.is_file():
+        return []
+    rows = yaml_files.read_mapping(path).get("made_by")
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: no list `made_by`; freeze the benchmark again: `dgd-bench freeze {folder}`")
+    return rows
 
 
 def sentence(row: dict) -> str:
@@ -146,5 +154,6 @@ def _differences(folder: Path, cell: Cell, manifest: Path) -> list[str]:
 def _same_data(record: dict, manifest: Path) -> bool:
     if "identity" in record:
         return record["identity"]["data"] == identity.data_hash(manifest)
-    # Cells of older code recorded a hash of the manifest's bytes.
-    return record["dataset_sha256"] == identity.file_hash(manifest)
+    # Cells of older code recorded a hash of the manifest's bytes, which had no seal.
+    unsealed = source_files.seal_of(source_files.read_unchecked(manifest))
+    return record["dataset_sha256"] in (identity.file_hash(manifest), unsealed)

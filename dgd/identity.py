@@ -8,14 +8,14 @@ beside it. The cell's provenance.json records it. `status` compares the two for 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dgd import codehash, keys, methods
+from dgd import codehash, keys, methods, source_files, yaml_files
 from dgd.cell import EXCHANGES, Cell, Data, Generated, Recipe, slug
 from dgd.codehash import code as code
 from dgd.codehash import digest as digest
@@ -44,12 +44,12 @@ APART = (
     # They record, and change no result.
     *("dgd.codehash", "dgd.identity", "dgd.provenance", "dgd.train.memory", "dgd.train.outcomes"),
     # What they make is compared by its content.
-    *("dgd.data", "dgd.data.preparation", "dgd.data.sources", "dgd.data.spoken"),
+    *("dgd.data", "dgd.data.preparation", "dgd.data.sources", "dgd.data.spoken", "dgd.source_files"),
 )
 """Modules that a training imports and that are no part of the code of its identity."""
 READER = "dgd.data.sources"
 """What reads a folder's images while a network trains: part of the code of cells of folders only."""
-PLACE = ("format", "name", "arguments", "seed", "files", "origin")
+PLACE = ("format", "name", "arguments", "seed", "files", "origin", "fingerprint", "manifest_sha256")
 """Keys of a data set's manifest that say where it comes from, not what it holds."""
 MISSING = "is not set"
 
@@ -245,6 +245,7 @@ def status(
     identity: Identity,
     data: str | None = None,
     files: Sequence[str] = OUTPUTS,
+    changed: bool = False,
 ) -> Fresh | Stale:
     """Say whether a folder holds the result of a cell, by the folder's own files.
 
@@ -254,6 +255,7 @@ def status(
         identity: The identity of the cell today.
         data: `data_hash` of the prepared data set; None where it is not there, and is then not compared.
         files: What must be in the folder. Committed results come without weights.
+        changed: What the data set was prepared from is not what is there today.
     """
     folder = Path(folder)
     if not (folder / "metrics.json").is_file():
@@ -266,6 +268,8 @@ def status(
     reasons += differences(recorded, identity)
     if data and recorded["data"] != data:
         reasons.append("the data set differs")
+    if changed:
+        reasons.append("the files changed that the data set was prepared from")
     root = folder.parents[cell.path.count("/")] if len(folder.parts) > cell.path.count("/") else folder
     reasons += _taught_otherwise(cell, recorded, identity, root)
     return Stale(tuple(reasons)) if reasons else Fresh()
@@ -353,12 +357,10 @@ def cell_of(folder: str | Path) -> Cell | None:
         ValueError: Something in it cannot be.
     """
     path = Path(folder) / "config.yaml"
-    content = (
-        yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if path.is_file() else None
-    )
-    if not isinstance(content, dict) or "path" not in content:
-        return None
     try:
+        content = yaml_files.read(path) if path.is_file() else None
+        if not isinstance(content, dict) or "path" not in content:
+            return None
         return Cell.from_plain(content)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
@@ -387,7 +389,11 @@ def states(cells: Iterable[Cell], results: str | Path, known: Iterable[Cell] = (
         known: Their teachers, where these are not among the cells.
     """
     cells = list(cells)
-    identities = Identities([*known, *cells])
+    identities, changed = Identities([*known, *cells]), {}
+    for cell in cells:
+        key = cell.benchmark, cell.data.dir, cell.dataset
+        if key not in changed:
+            changed[key] = source_files.is_changed(cell.dataset, cell.data.dir, prepared_folder(replace(cell, generated=None)))
     return {
         cell.path: status(
             cell,
@@ -395,6 +401,7 @@ def states(cells: Iterable[Cell], results: str | Path, known: Iterable[Cell] = (
             identity=identities.of(cell),
             data=data_hash(prepared_folder(cell) / "manifest.json"),
             files=[name for name in OUTPUTS if name != WEIGHTS],
+            changed=changed[cell.benchmark, cell.data.dir, cell.dataset],
         )
         for cell in cells
     }

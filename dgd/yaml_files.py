@@ -7,9 +7,15 @@ from typing import Any
 
 import yaml
 
+DEEPEST = 100
+"""Lists and mappings inside each other: more is no config, and libyaml's stack ends somewhere."""
+LARGEST = 1_000_000
+"""Values of a file, each alias counted as all that it stands for."""
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader without its surprises: see `read_mapping`."""
+
+# The C parser, where PyYAML has it: a benchmark has thousands of these files.
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """YAML's safe loader without its surprises: see `read`."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Make the value of a node, or say where it cannot be made."""
@@ -45,7 +51,7 @@ class _Loader(yaml.SafeLoader):
 def read(path: str | Path) -> Any:
     """Return what a YAML file holds.
 
-    The file is UTF-8; keys of mappings are texts and none is there twice; numbers are finite.
+    The file is UTF-8; keys of mappings are texts and none is there twice; numbers are finite; aliases stay small.
 
     Raises:
         ValueError: In one line, with the place in the file, what is wrong with it.
@@ -64,12 +70,26 @@ def read(path: str | Path) -> Any:
     return parse(text)
 
 
+def read_mapping(path: str | Path) -> dict:
+    """Return the mapping that a YAML file holds; as `read`, and the message names the file.
+
+    Raises:
+        ValueError: In one line, what is wrong with the file.
+    """
+    try:
+        found = read(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: it holds {_line(repr(found))[:60]}; it must be a mapping of keys")
+    return found
+
+
 def parse(text: str) -> Any:
     """Return what a text in YAML holds; as `read`."""
     try:
+        _check_size(text)
         return yaml.load(text, _Loader)
-    except RecursionError:
-        raise ValueError("not YAML: nested too deeply") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -78,6 +98,36 @@ def parse(text: str) -> Any:
         raise ValueError(f"{place}{'' if known else 'not YAML: '}{_line(reason)}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"not YAML: {_line(str(error))}") from None
+
+
+def _check_size(text: str) -> None:
+    """Refuse what is nested too deeply, or grows too large by its aliases, before anything is made of it.
+
+    Raises:
+        ValueError: It is.
+        yaml.YAMLError: The text is not YAML.
+    """
+    open_: list[list] = [[None, 0]]  # the anchor and the values so far of each list and mapping that is not closed
+    sizes: dict[str, int] = {}
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_.append([event.anchor, 1])
+            if len(open_) > DEEPEST:
+                raise ValueError("not YAML: nested too deeply")
+            continue
+        size = 0
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_.pop()
+            sizes[anchor] = size
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor in [anchor for anchor, _ in open_]:
+                raise ValueError(f"line {event.start_mark.line + 1}: the alias *{event.anchor} holds itself; write it out")
+            size = sizes.get(event.anchor, 0)
+        elif isinstance(event, yaml.ScalarEvent):
+            size = sizes[event.anchor] = 1
+        open_[-1][1] += size
+        if open_[-1][1] > LARGEST:
+            raise ValueError(f"line {event.start_mark.line + 1}: aliases make more than {LARGEST:,} values of it")
 
 
 def _line(text: str) -> str:

@@ -64,7 +64,10 @@ def main(argv=None):
     _slot = slots.take() if cell.recipe.device != "cpu" else None
     from dgd.train import generate
 
-    manifest = generate.generate(cell, results=args.results, base=args.base, out=args.out)
+    try:
+        manifest = generate.generate(cell, results=args.results, base=args.base, out=args.out)
+    except (ValueError, OSError) as error:  # what a person can set right, in one line
+        sys.exit(str(error))
     write_text(args.out / MADE_FROM, json.dumps(Images(cell, args.out).made_from, indent=1) + "\n")
     if "failed" in manifest:
         # Recorded: the cells that would train on them say so, and the others go on.

@@ -2,12 +2,12 @@
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 
-from dgd import identity
+from dgd import identity, source_files
 from dgd.files import write_text
 
 KEYS = ("train_images", "validation_images", "image_size", "loader")
@@ -33,9 +33,9 @@ class Prepared:
 
     @property
     def made_from(self) -> dict:
-        """Return all that decides what is prepared."""
+        """Return what decides, besides the files, what is prepared."""
         options = {key: self.data.get(key) for key in KEYS}
-        return {"dataset": self.dataset, **options, "listing": listing(self.dataset), "code": identity.code(*CODE)}
+        return {"dataset": self.dataset, **options, "code": identity.code(*CODE)}
 
     @cached_property
     def hash(self) -> str | None:
@@ -44,33 +44,22 @@ class Prepared:
 
     @cached_property
     def changed(self) -> bool:
-        """Return whether it exists, but made from other arguments or from another folder of images."""
+        """Return whether it exists, but made from other arguments or from files that are others today."""
         then = self._then()
-        return then is not None and any(then[key] != value for key, value in self.made_from.items() if key != "code")
+        return then is not None and (
+            any(then.get(key) != value for key, value in self.made_from.items() if key != "code")
+            or source_files.is_changed(self.dataset, self.data.get("dir", "data"), self.folder)
+        )
 
     @cached_property
     def outdated(self) -> bool:
         """Return whether it exists and would be prepared in another way today, also by its code."""
         then = self._then()
-        return then is not None and then != self.made_from
+        return then is not None and (self.changed or then != self.made_from)
 
     def _then(self) -> dict | None:
         path = self.folder / MADE_FROM
         return json.loads(path.read_text()) if path.is_file() and (self.folder / "manifest.json").is_file() else None
-
-
-def listing(dataset: str) -> str:
-    """Return a hash of the folders below `imagefolder:<path>` and their times, "" for other data sets.
-
-    Files that come or go change their folder's time. A file that is changed in place does not: reading a million files at each
-    start would take longer than the plan.
-    """
-    kind, _, path = dataset.partition(":")
-    if kind != "imagefolder":
-        return ""
-    root = Path(path).expanduser()
-    folders = sorted((str(f.relative_to(root)), f.stat().st_mtime_ns) for f in [root, *root.glob("*/"), *root.glob("*/*/")])
-    return sha256(repr(folders).encode()).hexdigest()
 
 
 def main(argv=None):
@@ -85,7 +74,10 @@ def main(argv=None):
     # Read first: what changes in a folder of images while it is prepared is seen at the next start.
     made_from = Prepared(args.dataset, args.data, args.out).made_from
     options = {key: args.data[key] for key in KEYS if key in args.data}
-    data.prepare(args.dataset, args.out, data_dir=args.data.get("dir", "data"), **options)
+    try:
+        data.prepare(args.dataset, args.out, data_dir=args.data.get("dir", "data"), **options)
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:  # what a person can set right, in one line
+        sys.exit(str(error))
     write_text(args.out / MADE_FROM, json.dumps(made_from, indent=1) + "\n")
 
 

@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-import yaml
-
+from dgd import yaml_files
 from pipeline import slots
 
 
@@ -15,7 +14,7 @@ def main(argv=None):
     parser.add_argument("--data", type=Path, required=True, help="folder of the prepared data set")
     parser.add_argument("--shares", type=float, nargs="+", required=True, help="shares of filters to remove, 0 to 1")
     args = parser.parse_args(argv)
-    cell = yaml.safe_load((args.folder / "config.yaml").read_text())
+    cell = yaml_files.read_mapping(args.folder / "config.yaml")
     # The lock lives as long as this name. CUDA reads which devices it may see once, perhaps when torch is imported.
     _slot = slots.take() if cell["recipe"]["device"] != "cpu" else None
     from dgd.train import pruning

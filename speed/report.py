@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
-import yaml
 
+from dgd import yaml_files
 from dgd.files import write_text
 from dgd.read.statistics import difference, mean_interval
 from speed import ROOT
@@ -346,7 +346,7 @@ def between(text: str, name: str, content: str) -> str:
 def render() -> str:
     """Return speed/README.md as it should be."""
     machines, growth = read()
-    tried = yaml.safe_load((ROOT / "speed" / "tried.yaml").read_text())
+    tried = yaml_files.read_mapping(ROOT / "speed" / "tried.yaml")
     accuracy = accuracy_text(pd.read_csv(ROOT / "results" / "fast-path" / "cells.csv"))
     parts = [summary(machines), accuracy, measurements_page(machines, growth, tried, read_trial())]
     return between(PAGE.read_text(), "results", "\n\n".join(filter(None, parts)))

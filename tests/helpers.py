@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dgd import config, data, files
+from dgd import config, data, files, source_files
 from dgd.cell import Cell
 from dgd.identity import OUTPUTS
 from dgd.methods import METHODS, NAMED, find, given_options, grafted
@@ -202,5 +202,11 @@ def prepare_digits(folder: Path, test_images: int, name: str = "digits", **optio
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["sizes"]["test"] = test_images
     manifest["images_sha256"] = file_hash(folder / "images.safetensors")
-    files.write_json(folder / "manifest.json", manifest)
+    write_manifest(folder, manifest)
     return folder
+
+
+def write_manifest(folder: Path, manifest: Mapping) -> None:
+    """Write a manifest with a seal that is right."""
+    manifest = {**manifest, source_files.SEAL: source_files.seal_of(manifest)}
+    (folder / "manifest.json").write_text(source_files.manifest_text(manifest))

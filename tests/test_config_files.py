@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dgd import cli, config
+from dgd import cli, config, frozen, identity
 from dgd.config import ConfigError
+from dgd.read import papers
+from dgd.read.claims import read as read_claims
+from dgd.read.files import read_config
 from pipeline.config import resolve
 from tests.test_config import BENCHMARK, ROOT, lines
 
@@ -36,6 +39,11 @@ FILES = {
     "another tag": (b"benchmark: !!python/object:os.system {}", "could not determine a constructor"),
     "a wrong tag": (b"benchmark: !!int ''", "line 1, column 12: '' cannot be read as int"),
     "nested without end": (b"[" * 500, "not YAML: nested too deeply"),
+    "nested beyond a stack": (b"[" * 1_000_000, "not YAML: nested too deeply"),
+    "nested by dashes": (b"- " * 5000, "not YAML: nested too deeply"),
+    "an alias of itself": (b"recipe: &r {lr: *r}", "line 1: the alias *r holds itself; write it out"),
+    "no such alias": (b"recipe: *r", "found undefined alias"),
+    "a very long key": (b"k" * 100_000 + b": 1", "not YAML: "),
     "a number of many digits": (b"seeds: [" + b"9" * 5000 + b"]", "cannot be read as int"),
 }
 
@@ -76,11 +84,69 @@ def test_aliases_and_merges_are_read(tmp_path):
 def test_aliases_that_grow_without_end_are_refused_in_one_line(tmp_path):
     path = tmp_path / "b.yaml"
     laughs = "".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefghi", "bcdefghij"))
-    for text in ("a: &a [x]\n" + laughs, "recipe: &r {lr: *r}\n", "methods: &m [*m]\n", "pairs: &p [{student: *p}]\n"):
+    for text, message in (
+        ("a: &a [x]\n" + laughs, "line 8: aliases make more than 1,000,000 values of it"),
+        ("recipe: &r {lr: *r}\n", "line 2: the alias *r holds itself; write it out"),
+        ("methods: &m [*m]\n", "line 2: the alias *m holds itself; write it out"),
+        ("pairs: &p [{student: *p}]\n", "line 2: the alias *p holds itself; write it out"),
+    ):
         path.write_text(yaml.safe_dump({"benchmark": "b"}) + text)
         with pytest.raises(ConfigError) as error:
             config.load(path)
-        assert all(line.startswith(f"{path}: ") and len(line) < 500 for line in str(error.value).split("\n"))
+        assert str(error.value) == f"{path}: {message}"
+
+
+def cell_of(path: Path):
+    """Read the config.yaml of a cell's folder, which the file is put to."""
+    path.parent.joinpath("config.yaml").write_bytes(path.read_bytes())
+    return identity.cell_of(path.parent)
+
+
+def made_by(path: Path):
+    """Read the marker of a frozen benchmark, which the file is put to."""
+    path.parent.joinpath(frozen.MARKER).write_bytes(path.read_bytes())
+    return frozen.made_by(path.parent)
+
+
+READERS = {
+    "a benchmark": config.load,
+    "a paper": lambda path: papers.read_papers([path]),
+    "a paper's claims": lambda path: read_claims([path]),
+    "a cell, to train it": cell_of,
+    "a cell, to read it": read_config,
+    "a frozen benchmark": made_by,
+}
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+def test_every_reader_of_yaml_refuses_the_same_in_one_line(tmp_path, reader):
+    path = tmp_path / "b.yaml"
+    for content, message in FILES.values():
+        path.write_bytes(content)
+        if content in (b"", b"[1, 2]"):
+            continue
+        with pytest.raises(ValueError) as error:  # noqa: PT011
+            reader(path)
+        assert str(error.value).startswith(f"{tmp_path}/")
+        assert message in str(error.value)
+        assert str(error.value).isprintable()
+        assert len(str(error.value)) < 500
+
+
+def test_empty_files_missing_ones_and_folders_are_one_line_to_every_reader(tmp_path):
+    (tmp_path / "empty.yaml").write_bytes(b"")
+    (tmp_path / "folder.yaml").mkdir()
+    for name, reader in READERS.items():
+        if reader in (cell_of, made_by):
+            continue  # where there is no such file, there is no cell, and nothing is frozen
+        for path in (tmp_path / "empty.yaml", tmp_path / "folder.yaml", tmp_path / "none.yaml"):
+            with pytest.raises(ValueError) as error:  # noqa: PT011
+                reader(path)
+            assert str(error.value).startswith(f"{path}: "), name
+            assert str(error.value).isprintable()
+    (tmp_path / frozen.MARKER).write_text("frozen: 2020-01-01\n")
+    with pytest.raises(ValueError, match=r"frozen.yaml: no list `made_by`; "):
+        frozen.made_by(tmp_path)
 
 
 def said_by_snakemake(path: Path) -> str:
@@ -108,7 +174,7 @@ def test_command_line_of_snakemake_replaces_keys_of_files(tmp_path):
     assert (found.recipe.epochs, found.recipe.lr, found.recipe.batch_size, found.seeds) == (7, 0.25, 9, (3,))
     with pytest.raises(ConfigError, match=r"^b\.yaml: no such file$"):
         resolve(["b.yaml"], {})
-    with pytest.raises(ConfigError, match=r"^--config: '\[1': line 1, column 3: not YAML"):
+    with pytest.raises(ConfigError, match=r"^--config: '\[1': line \d, column \d: not YAML"):
         resolve([tmp_path / "b.yaml"], {"seeds": "[1"})
 
 

@@ -28,8 +28,9 @@ def tone(digit: int, speaker: int, samples: int = 2400) -> np.ndarray:
 
 
 @pytest.fixture
-def recordings(tmp_path):
-    """A tone for each speaker and digit, as the archive names its files."""
+def recordings(tmp_path, monkeypatch):
+    """A tone for each speaker and digit, as the archive names its files, which has one of each here."""
+    monkeypatch.setattr(spoken, "TAKES", 1)
     folder = tmp_path / "data" / "recordings"
     folder.mkdir(parents=True)
     for number, speaker in enumerate((*spoken.SPEAKERS["train"], *spoken.SPEAKERS["test"])):

@@ -5,24 +5,31 @@ distribution is that of torchvision's RandomCrop(size, padding), RandomHorizonta
 and given the same shifts and flips the values are equal to the last bit.
 """
 
-import json
+import os
+import shutil
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn.functional import pad as zero_pad
 from torchvision.transforms import v2
 
 from dgd.cell import IMAGE
-from dgd.data.preparation import FORMAT, list_sha256
+from dgd.data.preparation import FORMAT, check_tensors, list_sha256, read_manifest
 from dgd.data.sources import decode, find
 from dgd.provenance import file_hash
+from dgd.source_files import place
 
 EVALUATION_BATCH = 500
+SHARED = "/dev/shm"
+"""Where worker processes leave batches."""
+MORE_ROOM = "give the container more (docker run --shm-size=2g), or lower data.workers"
 
 
 @dataclass
@@ -316,7 +323,7 @@ class StreamLoader(Loader):
         size, data = self.dataset.image_size, self.dataset
         root = find(data.name)[1]
         self.files = _Files(
-            [str(root / file) for file in data.manifest["files"][self.split]],
+            [str(place(root, file)) for file in data.manifest["files"][self.split]],
             data.tensors[f"{self.split}_labels"],
             v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.PILToTensor()]),
             v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), v2.PILToTensor()]),
@@ -333,9 +340,12 @@ class StreamLoader(Loader):
         if augment is not None:
             seeds = torch.randint(0, 2**63 - 1, (len(index),), generator=augment).tolist()
         keys = list(zip(index.tolist(), seeds))
+        parts = [keys[part] for part in self.slices(len(keys))]
+        most = piece(3 * self.dataset.image_size**2, self.workers, shared_memory())
+        pieces = [[part[start : start + most] for start in range(0, len(part), most)] for part in parts]
         loader = torch.utils.data.DataLoader(
             self.files,
-            batch_sampler=[keys[part] for part in self.slices(len(keys))],
+            batch_sampler=[one for part in pieces for one in part],
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # so that the global generator does not advance
@@ -347,7 +357,49 @@ class StreamLoader(Loader):
             images, labels, index = (tensor.to(self.device, non_blocking=True) for tensor in batch)
             return Examples({"image": normalize(images, mean, std, self.channels_last)}, labels, index)
 
-        return len(keys), map(on_device, loader)
+        return len(keys), map(on_device, _whole(iter(loader), list(map(len, pieces))))
+
+
+def shared_memory() -> int | None:
+    """Return the bytes of shared memory that a process may fill: half of what is free, for each of this machine's; or None."""
+    if not os.path.isdir(SHARED):
+        return None
+    return shutil.disk_usage(SHARED).free // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def piece(size: int, workers: int, room: int | None) -> int:
+    """Return how many images of a batch a worker reads at once, so that what all read ahead fits into shared memory.
+
+    Args:
+        size: Bytes of an image.
+        workers: Number of workers, each of which reads two pieces ahead; one more is being taken out.
+        room: Bytes of shared memory; None is any number.
+
+    Raises:
+        ValueError: Single images do not fit.
+    """
+    if room is None or not workers:
+        return sys.maxsize
+    if most := room // ((2 * workers + 1) * size):
+        return most
+    raise ValueError(f"{SHARED} has too little room for images of {size:,} bytes and {workers} data.workers; {MORE_ROOM}")
+
+
+def _whole(read: Iterator, pieces: Sequence[int]) -> Iterator:
+    """Yield batches of so many pieces each; what ended a worker is one line."""
+    try:
+        for count in pieces:
+            if count == 1:
+                yield next(read)
+            else:  # copied at once: a tensor of a worker lies in shared memory
+                yield [torch.cat(parts) for parts in zip(*([part.clone() for part in next(read)] for _ in range(count)))]
+    except (RuntimeError, ValueError, OSError) as error:
+        text = str(error).strip()
+        if text.startswith("Caught"):  # the traceback of what a worker raised
+            raise type(error)(text.splitlines()[-1].partition(": ")[2]) from error
+        if "DataLoader worker" in text or "shared memory" in text:
+            raise RuntimeError(f"a process that reads images was killed, perhaps for want of memory; {MORE_ROOM}") from error
+        raise
 
 
 class StreamFeed(Feed):
@@ -488,19 +540,21 @@ def load(out: str | Path, *, verify: bool = True) -> Dataset:
         for split, files in about.get("files", {}).items():
             if list_sha256(files) != about["files_sha256"][split]:
                 raise ValueError(f"{manifest_path}: the file list of {split} was changed; prepare it again")
-    return Dataset(about, load_file(images_path))
+    try:
+        tensors = load_file(images_path)
+    except SafetensorError as error:
+        raise ValueError(f"{images_path} cannot be read: {error}; prepare it again") from error
+    check_tensors(tensors, about, images_path)
+    return Dataset(about, tensors)
 
 
 def manifest(path: Path) -> dict:
     """Read a manifest.json.
 
     Raises:
-        ValueError: It is not JSON, or its format is another one.
+        ValueError: It is not JSON, was changed, or its format is another one.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); prepare the data set again") from error
+    found = read_manifest(path)
     if found.get("format") != FORMAT:
         raise ValueError(f"{path} has format {found.get('format')}, not {FORMAT}; prepare it again")
     return found

@@ -1,18 +1,30 @@
 """Write a data set once: fixed stratified splits, uint8 tensors, and a manifest with the origin of all of it."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from dgd.data.sources import Part, find, resized, stratified
+from dgd import source_files
+from dgd.data.sources import Part, Raw, check_part, find, read_images, resized, stratified
+from dgd.files import follow_umask
 from dgd.provenance import file_hash
+from dgd.source_files import SEAL, manifest_text, seal_of
 
 FORMAT = 2
+AGAIN = "delete its folder, and it is prepared again"
+WRITING = ".writing-"
+"""How the name of a folder begins in which files are written before they replace others."""
 MEMORY_LIMIT = 2 << 30  # bytes of uint8 up to which a folder of images is held in memory
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -65,12 +77,33 @@ def _split(name: str, labels: np.ndarray, train_images: int | None, validation_i
 
 
 def is_prepared(out: str | Path, name: str, *, data_dir: str | Path = "data", **arguments) -> bool:
-    """Return whether `out` holds what `prepare` would write for these arguments, according to the manifest alone."""
+    """Return whether `out` holds what `prepare` would write for these arguments and files, according to the manifest.
+
+    Raises:
+        ValueError: The manifest was changed, or is no manifest.
+    """
     path = Path(out) / "manifest.json"
     if not path.is_file():
         return False
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    return (manifest["format"], manifest["name"], manifest["arguments"]) == (FORMAT, name, _arguments(**arguments))
+    found = read_manifest(path)
+    if (found.get("format"), found.get("name"), found.get("arguments")) != (FORMAT, name, _arguments(**arguments)):
+        return False
+    return not source_files.is_changed(name, data_dir, out, unknown=True)
+
+
+def read_manifest(path: Path) -> dict:
+    """Return what a manifest.json holds; one of before there were seals has none.
+
+    Raises:
+        ValueError: It is not JSON, or is not what was written.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); {AGAIN}") from error
+    if not isinstance(found, dict) or (SEAL in found and found[SEAL] != seal_of(found)):
+        raise ValueError(f"{path} was changed after it was written; {AGAIN}")
+    return found
 
 
 def _arguments(train_images=None, validation_images=0, image_size=None, loader="auto", seed=0) -> dict:
@@ -125,7 +158,11 @@ def prepare(
         raise ValueError(f"{name}: loader is {loader!r}, and can be auto, memory or stream")
     if folder and not (isinstance(image_size, int) and image_size > 0):
         raise ValueError(f"{name}: image_size is {image_size}; a folder of images needs one, e.g. 224")
+    found = source_files.files(name, data_dir)
+    before = source_files.seen(found)
     raw = source.read(folder or Path(data_dir))
+    for what, part in _parts(raw):
+        check_part(part, len(raw.classes), f"{name}: {what}")
     if not folder:
         own = raw.train.images.shape[-1]
         if image_size not in (None, own):
@@ -143,18 +180,22 @@ def prepare(
         size = sum(map(len, indices.values())) * 3 * image_size**2
         loader = "stream" if folder and size > MEMORY_LIMIT else "memory"
 
-    images, source_sha256 = {}, raw.sha256
+    images, source_sha256, known = {}, raw.sha256, {}
+    chosen_files = [path for paths in files.values() for path in paths]
     if not folder:
         images = {split: parts[split].images[chosen] for split, chosen in indices.items()}
     elif loader == "memory":
-        for split, paths in files.items():
-            images[split] = np.empty((len(paths), 3, image_size, image_size), dtype=np.uint8)
-            for i, path in enumerate(paths):
-                images[split][i] = resized(folder / path, image_size)
-        source_sha256 = {path: file_hash(folder / path) for paths in files.values() for path in paths}
+        images = {split: np.empty((len(paths), 3, image_size, image_size), dtype=np.uint8) for split, paths in files.items()}
+        places = ((split, i) for split, paths in files.items() for i in range(len(paths)))
+        where = dict(zip(chosen_files, places, strict=True))
+        for path, sha256, image in read_images(folder, chosen_files):
+            split, i = where[path]
+            images[split][i], known[path] = resized(image, image_size), sha256
+        source_sha256 = known
     else:
         # One hash for each split, of the files' hashes in the order of the list, keeps the manifest small for a million files.
-        source_sha256 = {split: list_sha256([file_hash(folder / path) for path in paths]) for split, paths in files.items()}
+        known = {path: sha256 for path, sha256, _ in read_images(folder, chosen_files, coarse=True)}
+        source_sha256 = {split: list_sha256([known[path] for path in paths]) for split, paths in files.items()}
     mean, std = moments(images["train"]) if images else (IMAGENET_MEAN, IMAGENET_STD)
     pad = image_size // 8 if source.pad is None else source.pad
 
@@ -202,17 +243,106 @@ def prepare(
         manifest["files"] = files
         manifest["files_sha256"] = {split: list_sha256(paths) for split, paths in files.items()}
 
-    return write_prepared(tensors, manifest, out)
+    if fingerprint := source_files.content(found, known):
+        manifest["fingerprint"] = fingerprint
+    written = write_prepared(tensors, manifest, out)
+    source_files.remember(Path(out), before, fingerprint)
+    return written
+
+
+def _parts(raw: Raw) -> Iterator[tuple[str, Part]]:
+    yield from (("the training part", raw.train), ("the test part", raw.test))
+    for input, parts in raw.others.items():
+        yield from zip((f"the training part of {input}", f"the test part of {input}"), parts)
+
+
+def check_tensors(tensors: Mapping[str, torch.Tensor], manifest: Mapping, where: str | Path) -> None:
+    """Refuse tensors that are not what a manifest says of them.
+
+    Args:
+        tensors: Of images.safetensors.
+        manifest: The manifest.
+        where: The file, for the message.
+
+    Raises:
+        ValueError: A tensor is missing, or has another type or shape, or a label cannot be; the message names it.
+    """
+    classes, about = manifest["num_classes"], {"": manifest, **{f"{k}.": v for k, v in manifest.get("inputs", {}).items()}}
+    for prefix, own in about.items():
+        for split, count in own["sizes"].items():
+            wanted = {f"{prefix}{split}_labels": (torch.int64 if classes else torch.float32, (count,))}
+            if manifest["loader"] == "memory":
+                side = own["image_size"]
+                wanted[f"{prefix}{split}_images"] = torch.uint8, (count, own["in_chans"], side, side)
+            elif len(manifest["files"][split]) != count:
+                raise ValueError(f"{where}: {len(manifest['files'][split])} files of {split} instead of {count}; {AGAIN}")
+            for key, (dtype, shape) in wanted.items():
+                tensor = tensors.get(key)
+                if tensor is None or (tensor.dtype, tuple(tensor.shape)) != (dtype, shape):
+                    there = "missing" if tensor is None else f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+                    raise ValueError(f"{where}: {key} is {there}; it should be {dtype} of shape {shape}; {AGAIN}")
+            labels = tensors[f"{prefix}{split}_labels"]
+            if classes and count and not 0 <= labels.min() <= labels.max() < classes:
+                raise ValueError(f"{where}: {prefix}{split}_labels are not all 0 to {classes - 1}; {AGAIN}")
+            if not labels.isfinite().all():
+                raise ValueError(f"{where}: {prefix}{split}_labels are not all finite; {AGAIN}")
 
 
 def write_prepared(tensors: dict[str, torch.Tensor], manifest: dict, out: str | Path) -> dict:
-    """Write images.safetensors and then manifest.json with the hash of it, each atomically; return the manifest."""
-    manifest, out = dict(manifest), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "manifest.json").unlink(missing_ok=True)  # a manifest must never exist without the files that it describes
-    save_file(tensors, out / "images.safetensors.tmp")
-    manifest["images_sha256"] = file_hash(out / "images.safetensors.tmp")
-    os.replace(out / "images.safetensors.tmp", out / "images.safetensors")
-    (out / "manifest.json.tmp").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(out / "manifest.json.tmp", out / "manifest.json")
+    """Write images.safetensors and then manifest.json with the hash of it, each atomically; return the manifest.
+
+    One process writes at a time. What is there already, as another process that prepared the same wrote it, stays.
+
+    Raises:
+        ValueError: The tensors are not what the manifest says of them.
+        OSError: The folder cannot be written; what was begun is deleted.
+    """
+    manifest, out = {key: value for key, value in manifest.items() if key != SEAL}, Path(out)
+    check_tensors(tensors, manifest, out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with _alone(out), tempfile.TemporaryDirectory(dir=out, prefix=WRITING) as own:
+            return _write(tensors, manifest, out, Path(own))
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise OSError(f"{out} cannot be written: {reason}; give a data.dir that can be written and has room") from error
+
+
+def _write(tensors: dict[str, torch.Tensor], manifest: dict, out: Path, own: Path) -> dict:
+    images, about = own / "images.safetensors", own / "manifest.json"
+    save_file(tensors, images)
+    follow_umask(images)
+    with images.open("rb") as file:
+        os.fsync(file.fileno())
+    manifest["images_sha256"] = file_hash(images)
+    manifest[SEAL] = seal_of(manifest)
+    text = manifest_text(manifest)
+    with about.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    there = [out / images.name, out / about.name]
+    same = all(path.is_file() for path in there) and there[1].read_text(encoding="utf-8") == text
+    if same and file_hash(there[0]) == manifest["images_sha256"]:
+        return manifest
+    there[1].unlink(missing_ok=True)  # a manifest must never exist without the files that it describes
+    os.replace(images, there[0])
+    os.replace(about, there[1])
     return manifest
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, which the kernel frees when the process ends; leftovers of a killed one are deleted."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: each process writes files of its own, and replaces whole ones
+            pass
+        else:
+            for path in folder.glob(f"{WRITING}*"):
+                shutil.rmtree(path, ignore_errors=True)
+        yield
+    finally:
+        os.close(handle)

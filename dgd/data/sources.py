@@ -7,30 +7,34 @@ user is ever overwritten.
 
 import gzip
 import hashlib
+import http.client
 import io
 import os
 import pickle
 import tarfile
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 from scipy.ndimage import rotate, zoom
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
-from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 from torchvision.datasets.utils import download_url
 from torchvision.transforms import functional as F
 
+from dgd import source_files
 from dgd.cell import IMAGE
 from dgd.data import spoken
 
 DIGITS_SPLIT_SEED = 0
 ROTATION_SEED = 0
-FOLDER_LAYOUT = "<path>/train/<class>/*.png|jpg|... and <path>/test/<class>/* (or <path>/val/<class>/*)"
+FASHION_IMAGES = {"train": 60_000, "t10k": 10_000}
+NAMED = 10
+"""Bad images that a message names; of the others it says how many there are."""
 
 
 class Part(NamedTuple):
@@ -115,6 +119,33 @@ def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(order[place_in_class < np.repeat(quota, totals)])
 
 
+def check_part(part: Part, classes: int, where: str) -> Part:
+    """Return a part whose images and labels can be what they are said to be.
+
+    Args:
+        part: The part.
+        classes: Number of classes; 0 where labels are numbers.
+        where: Its place, for the message: the names of its files.
+
+    Raises:
+        ValueError: Numbers of images and labels differ or are 0, or types, shapes or labels cannot be.
+    """
+    labels, images = part.labels, part.images
+    if labels.ndim != 1 or labels.dtype != (np.int64 if classes else np.float32):
+        wanted = "int64" if classes else "float32"
+        raise ValueError(f"{where}: the labels are {labels.dtype} of shape {labels.shape}; they must be {wanted} of one axis")
+    if images is not None and (images.ndim != 4 or images.dtype != np.uint8 or images.shape[2] != images.shape[3]):
+        raise ValueError(f"{where}: the images are {images.dtype} of shape {images.shape}; wanted is uint8 (n, C, side, side)")
+    count = len(part.files if images is None else images)
+    if count != len(labels) or not count:
+        raise ValueError(f"{where}: {count:,} images and {len(labels):,} labels; there must be one for each, and some")
+    if classes and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"{where}: labels from {labels.min()} to {labels.max()}; they must be 0 to {classes - 1}")
+    if not classes and not np.isfinite(labels).all():
+        raise ValueError(f"{where}: a label is no finite number")
+    return part
+
+
 def _checked(content: bytes, md5: str, path: str | Path) -> bytes:
     """Return `content` if it has this MD5 checksum.
 
@@ -144,9 +175,9 @@ def _fetch(path: Path, urls: list[str], md5: str) -> None:
                 download_url(url, scratch, filename=path.name, md5=md5)
                 os.replace(Path(scratch) / path.name, path)
                 return
-            except (OSError, RuntimeError) as error:
-                problems.append(f"{url}: {error}")
-    raise FileNotFoundError(f"{path} is not there and could not be downloaded; put it there yourself. {problems}")
+            except (OSError, RuntimeError, http.client.HTTPException) as error:
+                problems.append(f"{url}: {one_line(error)}")
+    raise FileNotFoundError(f"{path} is not there and could not be downloaded; put it there yourself ({'; '.join(problems)})")
 
 
 def _digits_rotation(data_dir: Path) -> Raw:
@@ -233,7 +264,9 @@ def _cifar(data_dir: Path, table: type[CIFAR10]) -> Raw:
     def part(files: list[list[str]]) -> Part:
         entries = [entry(name, md5) for name, md5 in files]
         labels = [label for e in entries for label in e["labels" if "labels" in e else "fine_labels"]]
-        return Part(np.array(labels, dtype=np.int64), np.concatenate([e["data"] for e in entries]).reshape(-1, 3, 32, 32))
+        images = np.concatenate([e["data"] for e in entries]).reshape(-1, 3, 32, 32)
+        where = ", ".join(str(folder / name) for name, _ in files)
+        return check_part(Part(np.array(labels, dtype=np.int64), images), len(classes), where)
 
     classes = entry(table.meta["filename"], table.meta["md5"])[table.meta["key"]]
     return Raw(part(table.train_list), part(table.test_list), list(classes), sha256)
@@ -259,8 +292,8 @@ def _fashion_mnist(data_dir: Path) -> Raw:
     The extracted files have no published checksums: their headers and sizes are checked, nothing in them is unpickled, and
     their SHA-256 is in the manifest.
     """
-    folder = Path("FashionMNIST") / "raw"
-    arrays, sha256 = {}, {}
+    folder = source_files.FASHION
+    arrays, sha256, places = {}, {}, {}
     for name, md5 in FashionMNIST.resources:
         path = data_dir / folder / name
         extracted = path.with_suffix("")
@@ -272,59 +305,103 @@ def _fashion_mnist(data_dir: Path) -> Raw:
         else:
             path, content = extracted, extracted.read_bytes()
             plain = content
+        kind = name.removesuffix("-ubyte.gz")
         try:
-            arrays[name.removesuffix("-ubyte.gz")] = _idx(plain)
+            arrays[kind], places[kind] = _idx(plain), path
         except (ValueError, IndexError) as error:
             raise ValueError(f"{path} is corrupt: {error}; delete it, or put the original file there") from error
         sha256[f"{folder.as_posix()}/{path.name}"] = hashlib.sha256(content).hexdigest()
-    train, test = (
-        Part(arrays[f"{part}-labels-idx1"].astype(np.int64), arrays[f"{part}-images-idx3"][:, None])
-        for part in ("train", "t10k")
-    )
-    return Raw(train, test, list(FashionMNIST.classes), sha256)
+
+    def part(name: str) -> Part:
+        images, labels = arrays[f"{name}-images-idx3"], arrays[f"{name}-labels-idx1"]
+        for kind, array, axes in (("images-idx3", images, (28, 28)), ("labels-idx1", labels, ())):
+            if array.shape != (FASHION_IMAGES[name], *axes):
+                wanted = (FASHION_IMAGES[name], *axes)
+                raise ValueError(
+                    f"{places[f'{name}-{kind}']} has shape {array.shape} and should have {wanted}; put the original file there"
+                )
+        where = f"{places[f'{name}-images-idx3']} and {places[f'{name}-labels-idx1'].name}"
+        return check_part(Part(labels.astype(np.int64), images[:, None]), len(FashionMNIST.classes), where)
+
+    return Raw(part("train"), part("t10k"), list(FashionMNIST.classes), sha256)
 
 
 def _image_folder(path: Path) -> Raw:
-    """List the images of a folder: `path`/train/<class>/*.png|jpg|..., and in the same form `path`/test or `path`/val."""
-    test = next((path / name for name in ("test", "val") if (path / name).is_dir()), path / "test")
-    classes = sorted(p.name for p in (path / "train").glob("*") if p.is_dir())
-    if not classes or not test.is_dir():
-        missing = path / "train" / "<class>" if not classes else test
-        raise FileNotFoundError(f"imagefolder: {missing} is not there; wanted is {FOLDER_LAYOUT}")
-    found = sorted(p.name for p in test.glob("*") if p.is_dir())
-    if found != classes:
-        differing = sorted(set(classes) ^ set(found))[:5]
-        raise ValueError(f"imagefolder: the classes of {path / 'train'} and {test} differ, e.g. in {differing}")
-
-    def part(root: Path) -> Part:
-        files, labels = [], []
-        for label, name in enumerate(classes):
-            inside = sorted(p.name for p in os.scandir(root / name) if p.name.lower().endswith(IMG_EXTENSIONS))
-            if not inside:
-                raise FileNotFoundError(f"imagefolder: no images in {root / name}; wanted is {FOLDER_LAYOUT}")
-            files += [f"{root.name}/{name}/{file}" for file in inside]
-            labels += [label] * len(inside)
-        return Part(np.array(labels, dtype=np.int64), files=files)
-
-    return Raw(part(path / "train"), part(test), classes, {})
+    """List the images of a folder, see `source_files.image_folder`."""
+    classes, parts = source_files.image_folder(path)
+    train, test = (
+        Part(np.repeat(np.arange(len(classes)), list(map(len, names))), files=[name for one in names for name in one])
+        for names in parts.values()
+    )
+    return Raw(train, test, classes, {})
 
 
-def decode(path: Path):
-    """Read an image file as an RGB PIL image.
+def decode(path: Path, content: bytes | None = None, *, coarse: bool = False) -> Image.Image:
+    """Read an image file as an RGB PIL image; of 16 bits, the upper 8 count, as Pillow itself does with 16-bit colours.
+
+    Args:
+        path: The file.
+        content: What is in it, where that was read before.
+        coarse: A smaller image will do, which a JPEG gives three times as fast: it is only asked whether it can be read.
 
     Raises:
-        ValueError: the file cannot be read as an image; the message names it.
+        ValueError: The file cannot be read as an image, or has values of an unknown range; the message names it.
     """
     try:
-        return default_loader(str(path))
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
+            if coarse:
+                image.draft("RGB", (1, 1))
+            return _of_8_bits(image).convert("RGB")
     except Exception as error:  # image libraries raise many kinds of errors on a broken file
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+        reason = "no image, or of an unknown form" if isinstance(error, UnidentifiedImageError) else one_line(error)
+        raise ValueError(f"{path} cannot be read as an image: {reason}") from error
 
 
-def resized(path: Path, image_size: int) -> np.ndarray:
-    """Read an image file, resize its shorter side to `image_size` and crop the centre: uint8 (3, size, size)."""
-    image = F.center_crop(F.resize(decode(path), image_size), image_size)
-    return np.array(image).transpose(2, 0, 1)
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """Return an image as it is, or of 8 bits where it has 16, of which `convert` would keep two grey levels."""
+    bits = getattr(image, "tag_v2", {}).get(258, (16,))[0]  # a TIFF says how many there are
+    if bits == 16 and (image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))):
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
+    if image.mode.startswith(("I", "F")):
+        kind = "floats" if image.mode.startswith("F") else "whole numbers of neither 8 nor 16 bits"
+        raise ValueError(f"its values are {kind}, of unknown range; save it with 8 or 16 bits")
+    return image
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error says, in one line; its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def read_images(root: Path, names: Sequence[str], *, coarse: bool = False) -> Iterator[tuple[str, str, Image.Image]]:
+    """Yield name, SHA-256 and image of each file; the bytes that are hashed are those that are read.
+
+    Args:
+        root: The folder.
+        names: Of its images, in UTF-8.
+        coarse: As of `decode`.
+
+    Raises:
+        ValueError: At the end, in one line: some cannot be read.
+    """
+    bad = []
+    for name in names:
+        path = source_files.place(root, name)
+        try:
+            content = path.read_bytes()
+            image = decode(path, content, coarse=coarse)
+        except (OSError, ValueError) as error:
+            bad.append(f"{name}: {str(error).partition('as an image: ')[2] or one_line(error)}")
+            continue
+        yield name, hashlib.sha256(content).hexdigest(), image
+    if bad:
+        more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        raise ValueError(f"{root}: {len(bad)} of {len(names)} images cannot be read: {'; '.join(bad[:NAMED])}{more}")
+
+
+def resized(image: Image.Image, image_size: int) -> np.ndarray:
+    """Resize an image's shorter side to `image_size` and crop the centre: uint8 (3, size, size)."""
+    return np.array(F.center_crop(F.resize(image, image_size), image_size)).transpose(2, 0, 1)
 
 
 SOURCES: dict[str, Source] = {

@@ -7,17 +7,21 @@ import re
 import tarfile
 import warnings
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from scipy.io import wavfile
 from scipy.signal import get_window
 
-ARCHIVE = "free-spoken-digits.tar.xz"
-FOLDER = "recordings"
+from dgd import source_files
+
+ARCHIVE, FOLDER = source_files.SPOKEN, source_files.RECORDINGS
 ORIGIN = "github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0)"
 SPEAKERS = {"train": ("george", "jackson", "lucas", "nicolas"), "test": ("theo", "yweweler")}
 CLASSES = 10
+TAKES = 50
+"""Recordings of each digit by each speaker."""
 RATE = 8000  # samples a second
 BANDS = 32  # mel bands
 FRAMES = 32
@@ -74,12 +78,12 @@ def read(data_dir: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict
 
     Raises:
         FileNotFoundError: Neither is there.
-        ValueError: A file is no such recording, or a part lacks a speaker or a digit.
+        ValueError: A file is no such recording, or some recordings are missing.
     """
     contents, place, sha256 = _contents(data_dir)
     parts = {part: ([], []) for part in SPEAKERS}
     part_of = {speaker: part for part, speakers in SPEAKERS.items() for speaker in speakers}
-    there = set()
+    there = Counter()
     for name, content in sorted(contents.items()):
         found = NAME.fullmatch(name)
         if not found or found[2] not in part_of:
@@ -88,12 +92,16 @@ def read(data_dir: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict
         images, labels = parts[part_of[found[2]]]
         images.append(spectrogram(_samples(content, f"{place}: {name}")))
         labels.append(int(found[1]))
-        there.add((found[2], int(found[1])))
+        there[found[2], int(found[1])] += 1
     for speaker in part_of:
-        missing = [str(digit) for digit in range(CLASSES) if (speaker, digit) not in there]
+        missing = [str(digit) for digit in range(CLASSES) if not there[speaker, digit]]
         if missing:
             what = f"the speaker {speaker}" if len(missing) == CLASSES else f"{speaker}'s digit {', '.join(missing)}"
             raise ValueError(f"{place}: no recording of {what}; put all of {ORIGIN} there")
+    for speaker in part_of:
+        if few := [digit for digit in range(CLASSES) if there[speaker, digit] != TAKES]:
+            what = f"{there[speaker, few[0]]} recordings of {speaker}'s digit {few[0]}"
+            raise ValueError(f"{place}: {what}, and there should be {TAKES}; put all of {ORIGIN} there")
     return {part: (np.stack(images), np.array(labels, np.int64)) for part, (images, labels) in parts.items()}, sha256
 
 
@@ -101,7 +109,7 @@ def _contents(data_dir: Path) -> tuple[dict[str, bytes], Path, dict[str, str]]:
     """Return the bytes of each recording by its name, where they came from, and the hash of that."""
     folder, archive = data_dir / FOLDER, data_dir / ARCHIVE
     if folder.is_dir():
-        found = {path.name: path.read_bytes() for path in sorted(folder.glob("*.wav"))}
+        found = {path.name: path.read_bytes() for path in sorted(folder.glob("*.wav")) if source_files.is_somebodys(path.name)}
         hashes = [hashlib.sha256(content).hexdigest() for content in found.values()]
         return found, folder, {f"{FOLDER}/*.wav": hashlib.sha256("\n".join(hashes).encode()).hexdigest()}
     if not archive.is_file():
@@ -114,9 +122,13 @@ def _contents(data_dir: Path) -> tuple[dict[str, bytes], Path, dict[str, str]]:
             members = [
                 one for one in tar if one.isfile() and one.name.endswith(".wav") and Path(one.name).parent.name == FOLDER
             ]
-            found = {Path(one.name).name: tar.extractfile(one).read() for one in members}
+            found = {
+                Path(one.name).name: tar.extractfile(one).read()
+                for one in members
+                if source_files.is_somebodys(Path(one.name).name) and "__MACOSX" not in Path(one.name).parts
+            }
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(":")
+        reason = " ".join(str(error).split()).rstrip(":") or type(error).__name__
         raise ValueError(f"{archive} is corrupt: {reason}; put the original file there") from None
     return found, archive, {ARCHIVE: hashlib.sha256(packed).hexdigest()}
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 
+from dgd import yaml_files
 from dgd.cell import Cell, slug
 from dgd.metrics import METRICS, Metric
 from dgd.provenance import AGAIN, RECORD, cell_of, check_seal
@@ -88,12 +88,8 @@ def read_config(path: str | Path) -> Cell:
         ValueError: It is not there, is not what was written, is not YAML, or is no cell's.
     """
     try:
-        # The C parser, where PyYAML has it: a benchmark has thousands of these files.
-        given = yaml.load(as_written(path).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        return Cell.from_plain(given)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; {AGAIN}") from None
-    except (yaml.YAMLError, ValueError, AttributeError) as error:
+        return Cell.from_plain(yaml_files.read(as_written(path)))
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}; {AGAIN}") from error
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any, get_origin
 
 import pandas as pd
-import yaml
 
-from dgd import keys, methods
+from dgd import keys, methods, yaml_files
 from dgd.cell import Data, Method, Recipe
 
 ROW = {
@@ -63,9 +62,12 @@ TYPED = ("composition", "overrides", "conditions", "model_here", "teacher_here")
 
 
 def load(path: str | Path) -> dict:
-    """Return what a paper's file holds, unchecked."""
-    # The C parser, where PyYAML has it: these files are long.
-    return yaml.load(Path(path).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    """Return what a paper's file holds, unchecked.
+
+    Raises:
+        ValueError: It is not there, or is not strict YAML, see `dgd.yaml_files`.
+    """
+    return yaml_files.read_mapping(path)
 
 
 def read_papers(papers: Iterable[str | Path | dict], section: str = "results") -> pd.DataFrame:

@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from torch import Tensor, nn
 
-from dgd import data, files, filters
+from dgd import data, files, filters, yaml_files
 from dgd.cell import Cell
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.metrics import Metric
@@ -170,7 +169,7 @@ def prune_cell(folder: str | Path, prepared: str | Path, shares: Sequence[float]
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: no such file; give the folder of a trained cell")
     metrics = json.loads((folder / "metrics.json").read_text())
-    cell = Cell.from_plain(yaml.safe_load((folder / "config.yaml").read_text()))
+    cell = Cell.from_plain(yaml_files.read_mapping(folder / "config.yaml"))
     task, recipe = TASKS[cell.task], cell.recipe
     curve = pd.DataFrame(columns=columns(task.metric))
     if metrics["status"] == "finished" and metrics["conv_filters"]:

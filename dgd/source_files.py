@@ -1,0 +1,212 @@
+"""What a prepared data set is made from: the files, the fingerprint of what they hold, and the seal of its manifest.
+
+Only files without a published checksum count: those of `imagefolder:<path>`, of the spoken digits and of Fashion-MNIST. Nothing
+here needs torch.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from dgd.files import write_json
+
+IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Endings of the names of images: torchvision's."""
+LAYOUT = "<path>/train/<class>/*.png|jpg|... and <path>/test/<class>/* (or <path>/val/<class>/*)"
+SYSTEM = ("thumbs.db", "desktop.ini", "__macosx")
+"""What systems put into folders, besides names that begin with a dot."""
+RECORDINGS, SPOKEN = "recordings", "free-spoken-digits.tar.xz"
+"""The folder of the spoken digits, and its archive."""
+FASHION = Path("FashionMNIST") / "raw"
+SEAL = "manifest_sha256"
+"""Key of a manifest: the hash of the rest of it."""
+SEEN = "seen.json"
+"""Beside the manifest: by which sizes and times the files were known when they were last hashed. It only saves hashing."""
+RECENT = 2_000_000_000
+"""Nanoseconds in which a file may change without a change of its times."""
+
+
+def is_somebodys(name: str) -> bool:
+    """Return whether a file or folder of this name was put there by a person: it is neither hidden nor a system's."""
+    return not name.startswith(".") and name.lower() not in SYSTEM
+
+
+def place(root: str | Path, name: str) -> Path:
+    """Return the path of a file below a folder by its name in UTF-8, in any locale."""
+    return Path(root, os.fsdecode(name.encode()))
+
+
+def image_folder(path: Path) -> tuple[list[str], dict[str, list[list[str]]]]:
+    """List the images of a folder: `path`/train/<class>/*.png|jpg|..., and in the same form `path`/test or `path`/val.
+
+    Returns:
+        The classes, and part (`train`, and `test` or `val`) -> for each class the names of its images below `path`, sorted.
+
+    Raises:
+        FileNotFoundError: A part is missing, or a class has no image.
+        ValueError: The parts have other classes, or a name or a folder cannot be.
+    """
+    test = next((name for name in ("test", "val") if (path / name).is_dir()), "test")
+    classes = _folders(path / "train")
+    if not classes or not (path / test).is_dir():
+        missing = path / "train" / "<class>" if not classes else path / test
+        raise FileNotFoundError(f"imagefolder: {missing} is not there; wanted is {LAYOUT}")
+    if (found := _folders(path / test)) != classes:
+        differing = sorted(set(classes) ^ set(found))[:5]
+        raise ValueError(f"imagefolder: the classes of {path / 'train'} and {path / test} differ, e.g. in {differing}")
+    return classes, {part: [_images(path, f"{part}/{name}") for name in classes] for part in ("train", test)}
+
+
+def _folders(path: Path) -> list[str]:
+    return sorted(_text(path, entry.name) for entry in _entries(path) if entry.is_dir()) if path.is_dir() else []
+
+
+def _images(root: Path, below: str) -> list[str]:
+    names, folder = [], place(root, below)
+    for entry in _entries(folder):
+        name = _text(folder, entry.name)
+        if entry.is_dir():
+            raise ValueError(f"imagefolder: {folder / entry.name} is a folder; images lie in their class's folder itself")
+        if name.lower().endswith(IMAGES):
+            names.append(f"{below}/{name}")
+    if not names:
+        raise FileNotFoundError(f"imagefolder: no images in {folder}; wanted is {LAYOUT}")
+    return sorted(names)
+
+
+def _entries(path: Path) -> list[os.DirEntry]:
+    with os.scandir(path) as entries:
+        return [entry for entry in entries if is_somebodys(entry.name)]
+
+
+def _text(folder: Path, name: str) -> str:
+    try:
+        return os.fsencode(name).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"imagefolder: the name {os.fsencode(name)!r} in {folder} is not UTF-8; rename it") from None
+
+
+def files(dataset: str, data_dir: str | Path) -> dict[str, Path]:
+    """Return name -> path of the files without a published checksum that a data set is prepared from.
+
+    Nothing where the data set has no such files, or they are not there as they must be: what was prepared then stands alone.
+
+    Args:
+        dataset: `digits`, `imagefolder:<path>`, ...
+        data_dir: Folder of the archives, or of what was extracted from them.
+    """
+    kind, _, path = dataset.partition(":")
+    if kind == "imagefolder":
+        try:
+            root = Path(path).expanduser()
+            parts = image_folder(root)[1]
+        except (OSError, ValueError, RuntimeError):  # the last where nobody's home is known
+            return {}
+        return {name: place(root, name) for part in parts.values() for names in part for name in names}
+    return {name: Path(data_dir, name) for name in OTHERS.get(kind, lambda _: [])(Path(data_dir))}
+
+
+def _spoken(data_dir: Path) -> list[str]:
+    folder = data_dir / RECORDINGS
+    if folder.is_dir():
+        return [f"{RECORDINGS}/{path.name}" for path in sorted(folder.glob("*.wav")) if is_somebodys(path.name)]
+    return [SPOKEN] if (data_dir / SPOKEN).is_file() else []
+
+
+def _fashion(data_dir: Path) -> list[str]:
+    names = []
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            packed = FASHION / f"{part}-{kind}-ubyte.gz"
+            names += [str(packed if (data_dir / packed).is_file() else packed.with_suffix(""))]
+    return names if all((data_dir / name).is_file() for name in names) else []
+
+
+OTHERS = {"digits-spoken": _spoken, "fashion_mnist": _fashion}
+
+
+def seen(found: Mapping[str, Path]) -> str | None:
+    """Return a hash of the files' names, sizes and times; None where one changed so recently that it might change unseen."""
+    digest, newest = hashlib.sha256(), 0
+    for name, path in found.items():
+        stat = path.stat()
+        newest = max(newest, stat.st_ctime_ns)  # times of change can be set, this one cannot
+        digest.update(repr((name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)).encode())
+    return None if newest > time.time_ns() - RECENT else digest.hexdigest()
+
+
+def content(found: Mapping[str, Path], known: Mapping[str, str]) -> str | None:
+    """Return a hash of the files' names and contents; None of none.
+
+    Args:
+        found: As `files` gives them.
+        known: Hashes of the contents of some of them.
+    """
+    lines = [f"{known.get(name) or _hash(path)} {name}\n" for name, path in found.items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else None
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal_of(manifest: Mapping) -> str:
+    """Return the SHA-256 of a manifest's text without the seal, which is that of the whole file before there were seals."""
+    own = {key: value for key, value in manifest.items() if key != SEAL}
+    return hashlib.sha256(manifest_text(own).encode()).hexdigest()
+
+
+def manifest_text(manifest: Mapping) -> str:
+    """Return a manifest.json."""
+    return json.dumps(manifest, indent=1) + "\n"
+
+
+def remember(out: Path, before: str | None, fingerprint: str | None) -> None:
+    """Write what saves hashing the next time, where that can be written.
+
+    Args:
+        out: Folder of the prepared data set.
+        before: What `seen` gave before the files were hashed.
+        fingerprint: What `content` gave.
+    """
+    if before and fingerprint and out.is_dir():
+        try:
+            write_json(out / SEEN, {"seen": before, "fingerprint": fingerprint})
+        except OSError:
+            return  # a folder that is only read: they are hashed each time
+
+
+def is_changed(dataset: str, data_dir: str | Path, out: str | Path, *, unknown: bool = False) -> bool:
+    """Return whether a data set is prepared in `out` from files whose contents are others today.
+
+    Args:
+        dataset: `digits`, `imagefolder:<path>`, ...
+        data_dir: Folder of the archives, or of what was extracted from them.
+        out: The folder.
+        unknown: What to return where the manifest, of an older version, does not say.
+    """
+    out, found = Path(out), files(dataset, data_dir)
+    recorded = read_unchecked(out / "manifest.json")
+    if not found or not recorded:
+        return False
+    if "fingerprint" not in recorded:
+        return unknown
+    before, remembered = seen(found), read_unchecked(out / SEEN)
+    if before and remembered.get("seen") == before:
+        return remembered.get("fingerprint") != recorded["fingerprint"]
+    now = content(found, {})
+    remember(out, before, now)
+    return now != recorded["fingerprint"]
+
+
+def read_unchecked(path: Path) -> dict:
+    """Return what a manifest, or a file beside it, holds, unchecked; nothing where it is not there or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
