@@ -35,9 +35,17 @@ class Images:
         self.pixels = torch.randn(40, 3, 8, 8, generator=draw) + 3 * torch.randn(40, 3, 1, 1, generator=draw)
         self.labels = net.eval()(self.pixels).argmax(1)
 
+    def feed(self):
+        return self
+
+    def start(self):
+        return [slice(0, 16), slice(16, 32), slice(32, 40)]
+
+    def batch(self, part):
+        return Examples({"image": self.pixels[part]}, self.labels[part], torch.arange(40)[part])
+
     def batches(self):
-        parts = (tensor.split(16) for tensor in (self.pixels, self.labels, torch.arange(40)))
-        return (Examples({"image": pixels}, labels, index) for pixels, labels, index in zip(*parts))
+        return map(self.batch, self.start())
 
 
 class Tiny(nn.Module):
