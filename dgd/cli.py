@@ -148,13 +148,13 @@ def verify(
     folders: Annotated[list[str], typer.Argument(help="Cells' folders; their teachers lie below the same root.")],
 ) -> None:
     """Train finished cells again in a temporary folder, teachers included, and say whether the same bytes come out."""
-    from dgd import provenance
+    from dgd import seals
     from dgd import verify as verification
 
     failed = False
     for folder in folders:
         line = verification.verify(folder)
-        seal = "" if line or provenance.seal(folder) else "; not sealed: older code trained it"
+        seal = "" if line or seals.seal(folder) else "; not sealed: older code trained it"
         same = f"equal: history, predictions, filters, and all measured metrics{seal}"
         print(f"{folder}: {line or same}", flush=True)
         failed |= bool(line)

@@ -21,7 +21,7 @@ from dgd.codehash import code as code
 from dgd.codehash import digest as digest
 from dgd.codehash import files as code_files  # noqa: F401
 from dgd.files import json_bytes, locked, remove, write_bytes
-from dgd.provenance import RECORD, check_seal, sealed
+from dgd.seals import RECORD, check_seal, sealed
 
 OUTPUTS = (
     "metrics.json",
@@ -42,7 +42,7 @@ APART = (
     # They hold or check typed fields, which are compared by their values.
     *("dgd", "dgd.cell", "dgd.keys", "dgd.methods", "dgd.terms"),
     # They record, and change no result.
-    *("dgd.codehash", "dgd.identity", "dgd.provenance", "dgd.train.memory", "dgd.train.outcomes"),
+    *("dgd.codehash", "dgd.identity", "dgd.provenance", "dgd.seals", "dgd.train.memory", "dgd.train.outcomes"),
     # What they make is compared by its content.
     *("dgd.data", "dgd.data.preparation", "dgd.data.sources", "dgd.data.spoken", "dgd.source_files"),
 )

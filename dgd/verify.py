@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dgd import identity, provenance, running
+from dgd import identity, running, seals
 from dgd.cell import Cell
 
 BYTES = ("history.csv", "predictions.npz", "filters.npz")
@@ -35,7 +35,7 @@ def verify(folder: str | Path) -> str:
         raise ValueError(f"{folder}: no finished cell in it; give the folder of a trained cell")
     root = identity.root_of(folder, cell)
     try:
-        provenance.check_seal(folder, [name for name in identity.OUTPUTS if (folder / name).is_file()])
+        seals.check_seal(folder, [name for name in identity.OUTPUTS if (folder / name).is_file()])
     except ValueError as error:
         return str(error)
     with tempfile.TemporaryDirectory() as made:

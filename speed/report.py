@@ -346,7 +346,7 @@ def between(text: str, name: str, content: str) -> str:
 def render() -> str:
     """Return speed/README.md as it should be."""
     machines, growth = read()
-    tried = yaml_files.read_mapping(ROOT / "speed" / "tried.yaml")
+    tried = yaml_files.read(ROOT / "speed" / "tried.yaml")
     accuracy = accuracy_text(pd.read_csv(ROOT / "results" / "fast-path" / "cells.csv"))
     parts = [summary(machines), accuracy, measurements_page(machines, growth, tried, read_trial())]
     return between(PAGE.read_text(), "results", "\n\n".join(filter(None, parts)))

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from dgd import data, provenance
+from dgd import data, provenance, seals
 from dgd.config import cells, check
 from dgd.files import write_text
 from speed import copy_workflow
@@ -106,7 +106,7 @@ def fill(results: Path, config: dict, templates: dict[int, dict[str, bytes]]) ->
         files["config.yaml"] = yaml.safe_dump(plain, sort_keys=False).encode()
         files["metrics.json"] = json.dumps(metrics, indent=2).encode()
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        files["provenance.json"] = json.dumps(provenance.sealed(record, hashes), indent=2).encode()
+        files["provenance.json"] = json.dumps(seals.sealed(record, hashes), indent=2).encode()
         folder = results / cell.path
         folder.mkdir(parents=True)
         for name, content in files.items():

@@ -14,10 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dgd import config, data, files, source_files
 from dgd.cell import Cell
+from dgd.files import file_hash
 from dgd.identity import OUTPUTS
 from dgd.methods import METHODS, NAMED, find, given_options, grafted
 from dgd.objectives import Objective
-from dgd.provenance import file_hash
 from dgd.train import checkpoint, train_cell
 from dgd.train.group import Group
 from dgd.train.member import create

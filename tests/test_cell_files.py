@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from taught import TEACHER
 
-from dgd import files, identity, provenance
+from dgd import files, identity, seals
 from dgd.metrics import METRICS
 from dgd.read.files import PRUNING, read_filters, read_pruning, read_traces
 
@@ -119,7 +119,7 @@ def write(folder: Path, cell=TEACHER, contents=CONTENTS, value=5.0) -> Path:
 
 @pytest.mark.parametrize("name", identity.OUTPUTS)
 def test_one_flipped_bit_of_any_file_is_noticed(tmp_path, name):
-    assert provenance.check_seal(write(tmp_path), identity.OUTPUTS)
+    assert seals.check_seal(write(tmp_path), identity.OUTPUTS)
     path = tmp_path / name
     whole = path.read_bytes()
     for place in range(len(whole)) if name == "provenance.json" else (0, len(whole) // 2, len(whole) - 1):
@@ -128,18 +128,18 @@ def test_one_flipped_bit_of_any_file_is_noticed(tmp_path, name):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         os.utime(path, ns=(place, place))
         with pytest.raises(ValueError, match=f"^{re.escape(str(path))} (was changed or damaged|is not JSON).*train it again$"):
-            provenance.check_seal(tmp_path, identity.OUTPUTS)
+            seals.check_seal(tmp_path, identity.OUTPUTS)
     path.unlink()
     if name != "provenance.json":
         with pytest.raises(ValueError, match=f"{name}: no such file, and provenance.json has its hash"):
-            provenance.check_seal(tmp_path, identity.OUTPUTS)
+            seals.check_seal(tmp_path, identity.OUTPUTS)
 
 
 def test_a_cell_of_older_code_has_no_seal_and_is_read(tmp_path):
-    assert provenance.check_seal(tmp_path, identity.OUTPUTS) is False
+    assert seals.check_seal(tmp_path, identity.OUTPUTS) is False
     (tmp_path / "provenance.json").write_text('{"cell": "a"}')
-    assert provenance.check_seal(tmp_path, identity.OUTPUTS) is False
-    assert provenance.seal(tmp_path) is None
+    assert seals.check_seal(tmp_path, identity.OUTPUTS) is False
+    assert seals.seal(tmp_path) is None
 
 
 def test_a_write_that_is_cut_short_leaves_the_old_cell_or_none(tmp_path, monkeypatch):
@@ -162,20 +162,20 @@ def test_a_write_that_is_cut_short_leaves_the_old_cell_or_none(tmp_path, monkeyp
         outcomes.append((folder / "metrics.json").exists())
         monkeypatch.setattr(identity, "write_bytes", write_bytes)
     assert outcomes == [False] * len(identity.OUTPUTS) + [True]
-    assert provenance.check_seal(folder, identity.OUTPUTS)
+    assert seals.check_seal(folder, identity.OUTPUTS)
 
 
 def test_what_is_taken_over_is_sealed_again_and_damage_is_not_taken_over(tmp_path):
     source = write(tmp_path / TEACHER.path)
     record = json.loads((source / "provenance.json").read_text()) | {"identity": {"teachers": {}}}
-    (source / "provenance.json").write_text(json.dumps(provenance.sealed(record, record["seal"]["files"])))
+    (source / "provenance.json").write_text(json.dumps(seals.sealed(record, record["seal"]["files"])))
     (source / "metrics.json").write_text('{"status": "finished", "cell": {}}')
     with pytest.raises(ValueError, match="metrics.json was changed"):
         identity.adopt(source, tmp_path / "taken", TEACHER)
     assert not (tmp_path / "taken").exists()
     identity.write_cell(source, TEACHER, CONTENTS, record, {"status": "finished", "cell": {}})
     identity.adopt(source, tmp_path / "taken", TEACHER)
-    assert provenance.check_seal(tmp_path / "taken", identity.OUTPUTS)
+    assert seals.check_seal(tmp_path / "taken", identity.OUTPUTS)
 
 
 # ------------------------------------------------------------------------------------------------------------ the lock

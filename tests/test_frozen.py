@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dgd import config, data, frozen, running, source_files
-from dgd.provenance import file_hash
+from dgd.files import file_hash
 
 ROOT = Path(__file__).parents[1]
 FROZEN = ("cifar10-small", "controls-small", "decay-small", "fast-path", "zoo-small")

@@ -21,7 +21,7 @@ from tests.launches import FILE, STEPS
 from tests.launches import launches as count
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-MODELS = ("test_resnet", "test_efficientnet", "test_vit", "cifar_mobilenetv2", "cifar_wrn10_1", "cifar_vgg16_bn")
+MODELS = ("test_resnet", "test_vit", "cifar_mobilenetv2", "cifar_wrn10_1", "cifar_vgg16_bn")
 
 
 def trained(cell, prepared, device="cpu", epochs=2, exchanges=False):

@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 from dgd.cell import IMAGE
 from dgd.data.preparation import FORMAT, check_tensors, list_sha256, read_manifest
 from dgd.data.sources import decode, find
-from dgd.provenance import file_hash
+from dgd.files import file_hash
 from dgd.source_files import place
 
 EVALUATION_BATCH = 500

@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 
 from dgd import source_files
 from dgd.data.sources import Part, Raw, check_part, find, read_images, resized, stratified
-from dgd.files import follow_umask
-from dgd.provenance import file_hash
+from dgd.files import file_hash, follow_umask
 from dgd.source_files import SEAL, manifest_text, seal_of
 
 FORMAT = 2

@@ -14,7 +14,7 @@ import pandas as pd
 from dgd import yaml_files
 from dgd.cell import Cell, slug
 from dgd.metrics import METRICS, Metric
-from dgd.provenance import AGAIN, RECORD, cell_of, check_seal
+from dgd.seals import AGAIN, RECORD, cell_of, check_seal
 
 LABELS = ("benchmark", "dataset", "model", "student", "teacher", "method", "seed")
 """What names a cell, in metrics.json and as the first columns of cells.csv."""

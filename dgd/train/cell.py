@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dgd import data as datasets
-from dgd import files, identity, provenance
+from dgd import files, identity, seals
 from dgd.cell import PER_PROCESS, Cell
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.models.nested import plain_parameters, plain_state
@@ -181,7 +181,7 @@ def _train_locked(order: Order, results: Path, device: torch.device, loaded: dic
     folders = [results / path for path in cell.teachers]
     made_from = {
         "identity": identity.record(cell, results=results, data=order.data),
-        "dataset_sha256": provenance.file_hash(order.data / "manifest.json"),
+        "dataset_sha256": files.file_hash(order.data / "manifest.json"),
         "teachers": {path: identity.file_hash(folder / "model.safetensors") for path, folder in zip(cell.teachers, folders)},
     }
     if cell.generated:
@@ -379,7 +379,7 @@ def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
     metrics, path = folder / "metrics.json", folder / identity.WEIGHTS
     if not metrics.is_file():
         raise ValueError(f"{metrics}: no such file; train the teacher first")
-    if not provenance.check_seal(folder, (metrics.name, path.name)):
+    if not seals.check_seal(folder, (metrics.name, path.name)):
         print(f"{folder} is not sealed, because older code trained it: its weights are held to no hash", file=sys.stderr)
     record = json.loads(metrics.read_text())
     if record["status"] != "finished":
@@ -398,6 +398,6 @@ def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
 
 def _check_values(values: Tensor, name: str) -> None:
     if not values.is_floating_point():
-        raise ValueError(f"{name} is {values.dtype}; weights are floating-point numbers: {provenance.AGAIN}")
+        raise ValueError(f"{name} is {values.dtype}; weights are floating-point numbers: {seals.AGAIN}")
     if not values.isfinite().all():
-        raise ValueError(f"{name} has values that are not finite: {provenance.AGAIN}")
+        raise ValueError(f"{name} has values that are not finite: {seals.AGAIN}")

@@ -1,0 +1,103 @@
+"""Hold a cell's files to what was written.
+
+A cell's provenance.json has a seal: the hash of each of its files, and one of the record itself. What was changed since is
+noticed by all who read the file. Cells of older code have no seal, and are read as they are. Nothing here needs torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from dgd.files import file_hash
+
+RECORD = "provenance.json"
+"""The file of a cell that holds the record of the others."""
+AGAIN = "delete the cell's folder and train it again"
+CHANGED = f"was changed or damaged after it was written (by the SHA-256 in {RECORD}): put back what was there, or {AGAIN}"
+
+
+def sealed(record: Mapping, hashes: Mapping[str, str]) -> dict:
+    """Return a provenance record with a seal, instead of the one that it has.
+
+    Args:
+        record: The content of provenance.json.
+        hashes: File of the cell -> SHA-256 of its content.
+    """
+    record = {**json.loads(json.dumps(record)), "sealed": True, "seal": {"files": dict(hashes)}}
+    record["seal"]["record"] = _content_hash(record)
+    return record
+
+
+def seal(folder: str | Path) -> dict[str, str] | None:
+    """Return file -> SHA-256 of a cell's files when they were written; None where the cell is not sealed.
+
+    Raises:
+        ValueError: Its provenance.json is not what was written.
+    """
+    return _read(Path(folder))[1]
+
+
+def cell_of(folder: str | Path) -> str | None:
+    """Return the path of the cell that a folder's provenance.json is of; None where there is none.
+
+    Raises:
+        ValueError: It is not what was written.
+    """
+    return _read(Path(folder))[0]
+
+
+def _read(folder: Path) -> tuple[str | None, dict[str, str] | None]:
+    path = folder / RECORD
+    try:
+        stat = path.stat()
+    except OSError:
+        return None, None
+    return _parsed(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(path: Path, mtime: int, size: int) -> tuple[str | None, dict[str, str] | None]:
+    """Return what is kept of a record while it does not change; a file of thousands of cells is read by several readers."""
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); {AGAIN}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} is no record of a cell; {AGAIN}")
+    if not {"seal", "sealed"} & record.keys():  # two names: damage to one of them makes no cell of older code of it
+        return record.get("cell"), None
+    try:
+        if record["seal"].pop("record") == _content_hash(record):
+            return record.get("cell"), record["seal"]["files"]
+    except (AttributeError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path} {CHANGED}")
+
+
+def check_seal(folder: str | Path, names: Collection[str]) -> bool:
+    """Hold files of a cell to its seal.
+
+    Args:
+        folder: The cell's folder.
+        names: Files in it; one that is not there is not what was written.
+
+    Returns:
+        Whether the cell is sealed; without a seal there is nothing that its files can be held to.
+
+    Raises:
+        ValueError: One of the files, or the record itself, is not what was written; names the first.
+    """
+    hashes = seal(folder)
+    for name in names if hashes is not None else ():
+        path = Path(folder) / name
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file, and {RECORD} has its hash; {AGAIN}")
+        if name != RECORD and file_hash(path) != hashes.get(name):
+            raise ValueError(f"{path} {CHANGED}")
+    return hashes is not None
+
+
+def _content_hash(record: Mapping) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
