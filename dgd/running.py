@@ -136,9 +136,17 @@ def benchmark_cells(path: str | Path) -> list[Cell]:
 
 
 def folder_cells(folder: str | Path) -> list[Cell]:
-    """Return the cells in a benchmark's folder of results, by their own config.yaml, teachers that are there first."""
-    found = [identity.cell_of(path.parent) for path in sorted(Path(folder).glob("*/*/*/seed*/config.yaml"))]
-    return sorted(filter(None, found), key=lambda cell: (len(cell.teachers), cell.path))
+    """Return the cells in a benchmark's folder of results, by their own config.yaml, teachers that are there first.
+
+    Raises:
+        ValueError: A cell is in a folder that is not its own: it was copied.
+    """
+    found = []
+    for path in sorted(Path(folder).glob("*/*/*/seed*/config.yaml")):
+        if cell := identity.cell_of(path.parent):
+            frozen.refuse_copy(path, cell.path)
+            found.append(cell)
+    return sorted(found, key=lambda cell: (len(cell.teachers), cell.path))
 
 
 def prepared(cell: Cell, results: str | Path = "results") -> Path:

@@ -14,6 +14,7 @@ from dgd.files import file_hash
 
 RECORD = "provenance.json"
 """The file of a cell that holds the record of the others."""
+MOVED = "a copy counts as no second cell: move it out of the benchmark's folder, or delete it"
 AGAIN = "delete the cell's folder and train it again"
 CHANGED = f"was changed or damaged after it was written (by the SHA-256 in {RECORD}): put back what was there, or {AGAIN}"
 

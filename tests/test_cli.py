@@ -1,6 +1,7 @@
 """`dgd-bench`, called as a user calls it."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -250,6 +251,12 @@ def test_a_frozen_benchmark_is_read_and_not_trained(capsys, benchmark, tmp_path)
     command = ["train", str(benchmark), "*/cifar_resnet8/baseline/*", "--results", str(results)]
     assert cli.main(["freeze", str(results / "t")]) == 1
     assert cli.main(command) == 0
+    copy = results / "t/digits/cifar_resnet8/baseline/seed0.bak"
+    shutil.copytree(copy.with_name("seed0"), copy)
+    for name in ("freeze", "status", "table"):
+        assert cli.main([name, str(results / "t")]) == 1
+        assert "is that of the cell t/digits/cifar_resnet8/baseline/seed0; a copy counts as no" in capsys.readouterr().err
+    shutil.rmtree(copy)
     assert cli.main(["freeze", str(results / "t")]) == 0
     assert "frozen, 1 cell made by " in capsys.readouterr().out
     assert cli.main([*command, "--again"]) == 1

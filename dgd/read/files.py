@@ -14,7 +14,7 @@ import pandas as pd
 from dgd import yaml_files
 from dgd.cell import Cell, slug
 from dgd.metrics import METRICS, Metric
-from dgd.seals import AGAIN, RECORD, cell_of, check_seal
+from dgd.seals import AGAIN, MOVED, RECORD, cell_of, check_seal
 
 LABELS = ("benchmark", "dataset", "model", "student", "teacher", "method", "seed")
 """What names a cell, in metrics.json and as the first columns of cells.csv."""
@@ -25,7 +25,6 @@ PRUNING = ("share", "removed", "filters_left", "parameters_left")
 TOLERANCE = 0.5
 """By how much the metric may differ between pruning.csv and metrics.json, in its unit; as in `dgd.pruning`."""
 
-MOVED = "a copy counts as no second cell: move it out of the benchmark's folder, or delete it"
 PRUNE_AGAIN = "delete it and run `dgd-bench prune` on its folder"
 
 
