@@ -77,9 +77,8 @@ class Pass:
 
     def __init__(self, networks: Sequence[nn.Module], loader, task: Task, arithmetic: Arithmetic, ranks: Ranks):
         self.networks, self.loader, self.task, self.arithmetic, self.ranks = networks, loader, task, arithmetic, ranks
-        device = arithmetic.device
         self.feed, self.sums, self.predictions = loader.feed(), None, None
-        self.at, self.within = torch.zeros(1, dtype=torch.int64, device=device), None
+        self.cursor = graphs.Cursor(arithmetic.device)
         self.launch: Callable[[int], None] = self.batch
 
     def __call__(self) -> Evaluation:
@@ -93,10 +92,7 @@ class Pass:
         for network in self.networks:
             ranks.broadcast_buffers(network.eval())
         parts = self.feed.start()
-        if self.within is None:
-            self.first = torch.tensor([part.start for part in parts], device=self.at.device)
-            self.within = torch.arange(max(part.stop - part.start for part in parts), device=self.at.device)
-        self.at.zero_()
+        self.cursor.start(parts)
         if self.sums is not None:
             self.sums.zero_()
         for part in parts:
@@ -112,8 +108,8 @@ class Pass:
 
     @torch.no_grad()
     def batch(self, size: int) -> None:
-        """Run the networks on the batch that the counter is at, of this many images."""
-        place = self.first.index_select(0, self.at) + self.within[:size]
+        """Run the networks on the batch that the cursor is at, of this many images."""
+        place = self.cursor.part(size)
         batch = self.feed.batch(place)
         predicted, parts = self.task.measure(
             _outputs(self.networks, batch, self.loader.input, self.task, self.arithmetic), batch
@@ -123,7 +119,7 @@ class Pass:
             self.predictions = predicted.new_zeros((len(predicted), self.loader.images, *predicted.shape[2:]))
         self.sums += parts
         self.predictions.index_copy_(1, place, predicted)
-        self.at += 1
+        self.cursor.move()
 
 
 def _outputs(networks: Sequence[nn.Module], batch, input: str, task: Task, arithmetic: Arithmetic) -> Tensor:

@@ -7,9 +7,10 @@ smaller last batch is a graph of its own.
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from dgd.task import Prediction
 from dgd.train.launches import Lighter
@@ -21,6 +22,33 @@ WARM_UP = 3
 keep."""
 EAGER = "DGD_EAGER"
 """Environment variable: JSON, cell's path -> why its step cannot be captured, from a process in which that failed."""
+
+
+class Cursor:
+    """The place of a step among those of a pass over a split, on the device, where a step that is replayed can read it.
+
+    Args:
+        device: The device.
+    """
+
+    def __init__(self, device: torch.device):
+        self.at = torch.zeros(1, dtype=torch.int64, device=device)
+        self.first = self.within = None
+
+    def start(self, parts: Sequence[slice]) -> None:
+        """Go to the first of the parts of a pass, which are the same in every pass."""
+        if self.first is None:
+            self.first = torch.tensor([part.start for part in parts], device=self.at.device)
+            self.within = torch.arange(max(part.stop - part.start for part in parts), device=self.at.device)
+        self.at.zero_()
+
+    def part(self, size: int) -> Tensor:
+        """Return the positions (size,) of the part that is next, which has this many."""
+        return self.first.index_select(0, self.at) + self.within[:size]
+
+    def move(self) -> None:
+        """Go to the next part."""
+        self.at += 1
 
 
 class Launcher:

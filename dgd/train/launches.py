@@ -37,7 +37,7 @@ class Lighter:
     def __init__(self, networks: Sequence[nn.Module], *, halves: bool):
         self.counters: dict[nn.Module, Counter] = {}
         self.weights: list[dict[nn.Parameter, nn.Parameter]] = [{} for _ in networks]
-        self.places: list[tuple[nn.Module, str, nn.Parameter]] = []
+        self.places: list[tuple[nn.Module, str, nn.Parameter, nn.Parameter]] = []
         for network, weights in zip(networks, self.weights):
             for module in network.modules():
                 if isinstance(module, _BatchNorm) and module.num_batches_tracked is not None:
@@ -46,21 +46,20 @@ class Lighter:
                     for name, weight in module.named_parameters(recurse=False):
                         if weight not in weights:  # two modules can have one weight
                             weights[weight] = nn.Parameter(weight.detach().bfloat16())
-                        self.places.append((module, name, weight))
-        self.cast = {weight: half for weights in self.weights for weight, half in weights.items()}
+                        self.places.append((module, name, weight, weights[weight]))
 
     def __enter__(self) -> "Lighter":
         self.tracked = {norm: norm.num_batches_tracked for norm in self.counters}
         for norm, counter in self.counters.items():
             norm._buffers[TRACKED] = counter
-        for module, name, weight in self.places:
-            module._parameters[name] = self.cast[weight]
+        for module, name, _, half in self.places:
+            module._parameters[name] = half
         for k in range(len(self.weights)):
             self.refresh(k)
         return self
 
     def __exit__(self, *_) -> None:
-        for module, name, weight in self.places:
+        for module, name, weight, _ in self.places:
             module._parameters[name] = weight
         for norm, buffer in self.tracked.items():
             norm._buffers[TRACKED] = buffer.add_(self.counters[norm].passes)

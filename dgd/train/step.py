@@ -92,7 +92,7 @@ def train_epoch(group, loader, epoch: int) -> list[dict[str, float]]:
 class Steps:
     """The training steps of a group: what they read lies on the device, in tensors that stay the same ones.
 
-    A step takes its part of the epoch by a counter on the device, and adds to sums that are read once, at the epoch's end. So
+    A step takes its part of the epoch by a cursor on the device, and adds to sums that are read once, at the epoch's end. So
     it is one function, which runs as it is, or is captured once and replayed as a CUDA graph.
 
     Args:
@@ -109,13 +109,11 @@ class Steps:
         self.feeds = [loader.feed() for _ in ([0] if group.plan.same_batch else mine)]
         self.names = ["loss", *group.members[0].objective.terms, "metric"]
         self.sums = torch.zeros(len(mine), len(self.names), device=device)
-        self.at = torch.zeros(1, dtype=torch.int64, device=device)
-        self.within = torch.arange(recipe.batch_size, device=device)
+        self.cursor = graphs.Cursor(device)
         self.rates = Rates(group.optimisers, recipe.lr, device)
         self.average = StepAverage(group)
         self.momenta = [group.momentum(k) if member.surgery else {} for k, member in enumerate(group.members)]
         self.seeds = Seeds(group.cell.seed, device, group.plan.own_stream, mine, generators=group.requires.draws)
-        self.first = None
         self.lighter = lighter(group)
         self.launch = graphs.launcher(self._step, group, loader, self.seeds, self.lighter)
 
@@ -131,10 +129,8 @@ class Steps:
         self.average.plan(epoch)
         for member in group.members:
             member.objective.start_epoch(epoch)
-        if self.first is None:  # the same in every epoch
-            self.first = torch.tensor([part.start for part in parts], device=group.device)
         self.sums.zero_()
-        self.at.zero_()
+        self.cursor.start(parts)
         with self.lighter:
             for step, part in enumerate(parts):
                 size = part.stop - part.start
@@ -151,10 +147,10 @@ class Steps:
         return self.group.ranks.mine[k] >= cell.evaluated or step % cell.partner_steps == 0
 
     def _step(self, size: int) -> None:
-        """Train a step on the batch that the counter is at, of this many images."""
+        """Train a step on the batch that the cursor is at, of this many images."""
         group = self.group
-        self.rates.set(self.at)
-        part = self.first.index_select(0, self.at) + self.within[:size]
+        self.rates.set(self.cursor.at)
+        part = self.cursor.part(size)
         batches = [feed.batch(part) for feed in self.feeds]
         by_turn = batches if len(batches) == len(group.plan.turns) else batches * len(group.plan.turns)
         for turn, batch in zip(self.learning, by_turn):
@@ -170,7 +166,7 @@ class Steps:
                     group.members[k].surgery.after_step(self.momenta[k])
                 self.lighter.refresh(k)
                 self.average.update(k)
-        self.at += 1
+        self.cursor.move()
 
     def read(self) -> list[dict[str, float]]:
         """Wait for the epoch's steps and return the means over them of each network of the cell.
