@@ -4,7 +4,7 @@ CORES ?= $(shell nproc)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup cells bench test test-all speed lint lock clean
+.PHONY: help setup cells bench test test-all faults speed lint lock clean
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,11 +33,14 @@ bench: setup  ## train the default benchmark (config/quick.yaml) and print its t
 	snakemake --cores $(CORES) --quiet rules host
 	@python -m pipeline.show results/quick
 
-test: setup   ## run the tests, two at a time (the slow ones are left out)
-	OMP_NUM_THREADS=1 python -m pytest -m "not slow" -n 2 --dist worksteal
+test: setup   ## run the tests, two at a time (those marked slow or faults are left out)
+	OMP_NUM_THREADS=1 python -m pytest -m "not slow and not faults" -n 2 --dist worksteal
 
-test-all: setup  ## run all tests, slow ones included
-	python -m pytest
+test-all: setup  ## run all tests but those marked faults
+	python -m pytest -m "not faults"
+
+faults: setup ## run the tests of kills, full disks, damaged files: hours
+	OMP_NUM_THREADS=1 python -m pytest -m faults
 
 speed: setup  ## measure speed on this machine and write the figures into speed/README.md
 	python -m speed.measure
