@@ -72,7 +72,7 @@ class Benchmark:
     """One YAML in config/: what is trained, how, and which published numbers stand beside the results."""
 
     benchmark: str = key(says="Name of the benchmark; its results lie in `<results>/<benchmark>/`.", names=True)
-    results: str = key("results", "Folder that all results go to.")
+    results: str = key("results", "Folder that all results go to.", check=keys.folder)
     papers: tuple[str, ...] = key(
         ("dgd",), "Files in `papers/` (without `.yaml`) whose published numbers stand beside ours.", names=True
     )

@@ -134,6 +134,7 @@ class Data:
         "data",
         "Folder that holds the archives or the extracted files; prepared data go to `prepared/` in it.",
         decides=False,
+        check=keys.folder,
     )
     train_images: int | None = key(
         None,

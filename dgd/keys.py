@@ -76,6 +76,11 @@ def key(default: Any = MISSING, says: str = "", **about) -> Any:
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
+def folder(value: str, where: str) -> list[str]:
+    """Check a path that Snakemake makes outputs below: it takes braces for wildcards."""
+    return [f"{where} is {short(value)}; it must have no braces"] if set(value) & set("{}") else []
+
+
 @cache
 def specs(kind: type) -> dict[str, Spec]:
     """Return the keys of a kind by their names in YAML, in order."""

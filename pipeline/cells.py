@@ -1,6 +1,7 @@
 """Write cells.yaml, DVC's names of all cells: `make cells`, or `python -m pipeline.cells` with some configs."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 import yaml
@@ -12,7 +13,9 @@ HEADER = "# Names for `dvc repro 'cell@<name>'`. Written by `make cells`, not co
 
 
 def names(paths) -> dict[str, dict]:
-    """Return the names of all cells (benchmark-dataset-model-method-seed) -> its config file and folder.
+    """Return the names of all cells (benchmark-dataset-model-method-seed) -> config file, folder, arguments of Snakemake.
+
+    DVC gives its commands to a shell and quotes nothing, so the arguments are quoted here.
 
     Raises:
         ConfigError: Two configs have a cell of one name.
@@ -25,7 +28,9 @@ def names(paths) -> dict[str, dict]:
             name = "-".join([*parts, seed.removeprefix("seed")])
             if name in found:
                 raise ConfigError(f"{path}: cell {name} is in {found[name]['config']} too; rename the benchmark")
-            found[name] = {"config": Path(path).as_posix(), "folder": f"{benchmark.results}/{cell.path}"}
+            config, folder = Path(path).as_posix(), f"{benchmark.results}/{cell.path}"
+            arguments = shlex.join(["--configfile", config, "--", f"{folder}/metrics.json"])
+            found[name] = {"config": config, "folder": folder, "arguments": arguments}
     return found
 
 

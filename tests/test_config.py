@@ -246,6 +246,8 @@ MISTAKES = [
     ({"data": {"zzz": 3}}, "data.zzz: unknown key; known: dir, train_images"),
     ({"data": {"train_images": 0}}, "data.train_images is 0; it must be at least 1"),
     ({"data": None}, "data is None; it must be a mapping of keys"),
+    ({"data": {"dir": "a{b}"}}, "data.dir is 'a{b}'; it must have no braces"),
+    ({"results": "a{b"}, "results is 'a{b'; it must have no braces"),
     # The recipe.
     ({"recipe": {"epoch": 3}}, "recipe.epoch: unknown key; did you mean epochs?"),
     ({"recipe": {"epochs": 0}}, "recipe.epochs is 0; it must be at least 1"),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from dgd import cli
 from dgd.cell import Cell
 from dgd.config import cells as cells_of
 from dgd.config import check, load, read
+from pipeline.cells import names
 from pipeline.config import one_of
 from pipeline.jobs import gpus, launcher, mem_mb, threads
 from pipeline.report import to_html
@@ -346,8 +348,26 @@ def test_dvc_names_every_cell_of_every_config(repo):
         f"results/{cell.path}" for path in configs for cell in cells_of(load(path, folders=False))
     )
     assert {cell["config"] for cell in found.values()} == {f"config/{path.name}" for path in configs}
+    hostile = repo / "it's $(touch evil).yaml"
+    shutil.copy(ROOT / "config/test/tiny.yaml", hostile)
+    append(hostile, 'results: "all re\'sults; touch evil"\n')
+    for cell in names([hostile]).values():  # the shell that runs them reads the same words
+        words = ["--configfile", hostile.as_posix(), "--", f"{cell['folder']}/metrics.json"]
+        assert shlex.split(cell["arguments"]) == words
     shown = run(repo, "dvc", "stage", "list", "--name-only", "cell@quick-digits-cifar_resnet8-dgd-0")
     assert shown.split() == ["cell@quick-digits-cifar_resnet8-dgd-0"]
+
+
+@pytest.mark.slow
+def test_dvc_takes_a_path_for_what_it_is(repo):
+    """A shell runs what dvc.yaml says, and paths may have whatever a file system lets them have."""
+    config = repo / "it's $(touch evil).yaml"
+    shutil.copy(repo / "config/test/tiny.yaml", config)
+    append(config, 'results: "all re\'sults; touch evil & `touch evil`"\n')
+    run(repo, "python", "-m", "pipeline.cells", config.name)
+    run(repo, "dvc", "repro", "cell@tiny-digits-cifar_resnet8-baseline-0")
+    assert list(repo.rglob("evil")) == []
+    assert len(list((repo / "all re'sults; touch evil & `touch evil`/tiny").rglob("metrics.json"))) == 1
 
 
 def test_dvc_trains_a_cell_once_and_again_only_for_new_code(repo, monkeypatch):
