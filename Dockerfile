@@ -1,6 +1,7 @@
 # The default benchmark, from the data that the image holds to the printed table, without network:
 #   docker build -t dgd-bench . && docker run --rm --network none dgd-bench
 # Keep the results:     docker run --rm --user "$(id -u)" -v "$PWD/out:/results" dgd-bench      (make the folder `out` first)
+# With no rights:       docker run --read-only --network none --cap-drop ALL --security-opt no-new-privileges dgd-bench
 # Another benchmark:    ... dgd-bench --configfile config/cifar10.yaml      with the data set's archive in out/data/
 FROM python:3.11-slim-bookworm
 
@@ -20,5 +21,6 @@ RUN python -m pip install --no-cache-dir --disable-pip-version-check --no-deps -
 ENV USER=bench HOME=/tmp XDG_CACHE_HOME=/tmp/cache MPLCONFIGDIR=/tmp/matplotlib PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     GIT_PYTHON_REFRESH=quiet
 USER bench
-VOLUME /results
+# A volume is writable also where the image is not (--read-only).
+VOLUME /results /tmp
 ENTRYPOINT ["/bin/sh", "/app/pipeline/docker-run"]

@@ -4,7 +4,7 @@ CORES ?= $(shell nproc)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup cells bench test test-all faults speed lint lock clean
+.PHONY: help setup cells bench test test-all faults speed lint lock licences clean
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,14 @@ lock:         ## resolve pyproject.toml again into requirements.lock (needs uv)
 	uv pip compile pyproject.toml --extra pipeline --extra dev --generate-hashes --python-version 3.11 \
 	  --python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-header \
 	  --constraint constraints.txt --output-file requirements.lock
+
+# In an environment of their own, so that what lists the packages is not one of them.
+licences: setup  ## list what .venv and the image hold: docs/licences.md, and build/sbom.json (CycloneDX)
+	$(PYTHON) -m venv --clear build/licences
+	build/licences/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-licenses==5.5.5
+	build/licences/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json $(BIN)/python
+	{ sed '/^|/,$$d' docs/licences.md; build/licences/bin/pip-licenses --python $(BIN)/python --with-urls --with-system --format markdown \
+	  --ignore-packages dgd-bench pip; } > build/licences.md && mv build/licences.md docs/licences.md
 
 clean:        ## remove the environment and caches, keep data and results
 	rm -rf .venv .snakemake build *.egg-info .pytest_cache .ruff_cache

@@ -94,3 +94,11 @@ def test_an_environment_has_nothing_that_no_script_needs(env):
 def test_the_library_never_imports_the_workflow():
     for path in ROOT.glob("dgd/**/*.py"):
         assert not re.search(r"^\s*(from|import) pipeline\b", path.read_text(), re.MULTILINE), path
+
+
+def test_the_list_of_licences_is_the_locks():
+    """`make licences` writes it; a package that it lacks was locked without looking at its licence."""
+    listed = re.findall(r"^\| ([A-Za-z0-9_.-]+) +\| (\d\S*)", (ROOT / "docs/licences.md").read_text(), re.MULTILINE)
+    assert {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in listed} == {
+        re.sub(r"[-_.]+", "-", name): version for name, version in locked().items()
+    }
