@@ -207,7 +207,7 @@ def prune(
     ] = None,
 ) -> None:
     """Print accuracy of a cell as its smallest filters, and as many random ones, are removed; write its pruning.csv."""
-    from dgd import identity, running
+    from dgd import identity, running, seals
     from dgd.train import pruning
 
     cell = identity.cell_of(folder)
@@ -215,7 +215,7 @@ def prune(
         raise SystemExit(f"{folder}: no config.yaml of a cell in it; give the folder of a trained cell")
     if not (Path(folder) / "model.safetensors").is_file():
         raise SystemExit(f"{folder}: no model.safetensors in it; committed results come without weights, train the cell first")
-    root = identity.root_of(folder, cell)
+    root = seals.root_of(Path(folder) / "config.yaml", cell.path)
     curve = pruning.prune_cell(folder, running.prepared(cell, root), shares or pruning.SHARES)
     if curve.empty:
         raise SystemExit(f"{folder}: nothing to prune: the cell has no result, or its network no convolution filters")

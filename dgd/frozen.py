@@ -15,7 +15,7 @@ from dgd import identity, source_files, yaml_files
 from dgd.cell import Cell
 from dgd.files import write_text
 from dgd.identity import OUTPUTS
-from dgd.seals import MOVED, check_seal
+from dgd.seals import check_seal, root_of
 
 MARKER = "frozen.yaml"
 
@@ -91,7 +91,8 @@ def freeze(folder: str | Path) -> list[dict]:
     for path in sorted(Path(folder).glob("*/*/*/seed*/provenance.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         check_seal(path.parent, [name for name in OUTPUTS if (path.parent / name).is_file()])
-        refuse_copy(path, record.get("cell"))
+        if cell := record.get("cell"):
+            root_of(path, cell, renamed=True)
         git = record.get("git") or {}
         counts[git.get("commit"), bool(git.get("dirty")), record["code_sha256"]] += 1
     if not counts:
@@ -102,12 +103,6 @@ def freeze(folder: str | Path) -> list[dict]:
     content = {"frozen": datetime.now(UTC).date().isoformat(), "made_by": rows}
     write_text(Path(folder) / MARKER, yaml.safe_dump(content, sort_keys=False))
     return rows
-
-
-def refuse_copy(path: Path, cell: str | None) -> None:
-    """Raise ValueError where a file of a cell, whose path is given if it is known, lies in a folder of another name."""
-    if cell and list(path.parts[-5:-1]) != cell.split("/")[1:]:
-        raise ValueError(f"{path} is that of the cell {cell}; {MOVED}")
 
 
 def thaw(folder: str | Path) -> None:

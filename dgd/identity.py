@@ -366,20 +366,6 @@ def cell_of(folder: str | Path) -> Cell | None:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
 
 
-def root_of(folder: str | Path, cell: Cell) -> Path:
-    """Return the root of the results that the folder of a finished cell is below.
-
-    Raises:
-        ValueError: The folder's path is not that of the cell: it is a copy.
-    """
-    folder = Path(folder).resolve()
-    if not folder.as_posix().endswith(f"/{cell.path}"):
-        raise ValueError(
-            f"{folder / 'config.yaml'} is that of the cell {cell.path}, and this is another folder; give the cell's own"
-        )
-    return folder.parents[cell.path.count("/")]
-
-
 def states(cells: Iterable[Cell], results: str | Path, known: Iterable[Cell] = ()) -> dict[str, Fresh | Stale]:
     """Return path -> whether the results folder holds the cell, as `status` says; prepared data are compared if there.
 

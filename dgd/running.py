@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
-from dgd import config, frozen, identity
+from dgd import config, frozen, identity, seals
 from dgd.bundles import bundles
 from dgd.cell import Cell
 from dgd.metrics import METRICS
@@ -100,13 +100,12 @@ def order(path: str | Path, pattern: str = "*") -> Order:
         pattern: Path of cells, or its end, with wildcards as in a shell.
 
     Raises:
-        ValueError: No cell matches, or a teacher's config.yaml is missing.
+        ValueError: No cell matches, a config.yaml is not in its cell's folder, or a teacher's is missing.
     """
     path = Path(path)
     own = identity.cell_of(path.parent) if path.name == "config.yaml" else None
     if own:
-        root = path.parent.resolve().parents[own.path.count("/")]
-        return Order([own], {cell.path: cell for cell in with_sources(own, root)})
+        return Order([own], {cell.path: cell for cell in with_sources(own, seals.root_of(path, own.path))})
     benchmark = config.load(path)
     known = {cell.path: cell for cell in config.cells(benchmark)}
     wanted = [cell for name, cell in known.items() if fnmatch.fnmatch(name, pattern) or name.endswith(f"/{pattern}")]
@@ -144,7 +143,7 @@ def folder_cells(folder: str | Path) -> list[Cell]:
     found = []
     for path in sorted(Path(folder).glob("*/*/*/seed*/config.yaml")):
         if cell := identity.cell_of(path.parent):
-            frozen.refuse_copy(path, cell.path)
+            seals.root_of(path, cell.path, renamed=True)
             found.append(cell)
     return sorted(found, key=lambda cell: (len(cell.teachers), cell.path))
 

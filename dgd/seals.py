@@ -77,6 +77,23 @@ def _parsed(path: Path, mtime: int, size: int) -> tuple[str | None, dict[str, st
     raise ValueError(f"{path} {CHANGED}")
 
 
+def root_of(path: str | Path, cell: str, *, renamed: bool = False) -> Path:
+    """Return the root of the results that a file of a cell lies below.
+
+    Args:
+        path: The file, such as the config.yaml of the cell's folder.
+        cell: Path of the cell that the file is of.
+        renamed: The folder of the benchmark may have another name, as one that was set aside to be read.
+
+    Raises:
+        ValueError: The file lies in a folder that is not the cell's: it is a copy.
+    """
+    folder, parts = Path(path).absolute().parent, cell.split("/")
+    if folder.parts[-len(parts) :][renamed:] != tuple(parts)[renamed:]:
+        raise ValueError(f"{path} is that of the cell {cell}; {MOVED}")
+    return folder.parents[len(parts) - 1]
+
+
 def check_seal(folder: str | Path, names: Collection[str]) -> bool:
     """Hold files of a cell to its seal.
 

@@ -33,7 +33,7 @@ def verify(folder: str | Path) -> str:
     cell = identity.cell_of(folder)
     if cell is None or not (folder / "metrics.json").is_file():
         raise ValueError(f"{folder}: no finished cell in it; give the folder of a trained cell")
-    root = identity.root_of(folder, cell)
+    root = seals.root_of(folder / "config.yaml", cell.path)
     try:
         seals.check_seal(folder, [name for name in identity.OUTPUTS if (folder / name).is_file()])
     except ValueError as error:

@@ -253,8 +253,11 @@ def test_a_frozen_benchmark_is_read_and_not_trained(capsys, benchmark, tmp_path)
     assert cli.main(command) == 0
     copy = results / "t/digits/cifar_resnet8/baseline/seed0.bak"
     shutil.copytree(copy.with_name("seed0"), copy)
-    for name in ("freeze", "status", "table"):
-        assert cli.main([name, str(results / "t")]) == 1
+    for copied in (["freeze", results / "t"], ["status", results / "t"], ["table", results / "t"], ["prune", copy]):
+        assert cli.main(list(map(str, copied))) == 1
+        assert "is that of the cell t/digits/cifar_resnet8/baseline/seed0; a copy counts as no" in capsys.readouterr().err
+    for copied in (["verify", copy], ["train", copy / "config.yaml", "--results", tmp_path / "elsewhere"]):
+        assert cli.main(list(map(str, copied))) == 1
         assert "is that of the cell t/digits/cifar_resnet8/baseline/seed0; a copy counts as no" in capsys.readouterr().err
     shutil.rmtree(copy)
     assert cli.main(["freeze", str(results / "t")]) == 0

@@ -61,7 +61,7 @@ def test_what_an_older_config_lacks_has_its_default(tmp_path):
         collect(tmp_path)
     path.write_text(older.replace("seed: 0", "seed: 1"))
     with pytest.raises(
-        ValueError, match=r"config\.yaml is that of the cell fake/cifar100/cifar_resnet56/baseline/seed1; delete"
+        ValueError, match=r"config\.yaml is that of the cell fake/cifar100/cifar_resnet56/baseline/seed1; a copy"
     ):
         collect(tmp_path)
     path.write_text("[1, 2]\n")

@@ -19,6 +19,7 @@ from dgd.cell import Cell, Data, Recipe
 from dgd.metrics import MAKERS, METRICS, Metric, metric_named
 from dgd.read.files import AGAIN, LABELS, MOVED, read_cells, read_config, read_filters
 from dgd.read.thresholds import FILTERS, THRESHOLDS, column, filter_sets, spelled
+from dgd.seals import root_of
 
 CONDITIONS = {
     name: (kind, spec.attribute)
@@ -100,10 +101,10 @@ def collect(
     for name, asked in wanted.items():
         path, metrics = found.get(name, (None, {"status": "missing"}))
         cell = read_config(path / "config.yaml") if path else asked
-        if path and (
-            cell.path != (asked or cell).path or _folder(cell) != name or cell.benchmark != metrics["cell"]["benchmark"]
-        ):
-            raise ValueError(f"{path / 'config.yaml'} is that of the cell {cell.path}; {AGAIN}")
+        if path:
+            root_of(path / "config.yaml", cell.path, renamed=True)
+            if cell.path != (asked or cell).path or cell.benchmark != metrics["cell"]["benchmark"]:
+                raise ValueError(f"{path / 'config.yaml'} is that of the cell {cell.path}; {AGAIN}")
         networks = norms(name)
         for network, row in enumerate(_rows(path, metrics, cell)):
             row["folder"] = name if path else ""

@@ -14,7 +14,7 @@ import pandas as pd
 from dgd import yaml_files
 from dgd.cell import Cell, slug
 from dgd.metrics import METRICS, Metric
-from dgd.seals import AGAIN, MOVED, RECORD, cell_of, check_seal
+from dgd.seals import AGAIN, MOVED, RECORD, cell_of, check_seal, root_of
 
 LABELS = ("benchmark", "dataset", "model", "student", "teacher", "method", "seed")
 """What names a cell, in metrics.json and as the first columns of cells.csv."""
@@ -43,11 +43,11 @@ def read_cells(folder: str | Path) -> Iterator[tuple[Path, dict]]:
         metrics = read_metrics(path)
         cell = metrics["cell"]
         benchmark = benchmark or cell["benchmark"]
-        own = f"{slug(str(cell['dataset']))}/{cell['model']}/{cell['method']}/seed{cell['seed']}"
-        if (cell["benchmark"], own) != (benchmark, path.parent.relative_to(folder).as_posix()):
-            raise ValueError(f"{path} is that of the cell {cell['benchmark']}/{own}; {MOVED}")
-        if (recorded := cell_of(path.parent)) not in (None, f"{benchmark}/{own}"):
-            raise ValueError(f"{path.parent / RECORD} is that of the cell {recorded}; {MOVED}")
+        own = f"{cell['benchmark']}/{slug(str(cell['dataset']))}/{cell['model']}/{cell['method']}/seed{cell['seed']}"
+        for name, said in ((path.name, own), (RECORD, cell_of(path.parent) or own)):
+            root_of(path.with_name(name), said, renamed=True)
+            if said.partition("/")[0] != benchmark:
+                raise ValueError(f"{path.with_name(name)} is that of the cell {said}; {MOVED}")
         yield path.parent, metrics
 
 
