@@ -4,7 +4,7 @@
     snakemake --cores 8 --configfile config/cifar100.yaml      another one
     snakemake -n | --rulegraph | --report report.zip           what would run | the DAG | a report on a finished run
 
-prepare -> teacher (a cell) -> train (a cell) -> collect -> tabulate, plot -> report
+prepare -> teacher (a cell) -> train (a cell) -> collect -> tabulate, plot -> report -> manifest
                             -> generate (training images, by cells, if rows of the config ask for them) -> train
                                               -> prune (a cell, if the config asks for it) -> tabulate, plot
 """
@@ -43,6 +43,7 @@ rule all:
         f"{BENCHMARK}/tables",
         f"{BENCHMARK}/figures",
         f"{BENCHMARK}/report.html",
+        f"{BENCHMARK}/{MANIFEST}",
 
 
 # The cells of a frozen benchmark are files like any other: nothing here would make them.

@@ -145,19 +145,58 @@ def freeze(
 
 @app.command()
 def verify(
-    folders: Annotated[list[str], typer.Argument(help="Cells' folders; their teachers lie below the same root.")],
+    folders: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RESULTS]...", help="Results of benchmarks, or their root (default: results)."),
+    ] = None,
+    papers: Annotated[str, typer.Option(help="Folder of the papers' files.")] = "papers",
+    strict: Annotated[bool, typer.Option("--strict", help="Weights and reports must be there too.")] = False,
 ) -> None:
-    """Train finished cells again in a temporary folder, teachers included, and say whether the same bytes come out."""
-    from dgd import seals
+    """Check folders of results, and train nothing: no file was changed, and every number follows from the others.
+
+    Example: dgd-bench verify results/zoo-small
+
+    Prints a line for each fault (the file, the value found, the value expected), then the counts; exit status 1 if there is a
+    fault. Files are held to SHA256SUMS, cells to their seals and to what their numbers follow from, tables to the cells.
+    """
     from dgd import verify as verification
 
+    found = verification.verify(folders or ["results"], papers, strict)
+    for line in found.faults:
+        print(line)
+    print(found)
+    _exit(bool(found.faults))
+
+
+@app.command()
+def reproduce(
+    folders: Annotated[list[str], typer.Argument(help="Cells' folders; their teachers lie below the same root.")],
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads instead of the cell's own (level B).")] = None,
+    ranks: Annotated[
+        int | None, typer.Option(min=0, help="Processes for each network instead of the cell's own (level B).")
+    ] = None,
+    together: Annotated[
+        int | None, typer.Option(min=1, help="Train so many cells side by side: this one, and further seeds of it (level B).")
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="Root of results to train in, and to keep (default: a temporary one).")
+    ] = None,
+) -> None:
+    """Train finished cells again, teachers included, and say at which level they come out the same.
+
+    Example: dgd-bench reproduce results/ddnn/cifar10/cifar_resnet8/baseline/seed0
+
+    A: the same processor, versions and device as its provenance.json says: equal bytes. B: other numbers of cores, threads or
+    processes, or side by side: equal within a tolerance. C: other versions, code or devices: statistically equal. Exit status 0
+    if it is the same at its level, else 1.
+    """
+    from dgd import reproduce as reproduction
+
     failed = False
+    given = reproduction.Options(threads, ranks, together)
     for folder in folders:
-        line = verification.verify(folder)
-        seal = "" if line or seals.seal(folder) else "; not sealed: older code trained it"
-        same = f"equal: history, predictions, filters, and all measured metrics{seal}"
-        print(f"{folder}: {line or same}", flush=True)
-        failed |= bool(line)
+        found = reproduction.reproduce(folder, given, keep, say=lambda line: print(line, flush=True))
+        failed |= not found.good
     _exit(failed)
 
 

@@ -12,6 +12,9 @@ from dgd import checks, keys, methods, metrics, yaml_files
 from dgd.benchmark import GAN_RECIPE, RATIO_RECIPE, Benchmark, Pair, objective_of, overridden, rows_of
 from dgd.cell import IMAGE, Cell, Generated, Method, exchange, slug
 
+ASKED = "benchmark.yaml"
+"""The checked config in a benchmark's results, which the workflow writes beside cells.csv: the tables follow by it."""
+
 
 class ConfigError(ValueError):
     """A config that cannot be run; each line of the message names the file, the key and what would be right."""

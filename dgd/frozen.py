@@ -11,10 +11,9 @@ from pathlib import Path
 
 import yaml
 
-from dgd import identity, source_files, yaml_files
+from dgd import identity, manifest, source_files, yaml_files
 from dgd.cell import Cell
 from dgd.files import write_text
-from dgd.identity import OUTPUTS
 from dgd.seals import check_seal, root_of
 
 MARKER = "frozen.yaml"
@@ -79,7 +78,7 @@ def footnotes(folder: str | Path, standing: Iterable[str]) -> tuple[str, ...]:
 
 
 def freeze(folder: str | Path) -> list[dict]:
-    """Freeze a benchmark's results; return which code made its cells.
+    """Freeze a benchmark's results and write their manifest; return which code made its cells.
 
     Args:
         folder: Such as results/quick.
@@ -87,26 +86,37 @@ def freeze(folder: str | Path) -> list[dict]:
     Raises:
         ValueError: There is no cell in it, one was changed after it was written, or one is a copy.
     """
+    rows = makers(folder)
+    if not rows:
+        raise ValueError(f"{folder}: no cell of a benchmark in it; give the folder of a benchmark's results")
+    manifest.refuse_changed(folder, is_frozen(folder))
+    content = {"frozen": datetime.now(UTC).date().isoformat(), "made_by": rows}
+    write_text(Path(folder) / MARKER, yaml.safe_dump(content, sort_keys=False))
+    manifest.write(folder)
+    return rows
+
+
+def makers(folder: str | Path) -> list[dict]:
+    """Return which code made the cells of a benchmark, by their records, as `made_by` returns it.
+
+    Raises:
+        ValueError: A record was changed after it was written, or is in a folder of another cell.
+    """
     counts: Counter = Counter()
     for path in sorted(Path(folder).glob("*/*/*/seed*/provenance.json")):
+        check_seal(path.parent, [path.name])
         record = json.loads(path.read_text(encoding="utf-8"))
-        check_seal(path.parent, [name for name in OUTPUTS if (path.parent / name).is_file()])
         if cell := record.get("cell"):
             root_of(path, cell, renamed=True)
         git = record.get("git") or {}
         counts[git.get("commit"), bool(git.get("dirty")), record["code_sha256"]] += 1
-    if not counts:
-        raise ValueError(f"{folder}: no cell of a benchmark in it; give the folder of a benchmark's results")
-    rows = [
+    return [
         {"commit": commit, "dirty": dirty, "code_sha256": code, "cells": n} for (commit, dirty, code), n in counts.most_common()
     ]
-    content = {"frozen": datetime.now(UTC).date().isoformat(), "made_by": rows}
-    write_text(Path(folder) / MARKER, yaml.safe_dump(content, sort_keys=False))
-    return rows
 
 
 def thaw(folder: str | Path) -> None:
-    """Take the marker away: the benchmark's cells are trained again where they are stale.
+    """Take the marker and the manifest away: the benchmark's cells are trained again where they are stale.
 
     Raises:
         ValueError: The benchmark is not frozen.
@@ -114,6 +124,7 @@ def thaw(folder: str | Path) -> None:
     if not is_frozen(folder):
         raise ValueError(f"{folder}: not frozen, there is no {MARKER} in it")
     (Path(folder) / MARKER).unlink()
+    (Path(folder) / manifest.MANIFEST).unlink(missing_ok=True)
 
 
 def differences(folder: str | Path, cells: Iterable[Cell], data: dict[str, str | Path]) -> str:

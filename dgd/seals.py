@@ -6,7 +6,7 @@ noticed by all who read the file. Cells of older code have no seal, and are read
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -108,13 +108,29 @@ def check_seal(folder: str | Path, names: Collection[str]) -> bool:
         ValueError: One of the files, or the record itself, is not what was written; names the first.
     """
     hashes = seal(folder)
+    for path, found, _ in broken(folder, names):
+        if found is None:
+            raise ValueError(f"{path}: no such file, and {RECORD} has its hash; {AGAIN}")
+        raise ValueError(f"{path} {CHANGED}")
+    return hashes is not None
+
+
+def broken(folder: str | Path, names: Collection[str]) -> Iterator[tuple[Path, str | None, str | None]]:
+    """Yield the files of a cell that are not what its seal says, with the hash that each has and the one in the seal.
+
+    Args:
+        folder: The cell's folder; without a seal there is nothing that its files can be held to.
+        names: Files in it. One that is not there has the hash None, and so has one that the seal does not name.
+
+    Raises:
+        ValueError: The record itself is not what was written.
+    """
+    hashes = seal(folder)
     for name in names if hashes is not None else ():
         path = Path(folder) / name
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file, and {RECORD} has its hash; {AGAIN}")
-        if name != RECORD and file_hash(path) != hashes.get(name):
-            raise ValueError(f"{path} {CHANGED}")
-    return hashes is not None
+        found = file_hash(path) if path.is_file() else None
+        if found is None or (name != RECORD and found != hashes.get(name)):
+            yield path, found, hashes.get(name)
 
 
 def _content_hash(record: Mapping) -> str:

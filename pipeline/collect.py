@@ -1,8 +1,13 @@
-"""Collect a benchmark's cells: `python -m pipeline.collect --config <resolved config> --out results/quick/cells.csv`."""
+"""Collect a benchmark's cells: `python -m pipeline.collect --config <resolved config> --out results/quick/cells.csv`.
+
+The config goes beside them, as benchmark.yaml: `dgd-bench verify` makes the tables again by it.
+"""
 
 import argparse
 import json
 from pathlib import Path
+
+import yaml
 
 from dgd import config, files, frozen
 from dgd.read.cells import collect
@@ -17,6 +22,7 @@ def main(argv=None):
     benchmark = config.check(json.loads(args.config.read_text()), str(args.config), folders=False)
     cells, folder = config.cells(benchmark), args.out.parent
     frame = collect(folder, cells, frozen.standing(cells, folder.parent))
+    files.write_text(folder / config.ASKED, yaml.safe_dump(benchmark.plain(), sort_keys=False))
     files.write_text(args.out, frame.to_csv(index=False))
 
 

@@ -40,11 +40,15 @@ def write(table: Table, stem: str | Path) -> list[Path]:
     Returns:
         The three paths: .csv, .md, .tex. The LaTeX is a booktabs tabular to `\\input`.
     """
-    contents = {"csv": table.frame.to_csv(index=False, float_format="%.8g"), "md": markdown(table), "tex": latex(table)}
-    paths = [Path(f"{stem}.{suffix}") for suffix in contents]
-    for path, content in zip(paths, contents.values()):
+    made = {Path(f"{stem}.{suffix}"): content for suffix, content in contents(table).items()}
+    for path, content in made.items():
         files.write_text(path, content)
-    return paths
+    return list(made)
+
+
+def contents(table: Table) -> dict[str, str]:
+    """Return suffix -> what `write` writes."""
+    return {"csv": table.frame.to_csv(index=False, float_format="%.8g"), "md": markdown(table), "tex": latex(table)}
 
 
 def markdown(table: Table) -> str:

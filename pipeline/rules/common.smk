@@ -31,6 +31,7 @@ if workflow.remote_exec:
 
 from dgd import config as dgd_config
 from dgd import frozen, identity
+from dgd.manifest import MANIFEST
 from dgd.metrics import MAKERS
 from pipeline import planning
 from pipeline.config import one_of, resolve

@@ -14,6 +14,8 @@ OUTPUTS, in <results>/<benchmark>/:
                         generated; as Markdown, CSV and LaTeX
     figures/            learning curves, filter-level evidence and pruning curves, as SVG and PNG
     report.html         all of it on one page
+    benchmark.yaml      the checked config, by which `dgd-bench verify` makes the tables again
+    SHA256SUMS          the hash of each file but logs, as sha256sum writes it; the last to be written
 """
 
 # Part of the workflow, also where data and results lie in a remote store.
@@ -35,6 +37,7 @@ rule collect:
         ),
     output:
         cells=CELLS_CSV,
+        asked=f"{BENCHMARK}/{dgd_config.ASKED}",
         read=touch(READ),
     log:
         f"{BENCHMARK}/logs/collect.log",
@@ -166,3 +169,28 @@ rule report:
         "writing {output}"
     shell:
         "DGD_NETWORKS=no python -m pipeline.report --config <(printf %s {params.config:q}) --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule manifest:
+    """Writing down the hash of each file."""
+    input:
+        PRUNED,
+        CELLS_CSV,
+        TABLES,
+        FIGURES,
+        report=f"{BENCHMARK}/report.html",
+    output:
+        f"{BENCHMARK}/{MANIFEST}",
+    log:
+        f"{BENCHMARK}/logs/manifest.log",
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        folder=lambda wildcards, input: os.path.dirname(input.report),
+    message:
+        "writing {output}"
+    shell:
+        "DGD_NETWORKS=no python -m pipeline.manifest --folder {params.folder:q} 2>&1 | tee {log:q}"

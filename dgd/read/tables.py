@@ -1,0 +1,56 @@
+"""Make all tables of a benchmark from its cells.csv, the cells' own files and published numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from dgd import frozen
+from dgd.read import claims
+from dgd.read.cells import predicting
+from dgd.read.controls import controls_table
+from dgd.read.density import density_table
+from dgd.read.filter_sets import filters_table
+from dgd.read.generated import generated_table
+from dgd.read.methods import methods_table
+from dgd.read.papers import read_papers
+from dgd.read.results import results_table
+from dgd.read.retrieval import retrieval_table
+from dgd.read.subnets import subnets_table
+from dgd.read.table import Table
+
+
+def tables(
+    found: pd.DataFrame, folder: str | Path, papers: Sequence[str | Path], report: str, controls: Mapping[str, Sequence[str]]
+) -> dict[str, Table]:
+    """Return name -> table, as the folder tables/ of a benchmark's results has them.
+
+    Args:
+        found: Its cells.csv.
+        folder: The benchmark's results, with the cells' own files.
+        papers: Files of published numbers.
+        report: Which network of a group is the headline, see `dgd.read.cells.reported`.
+        controls: Method -> readings, as in the config.
+
+    Raises:
+        ValueError: A file of a cell is damaged or was changed.
+    """
+    cells, published = predicting(found), read_papers(papers)
+    made = {
+        "results": results_table(cells, published, report),
+        "methods": methods_table(cells, report),
+        "filters": filters_table(cells, published),
+        "controls": controls_table(cells, controls, report),
+        "density": density_table(cells, folder),
+        "claims": claims.table(claims.evaluate(claims.read(papers), [(cells, folder)])),
+    }
+    special = {
+        "subnets": subnets_table(cells),
+        "retrieval": retrieval_table(cells, folder),
+        "generated": generated_table(found, folder),
+    }
+    made |= {name: table for name, table in special.items() if len(table.frame)}
+    standing = found.loc[found["network"] == 0, "standing"].dropna() if "standing" in found else ()
+    notes = frozen.footnotes(folder, standing)
+    return {name: replace(table, footnotes=(*table.footnotes, *notes)) for name, table in made.items()}
