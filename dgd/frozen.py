@@ -162,12 +162,13 @@ def _differences(folder: Path, cell: Cell, manifest: Path) -> list[str]:
     if len(frozen.sources) != len(cell.sources):
         lines.append(f"teachers was {len(frozen.sources)} and is {len(cell.sources)}")
     record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    if manifest.is_file() and not _same_data(record, manifest):
+    if manifest.is_file() and not same_data(record, manifest):
         lines.append("the data set differs")
     return lines
 
 
-def _same_data(record: dict, manifest: Path) -> bool:
+def same_data(record: dict, manifest: Path) -> bool:
+    """Return whether a prepared data set, by its manifest, is the one that a cell's provenance.json names."""
     if "identity" in record:
         return record["identity"]["data"] == identity.data_hash(manifest)
     # Cells of older code recorded a hash of the manifest's bytes, which had no seal.

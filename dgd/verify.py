@@ -12,7 +12,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -106,28 +106,27 @@ def _checked(folder: Path, paths: list[Path], papers: Path) -> list[str]:
     """Return the faults of a benchmark but for those of its manifest."""
     lines: list[str] = []
     cells: dict[Path, tuple[Cell, Mapping]] = {}
-    for path in paths:
+
+    def check(path: Path, function: Callable[..., Iterable[str]], *args) -> None:
         try:
-            cell, found = _read(path)
-            cells[path] = cell, found
-            lines += _seal_faults(path)
-            lines += _weights_faults(path, found)
-            lines += records.faults(path, cell, found)
-            lines += _identity_faults(path, cell)
-            lines += _pruning_faults(path, cell, found)
+            lines.extend(line for line in function(*args) or ())
         except Exception as error:  # whatever a damaged file makes of its reader
             lines.append(_line(path, error))
-    lines += [*_twice(cells), *_same_data(cells)]
-    try:
-        lines += _frozen_faults(folder)
-    except Exception as error:
-        lines.append(_line(folder, error))
+
     said = _standing(folder)
-    lines += [line for path, (cell, _) in cells.items() for line in _teacher_faults(path, cell, said)]
-    try:
-        lines += _table_faults(folder, papers)
-    except Exception as error:
-        lines.append(_line(folder, error))
+    for path in paths:
+        check(path, lambda path=path: cells.update({path: _read(path)}))
+        check(path, _seal_faults, path)
+    for path, (cell, metrics) in cells.items():
+        check(path, _weights_faults, path, metrics)
+        check(path, records.faults, path, cell, metrics)
+        check(path, _identity_faults, path, cell)
+        check(path, _pruning_faults, path, cell, metrics)
+        check(path, _teacher_faults, path, cell, said)
+    check(folder, _twice, cells)
+    check(folder, _same_data, cells)
+    check(folder, _frozen_faults, folder)
+    check(folder, _table_faults, folder, papers)
     return lines
 
 

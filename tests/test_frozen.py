@@ -46,12 +46,12 @@ def test_data_that_are_prepared_again_are_those_of_a_frozen_cell_of_before_there
     del manifest[source_files.SEAL]
     path.write_text(json.dumps(manifest, indent=1) + "\n")
     record = {"dataset_sha256": file_hash(path)}
-    assert frozen._same_data(record, path)
+    assert frozen.same_data(record, path)
     path.write_text(sealed)
-    assert frozen._same_data(record, path)
+    assert frozen.same_data(record, path)
     for other in (sealed.replace('"test": 599', '"test": 598'), "{", "[]"):
         path.write_text(other)
-        assert not frozen._same_data(record, path)
+        assert not frozen.same_data(record, path)
 
 
 def test_identity_and_freezing_need_no_torch():

@@ -168,7 +168,7 @@ def test_the_rulegraph_is_the_documented_dag(repo):
     graph = run(repo, "snakemake", "--rulegraph", *TINY)
     label = dict(re.findall(r"(\d+)\[label = \"(\w+)\"", graph))
     edges = {(label[a], label[b]) for a, b in re.findall(r"(\d+) -> (\d+)", graph)}
-    chain = ["prepare", "teacher", "train", "collect", "tabulate", "report"]
+    chain = ["prepare", "teacher", "train", "collect", "tabulate", "report", "manifest"]
     assert set(pairwise(chain)) | {("collect", "plot"), ("plot", "report")} <= edges
 
 
@@ -294,7 +294,7 @@ def test_cells_are_trained_again_for_what_decides_and_for_nothing_else(repo, mon
     shutil.move(repo / "data", repo / "elsewhere")
     assert "Nothing to be done" in run(repo, "snakemake", "-n", *TINY)
     shutil.move(repo / "elsewhere", repo / "data")
-    reading = {"collect", "tabulate", "plot", "report"}
+    reading = {"collect", "tabulate", "plot", "report", "manifest"}
     assert plan(repo, *TINY, "--config", "recipe={threads: 2, device: cpu}") == (set(), reading)
 
     append(repo / "dgd/read/statistics.py", "EDITED = 1\n")
@@ -325,7 +325,7 @@ def test_a_frozen_benchmark_is_read_and_another_config_is_refused(repo):
     shutil.copytree(ROOT / "results/decay-small", repo / "results/decay-small")
     before = {path: path.read_bytes() for path in repo.glob("results/decay-small/cifar10/**/*") if path.is_file()}
     frozen = ("--configfile", "config/decay-small.yaml")
-    assert plan(repo, *frozen) == (set(), {"collect", "tabulate", "plot", "report"})
+    assert plan(repo, *frozen) == (set(), {"collect", "tabulate", "plot", "report", "manifest"})
     process = start(repo, "snakemake", "-n", *frozen, "--config", "recipe={lr: 0.2}")
     output = process.communicate()[0]
     assert process.returncode == 1

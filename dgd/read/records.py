@@ -31,7 +31,7 @@ def fault(path: Path | str, what: str, found: Any, expected: Any, by: str = "") 
 
 def short(value: Any) -> str:
     """Return a value in at most 80 characters."""
-    text = json.dumps(value) if isinstance(value, str | dict | list | bool | None) else str(value)
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | dict | list | bool | None) else str(value)
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
