@@ -30,7 +30,7 @@ from dgd.read.statistics import prediction_interval
 BYTES = ("history.csv", "predictions.npz", "filters.npz")
 UNMEASURED = ("timings", "method")
 """Parts of metrics.json that are no results: times, and the sentences on how today's code stands to a method's sources."""
-TOLERANCE = 0.01
+TOLERANCE = 0.05
 """Largest relative difference of a loss of the first epoch, where sums are taken in another order."""
 OUTCOMES = ("equal bytes", "equal within tolerance", "statistically equal", "different")
 """What can come out, best first."""
@@ -118,7 +118,8 @@ def reproduce(
         say(f"{folder}: different: the data set in {data} is not that of its {seals.RECORD}")
         return Reproduction(level, "different", False)
     with contextlib.nullcontext(keep) if keep else tempfile.TemporaryDirectory() as made:
-        train([changed(one, options) for one in sources], Path(made), options.together or 1)
+        teachers = [changed(one, Options()) for one in sources[:-1]]  # with others, the cell would differ by more than rounding
+        train([*teachers, changed(cell, options)], Path(made), options.together or 1)
         outcome, text = compare(folder, Path(made) / cell.path, cell)
     good = OUTCOMES.index(outcome) <= OUTCOMES.index(promised)
     say(f"{folder}: {outcome}: {text}" + ("" if good else f"; level {level} promises {promised}"))

@@ -157,35 +157,6 @@ def test_the_same_cell_of_another_benchmark_is_taken_over(capsys, benchmark, tmp
     assert cli.main(["status", str(benchmark), "--results", str(results)]) == 0
 
 
-def test_verify_trains_a_cell_again_and_compares(capsys, benchmark, tmp_path):
-    results = tmp_path / "results"
-    assert cli.main(["train", str(benchmark), "*/kd/*", "--results", str(results)]) == 0
-    cell = results / "t/digits/cifar_resnet8/kd/seed0"
-    (results / "t/digits/cifar_resnet20/baseline/seed0/model.safetensors").unlink()  # as committed cells are
-    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
-    capsys.readouterr()
-    assert cli.main(["verify", str(cell)]) == 0
-    assert f"{cell}: equal: history, predictions, filters, and all measured metrics" in capsys.readouterr().out
-    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
-    history = (cell / "history.csv").read_text()
-    (cell / "history.csv").write_text(history.replace("\n", "\n9", 1))
-    assert cli.main(["verify", str(cell)]) == 1
-    assert "history.csv was changed or damaged after it was written" in capsys.readouterr().out
-    unseal(cell)
-    assert cli.main(["verify", str(cell)]) == 1  # a cell of older code is trained again, to see
-    assert "history.csv differs, first in line 2" in capsys.readouterr().out
-    (cell / "history.csv").write_text(history)
-    metrics = json.loads((cell / "metrics.json").read_text())
-    metrics["parameters"] += 1
-    (cell / "metrics.json").write_text(json.dumps(metrics))
-    assert cli.main(["verify", str(cell)]) == 1
-    assert "metrics.json differs: parameters was" in capsys.readouterr().out
-    metrics["parameters"] -= 1
-    (cell / "metrics.json").write_text(json.dumps(metrics))
-    assert cli.main(["verify", str(cell)]) == 0
-    assert "and all measured metrics; not sealed: older code trained it" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("top1", [99.9, 1000, -5])
 def test_an_edited_result_is_noticed(capsys, benchmark, tmp_path, top1):
     """By all who read it; a cell of older code has no seal, and what cannot be is noticed all the same."""
@@ -199,7 +170,7 @@ def test_an_edited_result_is_noticed(capsys, benchmark, tmp_path, top1):
     for command in (
         ["table", str(results / "t")],
         ["train", str(benchmark), "*/cifar_resnet8/baseline/*"],
-        ["verify", str(cell)],
+        ["reproduce", str(cell)],
     ):
         root = ["--results", str(results)] if command[0] == "train" else []
         assert cli.main([*command, *root]) == 1
@@ -256,7 +227,7 @@ def test_a_frozen_benchmark_is_read_and_not_trained(capsys, benchmark, tmp_path)
     for copied in (["freeze", results / "t"], ["status", results / "t"], ["table", results / "t"], ["prune", copy]):
         assert cli.main(list(map(str, copied))) == 1
         assert "is that of the cell t/digits/cifar_resnet8/baseline/seed0; a copy counts as no" in capsys.readouterr().err
-    for copied in (["verify", copy], ["train", copy / "config.yaml", "--results", tmp_path / "elsewhere"]):
+    for copied in (["reproduce", copy], ["train", copy / "config.yaml", "--results", tmp_path / "elsewhere"]):
         assert cli.main(list(map(str, copied))) == 1
         assert "is that of the cell t/digits/cifar_resnet8/baseline/seed0; a copy counts as no" in capsys.readouterr().err
     shutil.rmtree(copy)

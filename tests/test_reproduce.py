@@ -84,6 +84,7 @@ def test_side_by_side_and_over_processes_it_has_the_same_bytes(capsys, trained, 
     assert (status, line) == (1, f"dgd-bench: {tmp_path / 'kept' / GRAFTING}: already there; give another folder by --keep")
 
 
+@pytest.mark.slow
 def test_a_cell_of_two_processes_is_trained_by_two_again_or_by_one(capsys, results):
     cell = running.order(results / GRAFTING / "config.yaml").wanted[0]
     spread = replace(cell, recipe=replace(cell.recipe, ranks_per_network=1))
@@ -97,12 +98,13 @@ def test_a_cell_of_two_processes_is_trained_by_two_again_or_by_one(capsys, resul
     assert (status, ": equal bytes: " in second) == (0, True)
 
 
+@pytest.mark.slow
 def test_with_other_threads_it_is_equal_within_the_tolerance(capsys, trained):
     status, (first, second) = run(capsys, trained / KD, "--threads", 2)
     assert first.endswith("level B, equal within tolerance is promised: threads were 1 and are 2")
     if ": equal bytes: " not in second:  # as on a processor whose kernels do not divide their sums
         found = re.search(
-            r"equal within tolerance: the largest difference of a loss of the first epoch is (\S+) % \(loss_0\)", second
+            r"equal within tolerance: the largest difference of a loss of the first epoch is (\S+) % \(loss", second
         )
         assert float(found[1]) <= 100 * reproduce.TOLERANCE
         assert "the 95 % interval of the paired difference on 599 test images is [" in second
@@ -111,12 +113,10 @@ def test_with_other_threads_it_is_equal_within_the_tolerance(capsys, trained):
 
 def test_with_other_versions_it_is_statistically_equal(capsys, results):
     """The versions are those of a record that was made with others; its numbers, of a training that began elsewhere."""
-    cell = results / KD
-    other = replace(running.order(cell / "config.yaml").wanted[0], method="other")
-    nudged = replace(other, recipe=replace(other.recipe, momentum=0.901))
-    running.train(
-        running.Order([nudged], {one.path: one for one in running.with_sources(nudged, results)}), results, again=True
-    )
+    cell = results / GRAFTING
+    own = running.order(cell / "config.yaml").wanted[0]
+    nudged = replace(own, method="other", recipe=replace(own.recipe, momentum=0.901))
+    running.train(running.Order([nudged], {nudged.path: nudged}), results)
     for name in ("history.csv", "predictions.npz", "filters.npz", "metrics.json"):
         (cell / name).write_bytes((results / nudged.path / name).read_bytes())
 
