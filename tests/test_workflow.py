@@ -19,6 +19,7 @@ from dgd import cli
 from dgd.cell import Cell
 from dgd.config import cells as cells_of
 from dgd.config import check, load, read
+from dgd.verify import verify
 from pipeline.cells import names
 from pipeline.config import one_of
 from pipeline.jobs import gpus, launcher, mem_mb, threads
@@ -183,6 +184,7 @@ def test_one_command_goes_from_the_data_to_the_report(repo):
     for name in ("results", "filters", "claims"):
         assert all((folder / "tables" / f"{name}.{kind}").stat().st_size for kind in ("md", "csv", "tex"))
     assert list(folder.glob("figures/*.svg"))
+    assert verify([folder], repo / "papers").faults == []
     assert list(folder.glob("figures/*.png"))
     page = (folder / "report.html").read_text()
     assert "<table>" in page
