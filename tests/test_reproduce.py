@@ -209,10 +209,18 @@ def test_one_core_and_another_order_give_the_same_bytes(few_digits, tmp_path):
         assert files_but_timings(tmp_path / "one" / cell.path) == files_but_timings(tmp_path / "all" / cell.path)
 
 
-@pytest.mark.parametrize("method", ["baseline", "grafting"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [
+        ("baseline", "fp32"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("baseline", "bf16"), ("grafting", "fp32"), ("grafting", "bf16"))
+        ),
+    ],
+)
 def test_two_threads_give_the_losses_of_one_in_the_first_epoch(digits, tmp_path, method, precision):
-    cell, found = method_cell(method, epochs=1, precision=precision), []
+    cell = method_cell(method, epochs=1, precision=precision)
     for threads in (1, 2):
         again = replace(cell, recipe=replace(cell.recipe, threads=threads))
         train_cell(again, results=tmp_path, data=digits, out=tmp_path / str(threads))
