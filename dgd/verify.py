@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from dgd import identity, running, seals
 from dgd.cell import Cell
+from dgd.signals import cleaning
 
 BYTES = ("history.csv", "predictions.npz", "filters.npz")
 UNMEASURED = ("timings", "method")
@@ -38,7 +40,7 @@ def verify(folder: str | Path) -> str:
         seals.check_seal(folder, [name for name in identity.OUTPUTS if (folder / name).is_file()])
     except ValueError as error:
         return str(error)
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as made, cleaning(lambda: shutil.rmtree(made)):
         for one in running.with_sources(cell, root):
             train(alone(one), made)
         return difference(folder, Path(made) / cell.path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dgd import config, files, frozen
 from dgd.read.cells import collect
+from pipeline import script
 
 
 def main(argv=None):
@@ -21,4 +22,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -20,6 +20,7 @@ from dgd.read.results import results_table
 from dgd.read.retrieval import retrieval_table
 from dgd.read.subnets import subnets_table
 from dgd.read.table import write
+from pipeline import script
 
 
 def main(argv=None):
@@ -55,4 +56,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -26,7 +26,7 @@ from dgd.train.evaluate import Evaluator, ensemble
 from dgd.train.exchanging import exchange_weights
 from dgd.train.group import Group
 from dgd.train.member import create
-from dgd.train.outcomes import CannotCapture, Diverged, NoImages, NoResult, NoTeacher, OutOfTime
+from dgd.train.outcomes import CannotCapture, Diverged, NoImages, NoResult, NoTeacher, OutOfMemory, OutOfTime
 from dgd.train.record import RESUME, Result, Trace, norms, write_failure, write_result
 from dgd.train.retrieval import retrieval
 from dgd.train.schedule import exchange_due
@@ -116,7 +116,7 @@ def train_side_by_side(
                 raise
             except Exception as error:
                 traceback.clear_frames(error.__traceback__)  # they hold the cell's networks
-                outcomes[k] = error
+                outcomes[k] = OutOfMemory.of(error, orders[k].cell.path) or error
             del running[k]
     return outcomes
 
