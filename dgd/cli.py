@@ -307,7 +307,10 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(_each(sys.argv[1:] if argv is None else argv), prog_name="dgd-bench")
+        try:
+            app(_each(sys.argv[1:] if argv is None else argv), prog_name="dgd-bench")
+        finally:
+            sys.stdout.flush()
     except SystemExit as end:
         if isinstance(end.code, str):  # a message, and exit status 1
             raise
@@ -317,7 +320,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head`: at its end Python would write what is left
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except (ValueError, OSError, RuntimeError, ModuleNotFoundError, MemoryError, yaml.YAMLError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError, MemoryError, yaml.YAMLError) as error:
         print(f"dgd-bench: {error or type(error).__name__}", file=sys.stderr)
         return 1
     return 0

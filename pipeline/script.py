@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import yaml
 
-PERSONS = (ValueError, OSError, RuntimeError, ModuleNotFoundError, MemoryError, yaml.YAMLError)
+PERSONS = (ValueError, OSError, RuntimeError, ImportError, MemoryError, yaml.YAMLError)
 """Errors whose message says what is wrong and where."""
 
 

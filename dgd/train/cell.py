@@ -21,7 +21,7 @@ from dgd.cell import PER_PROCESS, Cell
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.models.nested import plain_parameters, plain_state
 from dgd.train import averages, checkpoint, costs, memory, ranks
-from dgd.train.device import peak_memory, pick_device, set_up, start_measuring_memory
+from dgd.train.device import peak_memory, pick_device, release_memory, set_up, start_measuring_memory
 from dgd.train.evaluate import Evaluator, ensemble
 from dgd.train.exchanging import exchange_weights
 from dgd.train.group import Group
@@ -118,6 +118,8 @@ def train_side_by_side(
                 traceback.clear_frames(error.__traceback__)  # they hold the cell's networks
                 outcomes[k] = OutOfMemory.of(error, orders[k].cell.path) or error
             del running[k]
+            if isinstance(outcomes[k], OutOfMemory):
+                release_memory(device)
     return outcomes
 
 

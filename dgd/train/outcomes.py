@@ -2,6 +2,9 @@
 
 import re
 
+NO_MEMORY = "(out of|can't allocate|cannot allocate) memory|could not create a primitive"
+"""How torch, the system and oneDNN say that there is too little memory."""
+
 
 class NoResult(RuntimeError):
     """An error that ends a cell without a result, and would again if the cell were repeated; `status` names the reason."""
@@ -62,6 +65,6 @@ class OutOfMemory(RuntimeError):
     def of(cls, error: Exception, path: str) -> "OutOfMemory | None":
         """Return it where that is what an error of torch, numpy or the system says; `path` is the cell's."""
         text = " ".join(str(error).split())
-        if not isinstance(error, MemoryError) and not re.search("(out of|can't allocate|cannot allocate) memory", text, re.I):
+        if not isinstance(error, MemoryError) and not re.search(NO_MEMORY, text, re.IGNORECASE):
             return None
         return cls(f"{path}: not enough memory; lower recipe.batch_size or together ({text[:200] or type(error).__name__})")

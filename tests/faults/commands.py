@@ -60,6 +60,11 @@ def environment(folder: Path = ROOT, **more: str) -> dict[str, str]:
     return {**env, **own, **more}
 
 
+def _interruptible() -> None:
+    """Take Ctrl-C as a shell's foreground does: these tests may themselves run in a background, where it is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @dataclass
 class Command:
     """A command and all processes that it starts, which have a variable of their own in common.
@@ -91,6 +96,7 @@ class Command:
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
+                preexec_fn=_interruptible,
             )
         return self.process
 
@@ -161,6 +167,12 @@ def dgd_bench(*words: str | Path, printed: Path, **keys) -> Command:
     return Command([sys.executable, "-m", "dgd.cli", *map(str, words)], printed, **keys)
 
 
+def snakemake(repo: Path, config: Path, *options: str) -> Command:
+    """Return a run of the workflow; it plans without torch."""
+    words = ["snakemake", "--cores", "2", "--latency-wait", "2", "--configfile", str(config), *options]
+    return Command(words, repo / "printed", repo, {"DGD_NETWORKS": "no", "XDG_CACHE_HOME": str(repo / ".cache")})
+
+
 def results(root: Path) -> dict[str, tuple]:
     """Return what the cells below a root of results have in common with the same cells elsewhere."""
     return {str(path.parent.relative_to(root)): files_but_timings(path.parent) for path in root.rglob("metrics.json")}
@@ -168,7 +180,8 @@ def results(root: Path) -> dict[str, tuple]:
 
 def unfinished(root: Path) -> list[str]:
     """Return what a command that is done must not leave: files that are being written, locks, resume points."""
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.name.startswith(".") or RESUME in path.name)
+    names = (path.relative_to(root) for path in root.rglob("*") if path.name.startswith(".") or RESUME in path.name)
+    return sorted(str(path) for path in names if path.name != ".snakemake_timestamp")
 
 
 def check_cells(root: Path, whole: Mapping[str, tuple]) -> None:
