@@ -257,6 +257,8 @@ def _train(cells: Sequence[Cell], results: Path, progress: Progress) -> list[Cel
     given = json.dumps(cell.plain()), str(results), json.dumps(asdict(progress))
     command = [sys.executable, *config.torchrun(cell.processes), "-m", "dgd.running", *given]
     failed = _run(command)
+    if failed < 0:
+        print(f"\n{results / cell.path}: torchrun was ended by signal {-failed}; the same command goes on", file=sys.stderr)
     progress.good &= not failed
     return [cell] if failed or (results / cell.path / "metrics.json").is_file() else []
 
@@ -267,7 +269,11 @@ def _run(command: Sequence[str]) -> int:
     Their standard input is a pipe, which only this process holds open. An interrupt of the terminal reaches this process alone:
     torchrun would print pages about it.
     """
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process, cleaning(process.kill):
+    env = os.environ | {"DGD_NETWORKS": "no"}
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=env) as process,
+        cleaning(process.kill),
+    ):
         try:
             return process.wait()
         except BaseException:

@@ -83,7 +83,7 @@ def _clean() -> None:
 
 
 def _say(name: str, what: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # of a torchrun's processes one speaks
+    if "RANK" not in os.environ:  # for a torchrun's processes their launcher speaks
         with suppress(OSError):
             os.write(2, f"\n{name}: {what}; the same command goes on\n".encode())
 

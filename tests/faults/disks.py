@@ -29,7 +29,7 @@ def run(disk: Path, steps: Sequence[dict]) -> list[dict]:
             `remove`, a path; `main`, a module whose command is run, and `argv`; `hash`, a folder.
 
     Returns:
-        Of each `main` its `status`, the lines that it `said` on stderr and the `files` below the disk; of each `hash` file -> hash.
+        Of each `main` its `status`, what it `said` on stderr and the `files` on the disk; of each `hash` the files' hashes.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump([str(disk), list(steps)], file)

@@ -1,17 +1,13 @@
 """Disks that are full or cannot be written: one line that names the file, nothing half-written, and the same bytes later."""
 
 import json
-import os
 import resource
-import subprocess
-import sys
 
 import pytest
 
 from dgd import cli, config
 from tests.faults import disks
-from tests.faults.commands import benchmark, environment, results
-from tests.helpers import ROOT
+from tests.faults.commands import benchmark, results
 
 PAGE = 4096
 
@@ -140,24 +136,3 @@ def test_folders_that_cannot_be_written_are_named(tmp_path, disk):
     for step in found[:-2]:
         check_said(step, disk)
     assert [step["status"] for step in found[-2:]] == [0, 0], "what only reads needs to write nothing"
-
-
-@pytest.mark.faults
-def test_a_user_who_may_not_write_a_folder_is_told_so(tmp_path):
-    """As another user, if this one is root."""
-    path = benchmark(tmp_path, recipe={"epochs": 1}, methods=["baseline"], pairs=[{"student": "cifar_resnet8"}])
-    (tmp_path / "results").mkdir(mode=0o555)
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents:
-        if parent.stat().st_mode & 0o005 != 0o005 and parent.owner() != "root":
-            pytest.skip(f"another user cannot enter {parent}")
-    words = [sys.executable, "-m", "dgd.cli", "train", str(path), "--results", str(tmp_path / "results")]
-    options = {"user": 65534, "group": 65534} if os.geteuid() == 0 else {}
-    done = subprocess.run(
-        words, cwd=ROOT, env=environment(HOME=str(tmp_path)), capture_output=True, text=True, check=False, **options
-    )
-    if "Permission denied" in done.stderr and str(tmp_path) not in done.stderr:
-        pytest.skip(f"another user cannot run this Python: {done.stderr.splitlines()[-1]}")
-    lines = [line for line in done.stderr.splitlines() if line]
-    assert lines == [f"dgd-bench: [Errno 13] Permission denied: '{tmp_path / 'results' / 't'}'"], lines
-    assert done.returncode == 1

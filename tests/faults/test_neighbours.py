@@ -70,7 +70,7 @@ def test_whoever_reads_a_cell_that_is_written_sees_whole_files(tmp_path, reads):
     assert absent < reads / 2
     assert len(seen) > len(identity.OUTPUTS), "it was written while it was read"
     assert seals.check_seal(folder, identity.OUTPUTS)
-    print(f"\n{reads} reads, 0 torn, {absent} of metrics.json while there was none")
+    print(f"\n{reads} reads, 0 torn, {absent} of a metrics.json that was not there")
 
 
 # --------------------------------------------------------------------------------------------------- second commands

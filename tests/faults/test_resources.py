@@ -113,8 +113,13 @@ def _no_number(output):
     return replace(output, logits=output.logits * torch.nan)
 
 
-@pytest.mark.parametrize("where", ["loss", "weight", "teacher"])
-@pytest.mark.parametrize("at", [0, 4, 8])
+FAST = {("loss", 0), ("weight", 4), ("teacher", 8)}
+PLACES = [(where, at) for where in ("loss", "weight", "teacher") for at in (0, 4, 8)]
+
+
+@pytest.mark.parametrize(
+    ("where", "at"), [pytest.param(*one, marks=() if one in FAST else pytest.mark.faults) for one in PLACES]
+)
 def test_a_number_that_is_none_ends_its_cell_in_its_epoch_and_the_table_says_so(few_digits, tmp_path, monkeypatch, where, at):
     """In the first, a middle and the last of nine steps; another cell beside it is trained."""
     cell = replace(method_cell("kd"), teachers=("teacher",))
