@@ -320,6 +320,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head`: at its end Python would write what is left
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except UnicodeEncodeError as error:
+        name = error.object.encode("ascii", "backslashreplace").decode()
+        print(f"dgd-bench: {name}: a name that this locale cannot write; set PYTHONUTF8=1", file=sys.stderr)
+        return 1
     except (ValueError, OSError, RuntimeError, ImportError, MemoryError, yaml.YAMLError) as error:
         print(f"dgd-bench: {error or type(error).__name__}", file=sys.stderr)
         return 1

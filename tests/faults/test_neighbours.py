@@ -22,6 +22,7 @@ from tests.faults.commands import (
     repository,
     results,
     snakemake,
+    take_lock,
     unfinished,
 )
 from tests.helpers import ROOT, start_process
@@ -129,8 +130,7 @@ def test_a_training_with_streamed_images_ends_with_its_workers(tmp_path, number)
         ended = time.monotonic()
         assert command.left(60) == []
         (folder,) = (path.parent for path in tmp_path.rglob(RESUME))
-        with files.locked(folder):
-            pass
+        take_lock(folder)
         print(f"\n{number.name}: all processes gone and the lock free after {time.monotonic() - ended:.1f} s")
         if number != signal.SIGKILL:
             words = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
@@ -175,7 +175,7 @@ def test_without_a_home_and_utf_8_names_of_any_language_are_trained_and_listed(t
     folder = tmp_path / "r\u00e9sultats \u4e2d"
     path = benchmark(tmp_path / "\u00e4", {"epochs": 1}, methods=["baseline"], pairs=[{"student": "cifar_resnet8"}])
     env = {key: value for key, value in environment().items() if key not in ("HOME", "LANG", "LC_CTYPE")}
-    env |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    env |= {"LC_ALL": "C"}
     for words in (["train", path, "--results", folder], ["status", path, "--results", folder], ["table", folder / "t"]):
         done = subprocess.run(
             [sys.executable, "-m", "dgd.cli", *map(str, words)], env=env, capture_output=True, cwd=tmp_path, check=False
@@ -183,6 +183,13 @@ def test_without_a_home_and_utf_8_names_of_any_language_are_trained_and_listed(t
         assert done.returncode == 0, done.stderr
         assert b"Traceback" not in done.stderr
     assert len(results(folder)) == 1
+    words = ["train", path, "--results", tmp_path / "new"]
+    done = subprocess.run(  # where Python is told not to help itself
+        [sys.executable, "-m", "dgd.cli", *map(str, words)], env=env | {"PYTHONUTF8": "0"}, capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith(b"a name that this locale cannot write; set PYTHONUTF8=1\n"), done.stderr
+    assert done.stderr.count(b"\n") == 1
 
 
 LISTINGS = {
