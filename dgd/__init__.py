@@ -6,7 +6,11 @@ Importing the package registers its CIFAR networks with timm, so that `timm.crea
 import os
 from importlib.util import find_spec
 
+from dgd import signals
+
 __version__ = "0.1.0"
+
+signals.watch()  # before the imports below, which take seconds
 
 # A workflow launcher may hold snakemake alone: it reads configs and plans, and never builds a network. Nor do the steps that
 # only read results: they say so by DGD_NETWORKS=no, and are spared the seconds that importing torch and timm takes.

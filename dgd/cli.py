@@ -1,6 +1,7 @@
 """`dgd-bench`: one thing at a time, without Snakemake."""
 
 import io
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, which typer gives."""
+"""Exit status after Ctrl-C, which typer gives where a program calls `main`; `dgd.signals` ends the command itself."""
 SEVERAL = ("--shares", "--papers", "--paper")
 """Options that take several values after each other, which typer knows only as the option given again."""
 
@@ -345,15 +346,25 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(_each(sys.argv[1:] if argv is None else argv), prog_name="dgd-bench")
+        try:
+            app(_each(sys.argv[1:] if argv is None else argv), prog_name="dgd-bench")
+        finally:
+            sys.stdout.flush()
     except SystemExit as end:
         if isinstance(end.code, str):  # a message, and exit status 1
             raise
         if end.code == INTERRUPTED:
             print("\ndgd-bench: interrupted; the same command goes on", file=sys.stderr)
         return end.code or 0
-    except (ValueError, OSError, RuntimeError, ModuleNotFoundError, yaml.YAMLError) as error:
-        print(f"dgd-bench: {error}", file=sys.stderr)
+    except BrokenPipeError:  # `| head`: at its end Python would write what is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except UnicodeEncodeError as error:
+        name = error.object.encode("ascii", "backslashreplace").decode()
+        print(f"dgd-bench: {name}: a name that this locale cannot write; set PYTHONUTF8=1", file=sys.stderr)
+        return 1
+    except (ValueError, OSError, RuntimeError, ImportError, MemoryError, yaml.YAMLError) as error:
+        print(f"dgd-bench: {error or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
 

@@ -202,5 +202,5 @@ def _makers(benchmark: Benchmark, dataset: str, teacher: str) -> list[Cell]:
 
 
 def torchrun(processes: int) -> list[str]:
-    """Return the arguments of python that start what follows them in so many processes of this machine."""
-    return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    """Return the arguments of python that start what follows them in so many processes of this machine; see `dgd.spread`."""
+    return ["-m", "dgd.spread", "--standalone", f"--nproc-per-node={processes}"]

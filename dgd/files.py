@@ -9,9 +9,12 @@ import platform
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+
+from dgd.signals import cleaning
 
 UNFINISHED = ".tmp"
 """How the name of a file ends that is being written; it begins with a dot and the name that it will have."""
@@ -37,21 +40,40 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
     Args:
         path: The file; its folder is made.
         content: All of it.
+
+    Raises:
+        OSError: It cannot be written; the message names it.
     """
     path = Path(path)
+    with _named(path):
+        _write(path, content)
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+    unlink = partial(Path(temporary).unlink, missing_ok=True)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        follow_umask(temporary)
-        os.replace(temporary, path)
+        with cleaning(unlink):
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            follow_umask(temporary)
+            os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        unlink()
         raise
     _sync(path.parent)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have an error of the file system name the file that was to be written; that of a full disk names none, or a temporary."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written: {error.strerror or error}", str(path)) from error
 
 
 def follow_umask(path: str | Path) -> None:
@@ -119,12 +141,14 @@ def locked(folder: str | Path, doing: str = "written") -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     path, handle = folder / LOCK, None
     try:
-        handle = _take(path)
-        if handle is not None:
-            holder = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
-            os.truncate(handle, 0)
-            os.pwrite(handle, json.dumps({**holder, "doing": doing}).encode(), 0)
-        yield
+        with _named(path):
+            handle = _take(path)
+            if handle is not None:
+                holder = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+                os.truncate(handle, 0)
+                os.pwrite(handle, json.dumps({**holder, "doing": doing}).encode(), 0)
+        with cleaning(partial(path.unlink, missing_ok=True)) if handle is not None else nullcontext():
+            yield
     finally:
         if handle is not None:
             path.unlink(missing_ok=True)  # before the lock is freed: nobody else's can have this name

@@ -42,7 +42,7 @@ APART = (
     # They hold or check typed fields, which are compared by their values.
     *("dgd", "dgd.cell", "dgd.keys", "dgd.methods", "dgd.terms"),
     # They record, and change no result.
-    *("dgd.codehash", "dgd.identity", "dgd.provenance", "dgd.seals", "dgd.train.memory", "dgd.train.outcomes"),
+    *("dgd.codehash", "dgd.identity", "dgd.provenance", "dgd.seals", "dgd.signals", "dgd.train.memory", "dgd.train.outcomes"),
     # What they make is compared by its content.
     *("dgd.data", "dgd.data.preparation", "dgd.data.sources", "dgd.data.spoken", "dgd.source_files"),
 )

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def _version(name: str) -> str | None:
         return None
 
 
+@cache
 def _environment() -> str:
     """Return the SHA-256 over `name==version` of every installed distribution."""
     names = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()})

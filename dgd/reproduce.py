@@ -12,6 +12,7 @@ C  other versions, code or devices: statistically equal.
 import contextlib
 import json
 import math
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ from dgd import frozen, identity, provenance, running, seals
 from dgd.cell import Cell
 from dgd.metrics import METRICS
 from dgd.read.statistics import prediction_interval
+from dgd.signals import cleaning
 
 BYTES = ("history.csv", "predictions.npz", "filters.npz")
 UNMEASURED = ("timings", "method")
@@ -117,13 +119,20 @@ def reproduce(
     if not cell.generated and not frozen.same_data(record, data / "manifest.json"):
         say(f"{folder}: different: the data set in {data} is not that of its {seals.RECORD}")
         return Reproduction(level, "different", False)
-    with contextlib.nullcontext(keep) if keep else tempfile.TemporaryDirectory() as made:
+    with contextlib.nullcontext(keep) if keep else _temporary() as made:
         teachers = [changed(one, Options()) for one in sources[:-1]]  # with others, the cell would differ by more than rounding
         train([*teachers, changed(cell, options)], Path(made), options.together or 1)
         outcome, text = compare(folder, Path(made) / cell.path, cell)
     good = OUTCOMES.index(outcome) <= OUTCOMES.index(promised)
     say(f"{folder}: {outcome}: {text}" + ("" if good else f"; level {level} promises {promised}"))
     return Reproduction(level, outcome, good)
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[str]:
+    """Give a temporary folder, which is deleted also where a signal ends the process."""
+    with tempfile.TemporaryDirectory() as made, cleaning(lambda: shutil.rmtree(made)):
+        yield made
 
 
 def changed(cell: Cell, options: Options) -> Cell:

@@ -5,7 +5,6 @@ import json
 import math
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from dgd import config, frozen, identity, seals
 from dgd.bundles import bundles
 from dgd.cell import Cell
 from dgd.metrics import METRICS
+from dgd.signals import cleaning
 
 TRY_AGAIN = os.EX_TEMPFAIL
 """Exit status (75) of a command whose time was over: the same command goes on."""
@@ -256,6 +256,8 @@ def _train(cells: Sequence[Cell], results: Path, progress: Progress) -> list[Cel
     given = json.dumps(cell.plain()), str(results), json.dumps(asdict(progress))
     command = [sys.executable, *config.torchrun(cell.processes), "-m", "dgd.running", *given]
     failed = _run(command)
+    if failed < 0:
+        print(f"\n{results / cell.path}: torchrun was ended by signal {-failed}; the same command goes on", file=sys.stderr)
     progress.good &= not failed
     return [cell] if failed or (results / cell.path / "metrics.json").is_file() else []
 
@@ -266,15 +268,16 @@ def _run(command: Sequence[str]) -> int:
     Their standard input is a pipe, which only this process holds open. An interrupt of the terminal reaches this process alone:
     torchrun would print pages about it.
     """
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
+    env = os.environ | {"DGD_NETWORKS": "no"}
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=env) as process,
+        cleaning(process.kill),
+    ):
         try:
             return process.wait()
         except BaseException:
             process.kill()
             raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _end_with_launcher() -> None:
@@ -291,30 +294,30 @@ def _end_with_launcher() -> None:
 def train_here(cells: Sequence[Cell], results: Path, progress: Progress) -> list[Cell]:
     """Train a bundle in this process, or one cell in all those of a torchrun; return the cells that are done.
 
+    One that cannot be trained is said, and the others go on.
+
     Raises:
-        Exception: What ended one of them otherwise, after the others.
+        OSError: A file cannot be read or written; the others would train in vain.
     """
     from dgd import train as training
 
-    done, errors = [], []
+    done = []
     outcomes = side_by_side(cells, [identity.prepared_folder(cell) for cell in cells], results, progress)
     for cell, outcome in zip(cells, outcomes, strict=True):
         out = results / cell.path
         if isinstance(outcome, training.OutOfTime):
             continue
-        if isinstance(outcome, Exception) and not isinstance(outcome, training.NoResult):
-            errors.append(outcome)
-            continue
+        if isinstance(outcome, OSError):
+            raise outcome
         done.append(cell)
-        if isinstance(outcome, training.NoResult):
+        if isinstance(outcome, Exception):
             progress.good = False
-            print(f"{out}: {outcome.status}: {outcome}", file=sys.stderr)
+            status = outcome.status if isinstance(outcome, training.NoResult) else "failed"
+            print(f"{out}: {status}: {outcome}", file=sys.stderr)
         elif outcome:  # under torchrun one process has them
             metric = METRICS[cell.task]
             value = outcome["networks"][0]["last"][metric.name]
             print(f"{out}: {value:{metric.form}} {metric.unit} test {metric.label} at the last epoch")
-    if errors:
-        raise errors[0]
     return done
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from dgd.config import ConfigError, cells, load
 from dgd.files import write_text
+from pipeline import script
 
 HEADER = "# Names for `dvc repro 'cell@<name>'`. Written by `make cells`, not committed.\n"
 
@@ -49,4 +50,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

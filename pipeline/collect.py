@@ -11,6 +11,7 @@ import yaml
 
 from dgd import config, files, frozen
 from dgd.read.cells import collect
+from pipeline import script
 
 
 def main(argv=None):
@@ -27,4 +28,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

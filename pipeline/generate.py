@@ -10,7 +10,7 @@ from pathlib import Path
 from dgd import codehash, identity, keys
 from dgd.cell import Cell
 from dgd.files import write_text
-from pipeline import slots
+from pipeline import script, slots
 from pipeline.prepare import MADE_FROM
 
 
@@ -76,4 +76,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

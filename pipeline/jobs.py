@@ -37,4 +37,4 @@ def launcher(cell: Cell) -> str:
     """Return the command that a cell's script is appended to: python, or torchrun if the cell has several processes."""
     n = cell.recipe.threads
     python = f"OMP_NUM_THREADS={n} MKL_NUM_THREADS={n} python"
-    return python if cell.processes == 1 else " ".join([python, *torchrun(cell.processes)])
+    return python if cell.processes == 1 else " ".join(["DGD_NETWORKS=no", python, *torchrun(cell.processes)])

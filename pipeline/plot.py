@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from dgd.read import figures
+from pipeline import script
 
 
 def main(argv=None):
@@ -22,4 +23,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dgd import identity, source_files
 from dgd.files import write_text
+from pipeline import script
 
 KEYS = ("train_images", "validation_images", "image_size", "loader")
 """Keys of a config's `data` that decide what is prepared."""
@@ -82,4 +83,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from dgd import yaml_files
-from pipeline import slots
+from pipeline import script, slots
 
 
 def main(argv=None):
@@ -24,4 +24,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -17,6 +17,7 @@ from dgd.exchange.repr import RePr
 from dgd.files import write_text
 from dgd.methods import Row
 from dgd.objectives import TERMS
+from pipeline import script
 
 START, END = "<!-- keys: written by `python -m pipeline.reference` -->", "<!-- end of keys -->"
 TERMS_START, TERMS_END = "<!-- terms: written by `python -m pipeline.reference` -->", "<!-- end of terms -->"
@@ -124,4 +125,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -16,6 +16,7 @@ from dgd.metrics import METRICS, Metric
 from dgd.read import claims
 from dgd.read.files import read_metrics
 from dgd.read.table import NOT_RUN
+from pipeline import script
 
 PAGE = Path(__file__).parent / "report" / "page.html"
 # What a browser still shows at once: of more cells only those without a result are listed, of a larger SVG the PNG is shown.
@@ -135,4 +136,4 @@ def _facts(records: list[dict]) -> list[tuple[str, str, int]]:
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

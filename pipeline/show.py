@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from pipeline import script
+
 
 def main(argv=None):
     """Print a benchmark's results table and where the rest lies."""
@@ -19,4 +21,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -9,6 +9,7 @@ import pandas as pd
 from dgd.read.cells import REPORTS
 from dgd.read.table import write
 from dgd.read.tables import tables
+from pipeline import script
 
 
 def main(argv=None):
@@ -26,4 +27,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

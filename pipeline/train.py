@@ -11,7 +11,7 @@ from dgd import identity, running
 from dgd.cell import Cell
 from dgd.files import Locked, locked, write_text
 from dgd.metrics import METRICS
-from pipeline import slots
+from pipeline import script, slots
 
 LEADS = os.environ.get("RANK", "0") == "0"
 """Whether this process, one of a torchrun's, writes and prints."""
@@ -112,4 +112,4 @@ def _summary(cell: Cell, metrics: dict) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -1,10 +1,7 @@
 """Fixtures that several test files share."""
 
-from functools import cache
-
 import pytest
 
-from dgd import provenance
 from tests.helpers import prepare_digits
 
 LONG = ("test_workflow.py", "test_distributed.py", "test_regression.py", "test_memory.py")
@@ -13,14 +10,6 @@ LONG = ("test_workflow.py", "test_distributed.py", "test_regression.py", "test_m
 def pytest_collection_modifyitems(items):
     """Run the files with the longest tests first, so that none of two workers ends with one while the other waits."""
     items.sort(key=lambda item: item.path.name not in LONG)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _packages_are_listed_once():
-    """Listing the installed packages, of which a record holds the hash, takes as long as a small cell."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provenance, "_environment", cache(provenance._environment))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,11 @@
 """One cell over several processes: the same bytes as in one, also after a process was killed, and nobody waits for ever."""
 
-import contextlib
 import json
 import os
-import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -198,71 +192,3 @@ def test_the_config_says_how_many_processes_there_are(digits, tmp_path):
     cell = cells(["grafting"])["grafting"]
     outputs = [ended(*one, 100) for one in start(3, [cell], tmp_path, digits)]
     assert "asks for 2 processes and this is one of 3: start it with torchrun --nproc-per-node=2" in outputs[0]
-
-
-BENCHMARK = """
-benchmark: t
-seeds: [0]
-datasets: [digits]
-data: {{dir: {folder}/data}}
-pairs: [{{student: cifar_resnet8}}]
-methods: [grafting]
-recipe: {{epochs: 1000, batch_size: 16, device: cpu, ranks_per_network: {ranks}}}
-"""
-
-
-def workers(folder) -> list[int]:
-    """Return the processes that train or start others for a folder, by their command lines."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            command = path.read_bytes().decode().split("\0")
-            if str(folder) in " ".join(command) and ("dgd.running" in command or "dgd.cli" in command):
-                found.append(int(path.parent.name))
-    return found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("ranks", "number", "to", "seconds"),
-    [
-        (0, signal.SIGINT, "group", 20),
-        (1, signal.SIGINT, "group", 20),
-        (1, signal.SIGTERM, "launcher", 20),
-        (1, signal.SIGKILL, "launcher", 60),
-        (1, signal.SIGKILL, "torchrun", 60),
-    ],
-)
-def test_whoever_ends_a_training_ends_all_of_it(tmp_path, ranks, number, to, seconds):
-    """Ctrl-C is one line; a launcher that is ended, however that is done, leaves no process training."""
-    (tmp_path / "t.yaml").write_text(BENCHMARK.format(folder=tmp_path, ranks=ranks))
-    command = [sys.executable, "-m", "dgd.cli", "train", str(tmp_path / "t.yaml"), "--results", str(tmp_path / "results")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (
-        open(tmp_path / "printed", "w") as printed,
-        subprocess.Popen(command, stdout=printed, stderr=printed, start_new_session=True, env=environment) as process,
-    ):
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.rglob(RESUME)) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert list(tmp_path.rglob(RESUME)), (tmp_path / "printed").read_text()
-        assert len(workers(tmp_path)) == (4 if ranks else 1)
-        if to == "group":
-            os.killpg(process.pid, number)
-        else:
-            (torchrun,) = [pid for pid in workers(tmp_path) if _parent(pid) == process.pid]
-            os.kill(process.pid if to == "launcher" else torchrun, number)
-        deadline = time.monotonic() + seconds
-        while workers(tmp_path) and time.monotonic() < deadline:
-            time.sleep(0.1)
-            process.poll()
-        assert workers(tmp_path) == []
-        process.wait(30)
-    lines = [line for line in re.split("[\r\n]+", (tmp_path / "printed").read_text()) if line and "epoch" not in line]
-    if number == signal.SIGINT:
-        assert process.returncode == 130
-        assert lines == ["dgd-bench: interrupted; the same command goes on"]
-
-
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

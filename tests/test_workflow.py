@@ -116,7 +116,7 @@ def test_a_job_asks_for_what_its_processes_take():
     alone, spread = cell(threads=2), cell(threads=2, ranks_per_network=1)
     assert (threads(alone), threads(spread)) == (2, 4)
     assert launcher(alone) == "OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 python"
-    assert launcher(spread).endswith("python -m torch.distributed.run --standalone --nproc-per-node=2")
+    assert launcher(spread).endswith("python -m dgd.spread --standalone --nproc-per-node=2")
     assert mem_mb(alone) < mem_mb(cell(batch_size=2000)) < mem_mb(spread)
 
 

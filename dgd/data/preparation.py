@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from dgd import source_files
 from dgd.data.sources import Part, Raw, check_part, find, read_images, resized, stratified
 from dgd.files import file_hash, follow_umask
+from dgd.signals import cleaning
 from dgd.source_files import SEAL, manifest_text, seal_of
 
 FORMAT = 2
@@ -300,7 +301,11 @@ def write_prepared(tensors: dict[str, torch.Tensor], manifest: dict, out: str | 
     check_tensors(tensors, manifest, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with _alone(out), tempfile.TemporaryDirectory(dir=out, prefix=WRITING) as own:
+        with (
+            _alone(out),
+            tempfile.TemporaryDirectory(dir=out, prefix=WRITING) as own,
+            cleaning(lambda: shutil.rmtree(own)),
+        ):
             return _write(tensors, manifest, out, Path(own))
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())

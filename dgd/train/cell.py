@@ -21,12 +21,12 @@ from dgd.cell import PER_PROCESS, Cell
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.models.nested import plain_parameters, plain_state
 from dgd.train import averages, checkpoint, costs, memory, ranks
-from dgd.train.device import peak_memory, pick_device, set_up, start_measuring_memory
+from dgd.train.device import peak_memory, pick_device, release_memory, set_up, start_measuring_memory
 from dgd.train.evaluate import Evaluator, ensemble
 from dgd.train.exchanging import exchange_weights
 from dgd.train.group import Group
 from dgd.train.member import create
-from dgd.train.outcomes import CannotCapture, Diverged, NoImages, NoResult, NoTeacher, OutOfTime
+from dgd.train.outcomes import CannotCapture, Diverged, NoImages, NoResult, NoTeacher, OutOfMemory, OutOfTime
 from dgd.train.record import RESUME, Result, Trace, norms, write_failure, write_result
 from dgd.train.retrieval import retrieval
 from dgd.train.schedule import exchange_due
@@ -116,8 +116,10 @@ def train_side_by_side(
                 raise
             except Exception as error:
                 traceback.clear_frames(error.__traceback__)  # they hold the cell's networks
-                outcomes[k] = error
+                outcomes[k] = OutOfMemory.of(error, orders[k].cell.path) or error
             del running[k]
+            if isinstance(outcomes[k], OutOfMemory):
+                release_memory(device)
     return outcomes
 
 

@@ -1,6 +1,8 @@
 """Device and arithmetic of a training: precision, memory layout, determinism, allocator."""
 
+import contextlib
 import ctypes
+import gc
 import os
 import resource
 import sys
@@ -94,6 +96,15 @@ def _keep_freed_memory() -> None:
     # 32 MiB is glibc's maximum. A training step's activations are smaller; those of an evaluation may be larger.
     set_option(mmap_threshold, 32 << 20)
     set_option(trim_threshold, 2**31 - 1)
+
+
+def release_memory(device: torch.device) -> None:
+    """Return freed memory to the system and the driver, after a cell for which it did not suffice: others may need it."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def start_measuring_memory(device: torch.device) -> None:

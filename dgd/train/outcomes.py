@@ -1,5 +1,10 @@
 """The ways in which a cell can end without a result; each is recorded, so that other cells go on and tables show it."""
 
+import re
+
+NO_MEMORY = "(out of|can't allocate|cannot allocate) memory|could not create a primitive"
+"""How torch, the system and oneDNN say that there is too little memory."""
+
 
 class NoResult(RuntimeError):
     """An error that ends a cell without a result, and would again if the cell were repeated; `status` names the reason."""
@@ -51,3 +56,15 @@ class CannotCapture(RuntimeError):
 
 class OutOfTime(RuntimeError):
     """A training that ended because its time was over; started again, it goes on from its resume point."""
+
+
+class OutOfMemory(RuntimeError):
+    """A training for which the memory did not suffice; with more of it, or with less asked for, the same command goes on."""
+
+    @classmethod
+    def of(cls, error: Exception, path: str) -> "OutOfMemory | None":
+        """Return it where that is what an error of torch, numpy or the system says; `path` is the cell's."""
+        text = " ".join(str(error).split())
+        if not isinstance(error, MemoryError) and not re.search(NO_MEMORY, text, re.IGNORECASE):
+            return None
+        return cls(f"{path}: not enough memory; lower recipe.batch_size or together ({text[:200] or type(error).__name__})")

@@ -25,6 +25,8 @@ from dgd.train.outcomes import NoResult
 # A process that dies is detected at once by its closed connection; the time limit is for a process that hangs.
 TIMEOUT = timedelta(minutes=30)
 FOREVER = timedelta(days=365)
+ELASTIC = "TORCHELASTIC_RUN_ID"
+"""Environment variable of a process that torchrun started."""
 
 
 def launched() -> bool:
@@ -122,7 +124,7 @@ class Processes(Ranks):
         self.ring = dist.new_group(backend="gloo", timeout=FOREVER)
         self.watcher = threading.Thread(target=self._watch, args=((rank + 1) % world,), daemon=True)
         self.watcher.start()
-        if "TORCHELASTIC_RUN_ID" in os.environ:
+        if ELASTIC in os.environ:
             threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
     def all_networks(self, work):
@@ -203,7 +205,8 @@ class Processes(Ranks):
         try:
             dist.recv(torch.zeros(1), neighbour, group=self.ring)  # returns at `close`, and raises if the connection breaks
         except RuntimeError:
-            print(f"rank {neighbour} is gone; start the cell again, it goes on", file=sys.stderr, flush=True)
+            if ELASTIC not in os.environ:  # else torchrun's launcher says so
+                print(f"rank {neighbour} is gone; start the cell again, it goes on", file=sys.stderr, flush=True)
             os._exit(1)
 
 

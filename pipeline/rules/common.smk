@@ -30,7 +30,7 @@ if workflow.remote_exec:
     os.environ.update(DGD_NETWORKS="no")
 
 from dgd import config as dgd_config
-from dgd import frozen, identity
+from dgd import frozen, identity, signals
 from dgd.manifest import MANIFEST
 from dgd.metrics import MAKERS
 from pipeline import planning
@@ -40,6 +40,9 @@ from pipeline.jobs import gpus, launcher, mem_mb, threads
 from pipeline.prepare import Prepared
 
 os.environ.pop("DGD_NETWORKS", None)
+
+# The scripts of rules end with this process, also where it is killed and they are not.
+os.environ.update({signals.LAUNCHER: signals.process_name(os.getpid()) or ""})
 
 try:
     CHECKED = resolve(
