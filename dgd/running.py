@@ -1,10 +1,12 @@
 """Train cells of a benchmark, bundle after bundle, without Snakemake, by the same rules of what is fresh."""
 
+import contextlib
 import fnmatch
 import json
 import math
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -271,13 +273,22 @@ def _run(command: Sequence[str]) -> int:
     env = os.environ | {"DGD_NETWORKS": "no"}
     with (
         subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=env) as process,
-        cleaning(process.kill),
+        cleaning(lambda: _kill(process.pid)),
     ):
         try:
             return process.wait()
         except BaseException:
-            process.kill()
+            _kill(process.pid)
             raise
+
+
+def _kill(pid: int) -> None:
+    """Kill a process and its children, these first: they would say that they lost it."""
+    with contextlib.suppress(OSError):  # not every system lists them
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            _kill(int(child))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _end_with_launcher() -> None:

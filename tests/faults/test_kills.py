@@ -70,7 +70,7 @@ def broken_off(command: Command, whole: dict, root: Path, number, moments: int, 
 KINDS = {
     "a teacher and an exchange": ({}, ()),
     "side by side": (
-        {"methods": ["baseline", "grafting", "repr"], "pairs": [{"student": "cifar_resnet8"}]},
+        {"methods": ["baseline", "grafting", "self-explanation"], "pairs": [{"student": "cifar_resnet8"}]},
         ("--together", "3"),
     ),
     "two processes": (
