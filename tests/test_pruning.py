@@ -226,6 +226,7 @@ def test_weights_that_were_not_measured_are_refused(trained, capsys, tmp_path):
     (folder / "pruning.csv").unlink(missing_ok=True)
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["networks"][0]["last"]["top1"] += 3
+    metrics["top1"]["last"] += 3
     (folder / "metrics.json").write_text(json.dumps(metrics))
     assert cli.main(["prune", str(folder), "--shares", "0.5"]) == 1
     assert "metrics.json was changed or damaged after it was written" in capsys.readouterr().err
