@@ -431,7 +431,7 @@ def test_what_is_prepared_follows_contents_and_nothing_else(folder, tmp_path, ed
     (tmp_path / "r" / cell.path).mkdir(parents=True)
     (tmp_path / "r" / cell.path / "metrics.json").write_text("{}")
     (tmp_path / "r" / cell.path / "provenance.json").write_text(
-        json.dumps({"identity": {"hash": "", "fields": {}, "code": {}, "teachers": {}, "data": None}})
+        json.dumps({"identity": {"hash": "0", "fields": {}, "code": {}, "teachers": {}, "data": None}})
     )
     said = "the files changed that the data set was prepared from" in str(identity.states([cell], tmp_path / "r")[cell.path])
     assert said is expected
