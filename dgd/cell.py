@@ -587,6 +587,8 @@ class Cell:
         Raises:
             ValueError: Something in it cannot be.
         """
+        if not isinstance(given, Mapping):
+            raise ValueError(f"it holds {keys.short(given)}; it must be a mapping of keys")
         wanted = {name: value for name, value in given.items() if name not in ("path", "slug", "exchange")}
         lines = exchange_problems(given.get("exchange"), "exchange") + keys.problems(cls, wanted)
         if lines:

@@ -216,11 +216,7 @@ def filters(
         path = Path(path)
         if not path.is_dir():
             return {"": checkpoint.load_any(path)}
-        found: dict[str, dict] = {}
-        for key, value in checkpoint.load_weights(path / "model.safetensors").items():
-            i, _, name = key.partition(".")
-            found.setdefault(i, {})[name] = value
-        return dict(sorted(found.items(), key=lambda item: int(item[0])))
+        return checkpoint.load_networks(path / "model.safetensors")
 
     reference = next(iter(networks(baseline).values())) if baseline else None  # the first network is the reported one
     rows = []

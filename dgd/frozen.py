@@ -3,7 +3,6 @@
 A benchmark is frozen by a marker, frozen.yaml, in the folder of its results. It says when, and which code made the cells.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -11,12 +10,20 @@ from pathlib import Path
 
 import yaml
 
-from dgd import identity, manifest, source_files, yaml_files
+from dgd import identity, json_files, manifest, source_files, yaml_files
 from dgd.cell import Cell
 from dgd.files import write_text
-from dgd.seals import check_seal, root_of
+from dgd.json_files import Null, Value
+from dgd.seals import AGAIN, RECORD, check_seal, root_of
 
 MARKER = "frozen.yaml"
+MADE_BY = {"commit": Value(str | None), "dirty": Value(bool), "code_sha256": Value(str), "cells": Value(int, least=1)}
+"""The form of a row of the marker's `made_by`."""
+PROVENANCE = {
+    **{"cell?": Value(str | None), "code_sha256": Value(str), "identity?": {"data?": Value(str | None)}},
+    "git?": Null({"commit?": Value(str | None), "dirty?": Value(bool | None)}),
+}
+"""The form of what is read here of a provenance.json."""
 
 
 def is_frozen(folder: str | Path) -> bool:
@@ -35,10 +42,10 @@ def made_by(folder: str | Path) -> list[dict]:
     path = Path(folder) / MARKER
     if not path.is_file():
         return []
-    rows = yaml_files.read_mapping(path).get("made_by")
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: no list `made_by`; freeze the benchmark again: `dgd-bench freeze {folder}`")
-    return rows
+    found = yaml_files.read_mapping(path)
+    for line in json_files.problems(found, {"made_by": [MADE_BY]}):
+        raise ValueError(f"{path}: {line}; freeze the benchmark again: `dgd-bench freeze {folder}`")
+    return found["made_by"]
 
 
 def sentence(row: dict) -> str:
@@ -103,9 +110,9 @@ def makers(folder: str | Path) -> list[dict]:
         ValueError: A record was changed after it was written, or is in a folder of another cell.
     """
     counts: Counter = Counter()
-    for path in sorted(Path(folder).glob("*/*/*/seed*/provenance.json")):
+    for path in sorted({*Path(folder).glob(f"*/*/*/seed*/{RECORD}"), *_finished(folder)}):
         check_seal(path.parent, [path.name])
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = _record(path.parent)
         if cell := record.get("cell"):
             root_of(path, cell, renamed=True)
         git = record.get("git") or {}
@@ -113,6 +120,11 @@ def makers(folder: str | Path) -> list[dict]:
     return [
         {"commit": commit, "dirty": dirty, "code_sha256": code, "cells": n} for (commit, dirty, code), n in counts.most_common()
     ]
+
+
+def _finished(folder: str | Path) -> list[Path]:
+    """Return the paths that the records of all cells with a result must have."""
+    return [path.with_name(RECORD) for path in Path(folder).glob("*/*/*/seed*/metrics.json")]
 
 
 def thaw(folder: str | Path) -> None:
@@ -154,6 +166,14 @@ def refuse(folder: str | Path, cells: Iterable[Cell], data: dict[str, str | Path
         raise ValueError(line)
 
 
+def _record(folder: Path) -> dict:
+    """Return a cell's provenance.json, as far as it is read here in the form that it must have."""
+    record = json_files.read(folder / RECORD, AGAIN)
+    for line in json_files.problems(record, PROVENANCE):
+        raise ValueError(f"{folder / RECORD}: {line}; {AGAIN}")
+    return record
+
+
 def _differences(folder: Path, cell: Cell, manifest: Path) -> list[str]:
     frozen = identity.cell_of(folder)
     if frozen is None:
@@ -161,7 +181,8 @@ def _differences(folder: Path, cell: Cell, manifest: Path) -> list[str]:
     lines = identity.field_differences(identity.fields(frozen), identity.fields(cell))
     if len(frozen.sources) != len(cell.sources):
         lines.append(f"teachers was {len(frozen.sources)} and is {len(cell.sources)}")
-    record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    check_seal(folder, [RECORD])
+    record = _record(folder)
     if manifest.is_file() and not same_data(record, manifest):
         lines.append("the data set differs")
     return lines
@@ -170,7 +191,7 @@ def _differences(folder: Path, cell: Cell, manifest: Path) -> list[str]:
 def same_data(record: dict, manifest: Path) -> bool:
     """Return whether a prepared data set, by its manifest, is the one that a cell's provenance.json names."""
     if "identity" in record:
-        return record["identity"]["data"] == identity.data_hash(manifest)
+        return record["identity"].get("data") == identity.data_hash(manifest)
     # Cells of older code recorded a hash of the manifest's bytes, which had no seal.
     unsealed = source_files.seal_of(source_files.read_unchecked(manifest))
-    return record["dataset_sha256"] in (identity.file_hash(manifest), unsealed)
+    return record.get("dataset_sha256") in (identity.file_hash(manifest), unsealed)

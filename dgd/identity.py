@@ -15,12 +15,13 @@ from typing import Any
 
 import yaml
 
-from dgd import codehash, keys, methods, source_files, yaml_files
+from dgd import codehash, json_files, keys, methods, source_files, yaml_files
 from dgd.cell import EXCHANGES, Cell, Data, Generated, Recipe, slug
 from dgd.codehash import code as code
 from dgd.codehash import digest as digest
 from dgd.codehash import files as code_files  # noqa: F401
 from dgd.files import json_bytes, locked, remove, write_bytes
+from dgd.json_files import Each, Value
 from dgd.seals import RECORD, check_seal, sealed
 
 OUTPUTS = (
@@ -43,15 +44,22 @@ APART = (
     *("dgd", "dgd.cell", "dgd.keys", "dgd.methods", "dgd.terms"),
     # They record, and change no result.
     *("dgd.codehash", "dgd.identity", "dgd.provenance", "dgd.seals", "dgd.signals", "dgd.train.memory", "dgd.train.outcomes"),
+    # It refuses files, and changes nothing that it reads.
+    "dgd.json_files",
     # What they make is compared by its content.
     *("dgd.data", "dgd.data.preparation", "dgd.data.sources", "dgd.data.spoken", "dgd.source_files"),
 )
 """Modules that a training imports and that are no part of the code of its identity."""
 READER = "dgd.data.sources"
 """What reads a folder's images while a network trains: part of the code of cells of folders only."""
-PLACE = ("format", "name", "arguments", "seed", "files", "origin", "fingerprint", "manifest_sha256")
+PLACE = ("format", "name", "arguments", "seed", "files", "origin", "fingerprint", "manifest_sha256", "sealed")
 """Keys of a data set's manifest that say where it comes from, not what it holds."""
 MISSING = "is not set"
+IDENTITY = {
+    **{"hash": Value(str), "fields": Each(Value(Any)), "code": Each(Value(str)), "data": Value(str | None)},
+    "teachers": Each({"identity": Value(str | None), "weights_sha256": Value(str | None)}),
+}
+"""The form of what provenance.json records of an identity; see `record`."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +268,8 @@ def status(
     folder = Path(folder)
     if not (folder / "metrics.json").is_file():
         return Stale(("metrics.json is missing",))
+    if reasons := _changed(folder, [RECORD]):
+        return Stale(tuple(reasons))
     recorded = _recorded(folder)
     if not recorded:
         return Stale((*_since(folder, identity), "made before identities were recorded"))
@@ -361,7 +371,7 @@ def cell_of(folder: str | Path) -> Cell | None:
         content = yaml_files.read(path) if path.is_file() else None
         if not isinstance(content, dict) or "path" not in content:
             return None
-        return Cell.from_plain(content)
+        return methods.cell_of(content)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
 
@@ -471,8 +481,9 @@ def write_cell(folder: Path, cell: Cell, contents: Mapping[str, bytes], record: 
 
 
 def _recorded(folder: Path) -> dict | None:
-    """Return the identity that a folder's provenance.json records."""
-    return (_read(folder / "provenance.json") or {}).get("identity")
+    """Return the identity that a folder's provenance.json records; None where it records none as it is written today."""
+    found = (_read(folder / RECORD) or {}).get("identity")
+    return None if found is None or any(json_files.problems(found, IDENTITY)) else found
 
 
 def _read(path: Path) -> dict | None:
@@ -486,8 +497,8 @@ def _read(path: Path) -> dict | None:
 @lru_cache(maxsize=512)
 def _parsed(path: Path, mtime: int, size: int) -> dict | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # a file that was cut off is as good as none
+        return json_files.read(path, "")
+    except (OSError, ValueError):  # a file that was cut off is as good as none
         return None
 
 
@@ -496,6 +507,8 @@ def file_hash(path: Path) -> str | None:
     try:
         stat = path.stat()
     except OSError:
+        return None
+    if not path.is_file():
         return None
     return _hashed(path, stat.st_mtime_ns, stat.st_size)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dgd import keys, terms
-from dgd.cell import EXCHANGES, Method, exchange_problems
+from dgd.cell import EXCHANGES, Cell, Method, exchange_problems
 from dgd.keys import key
 
 GRAFT = {"name": "graft"}
@@ -173,6 +173,20 @@ def _resolved(entry: str | Mapping) -> tuple[str, Method]:
     if exchange and "name" not in exchange:  # options for the exchange that the base has
         changes["exchange"] = {**(row.exchange or {}), **exchange}
     return name, replace(row, **changes)
+
+
+def cell_of(given: Any) -> Cell:
+    """Return the cell of a config.yaml, also of an older version: what it lacks has its default, which changes nothing.
+
+    Raises:
+        ValueError: Something in it cannot be.
+    """
+    cell = Cell.from_plain(given)
+    for term, value in given_options(cell.objective).items():
+        known = terms.known()  # a term that is not known here is somebody's own
+        if lines := terms.objective_problems({term: value}, "objective") if term in known else []:
+            raise ValueError(lines[0])
+    return cell
 
 
 def name_of(entry: str | Mapping) -> str:

@@ -19,6 +19,7 @@ from typing import NoReturn
 from dgd import config, frozen, identity, seals
 from dgd.bundles import bundles
 from dgd.cell import Cell
+from dgd.measured import read_metrics
 from dgd.metrics import METRICS
 from dgd.signals import cleaning
 
@@ -247,7 +248,7 @@ def _elsewhere(cell: Cell, results: Path) -> Path | None:
 def _seconds(folder: Path) -> float:
     """Return how long a cell was trained; 0 where it has no result."""
     path = folder / "metrics.json"
-    return json.loads(path.read_text()).get("timings", {}).get("seconds", 0.0) if path.is_file() else 0.0
+    return read_metrics(path).get("timings", {}).get("seconds") or 0.0 if path.is_file() else 0.0
 
 
 def _train(cells: Sequence[Cell], results: Path, progress: Progress) -> list[Cell]:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from dgd import json_files
 from dgd.files import file_hash
 
 RECORD = "provenance.json"
@@ -55,17 +56,16 @@ def _read(folder: Path) -> tuple[str | None, dict[str, str] | None]:
         stat = path.stat()
     except OSError:
         return None, None
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; {AGAIN}")
     return _parsed(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=4096)
 def _parsed(path: Path, mtime: int, size: int) -> tuple[str | None, dict[str, str] | None]:
     """Return what is kept of a record while it does not change; a file of thousands of cells is read by several readers."""
-    try:
-        record = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); {AGAIN}") from None
-    if not isinstance(record, dict):
+    record = json_files.read(path, AGAIN)
+    if not isinstance(record.get("cell"), str | None):
         raise ValueError(f"{path} is no record of a cell; {AGAIN}")
     if not {"seal", "sealed"} & record.keys():  # two names: damage to one of them makes no cell of older code of it
         return record.get("cell"), None

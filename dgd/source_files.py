@@ -11,10 +11,18 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from dgd import json_files
 from dgd.files import write_json
 
 IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Endings of the names of images: torchvision's."""
+UNREAD = (
+    *(".gif", ".jfif", ".jpe", ".jif", ".jp2", ".j2k", ".jxl", ".avif", ".heic", ".heif", ".svg", ".tga", ".dds", ".ico"),
+    *(".icns", ".pcx", ".psd", ".eps", ".exr", ".hdr", ".dng", ".cr2", ".nef", ".arw", ".pbm", ".pnm", ".dib", ".apng", ".mpo"),
+)
+"""Endings of the names of other images, which are not read: who put one there meant it to be trained on."""
+NAMED = 10
+"""Files that a message names; of the others it says how many there are."""
 LAYOUT = "<path>/train/<class>/*.png|jpg|... and <path>/test/<class>/* (or <path>/val/<class>/*)"
 SYSTEM = ("thumbs.db", "desktop.ini", "__macosx")
 """What systems put into folders, besides names that begin with a dot."""
@@ -23,6 +31,8 @@ RECORDINGS, SPOKEN = "recordings", "free-spoken-digits.tar.xz"
 FASHION = Path("FashionMNIST") / "raw"
 SEAL = "manifest_sha256"
 """Key of a manifest: the hash of the rest of it."""
+SEALED = "sealed"
+"""Key of a manifest that has a seal: damage to one of the two names makes no manifest of older code of it."""
 SEEN = "seen.json"
 """Beside the manifest: by which sizes and times the files were known when they were last hashed. It only saves hashing."""
 RECENT = 2_000_000_000
@@ -47,7 +57,8 @@ def image_folder(path: Path) -> tuple[list[str], dict[str, list[list[str]]]]:
 
     Raises:
         FileNotFoundError: A part is missing, or a class has no image.
-        ValueError: The parts have other classes, or a name or a folder cannot be.
+        ValueError: The parts have other classes, a name or a folder cannot be, or an image would not be read: one that lies
+            beside the folders of the classes, or is of another form.
     """
     test = next((name for name in ("test", "val") if (path / name).is_dir()), "test")
     classes = _folders(path / "train")
@@ -57,11 +68,28 @@ def image_folder(path: Path) -> tuple[list[str], dict[str, list[list[str]]]]:
     if (found := _folders(path / test)) != classes:
         differing = sorted(set(classes) ^ set(found))[:5]
         raise ValueError(f"imagefolder: the classes of {path / 'train'} and {path / test} differ, e.g. in {differing}")
+    if left := [name for part in ("train", test) for name in _left_out(path, part, classes)]:
+        more = f"; and {len(left) - NAMED} more" if len(left) > NAMED else ""
+        raise ValueError(
+            f"imagefolder: {path}: {len(left)} images would not be read: {', '.join(left[:NAMED])}{more}; move each into the "
+            f"folder of its class, and save it as one of {' '.join(IMAGES)}"
+        )
     return classes, {part: [_images(path, f"{part}/{name}") for name in classes] for part in ("train", test)}
 
 
 def _folders(path: Path) -> list[str]:
     return sorted(_text(path, entry.name) for entry in _entries(path) if entry.is_dir()) if path.is_dir() else []
+
+
+def _left_out(root: Path, part: str, classes: list[str]) -> list[str]:
+    """Return the names of a part's images that are not read: those of no class, and those of other forms than `IMAGES`."""
+    found = [(part, IMAGES + UNREAD), *((f"{part}/{name}", UNREAD) for name in classes)]
+    return [
+        f"{below}/{_text(place(root, below), entry.name)}"
+        for below, endings in found
+        for entry in sorted(_entries(place(root, below)), key=lambda entry: entry.name)
+        if entry.name.lower().endswith(endings) and not entry.is_dir()
+    ]
 
 
 def _images(root: Path, below: str) -> list[str]:
@@ -156,13 +184,26 @@ def _hash(path: Path) -> str:
 
 def seal_of(manifest: Mapping) -> str:
     """Return the SHA-256 of a manifest's text without the seal, which is that of the whole file before there were seals."""
-    own = {key: value for key, value in manifest.items() if key != SEAL}
+    own = {key: value for key, value in manifest.items() if key not in (SEAL, SEALED)}
     return hashlib.sha256(manifest_text(own).encode()).hexdigest()
 
 
 def manifest_text(manifest: Mapping) -> str:
     """Return a manifest.json."""
     return json.dumps(manifest, indent=1) + "\n"
+
+
+def sealed(manifest: Mapping) -> dict:
+    """Return a manifest with its seal, instead of the one that it has."""
+    own = {key: value for key, value in manifest.items() if key not in (SEAL, SEALED)}
+    return own | {SEALED: True, SEAL: seal_of(own)}
+
+
+def is_as_sealed(manifest: Mapping) -> bool:
+    """Return whether a manifest is what was sealed; one of before there were seals has nothing that it can be held to."""
+    return not {SEAL, SEALED} & manifest.keys() or (
+        manifest.get(SEAL) == seal_of(manifest) and manifest.get(SEALED, True) is True
+    )
 
 
 def remember(out: Path, before: str | None, fingerprint: str | None) -> None:
@@ -206,7 +247,6 @@ def is_changed(dataset: str, data_dir: str | Path, out: str | Path, *, unknown: 
 def read_unchecked(path: Path) -> dict:
     """Return what a manifest, or a file beside it, holds, unchecked; nothing where it is not there or damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return json_files.read(path, "")
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}

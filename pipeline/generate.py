@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dgd import codehash, identity, keys
+from dgd import codehash, identity, keys, source_files
 from dgd.cell import Cell
 from dgd.files import write_text
 from pipeline import script, slots
@@ -48,7 +48,7 @@ class Images:
         """Return whether they exist and would be made in another way today."""
         path = self.folder / MADE_FROM
         there = path.is_file() and (self.folder / "manifest.json").is_file()
-        return there and json.loads(path.read_text()) != self.made_from
+        return there and source_files.read_unchecked(path) != self.made_from
 
 
 def main(argv=None):

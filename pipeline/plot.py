@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-import pandas as pd
-
 from dgd.read import figures
+from dgd.read.cells import read_collected
 from pipeline import script
 
 
@@ -18,7 +17,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     # cells.csv holds what the config asks for; a folder may also hold cells of an older one.
-    wanted = pd.read_csv(args.folder / "cells.csv")["folder"].dropna()
+    wanted = read_collected(args.folder / "cells.csv")["folder"].dropna()
     figures.from_cells(args.folder, args.out, set(wanted), args.processes)
 
 

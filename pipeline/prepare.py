@@ -60,7 +60,7 @@ class Prepared:
 
     def _then(self) -> dict | None:
         path = self.folder / MADE_FROM
-        return json.loads(path.read_text()) if path.is_file() and (self.folder / "manifest.json").is_file() else None
+        return source_files.read_unchecked(path) if path.is_file() and (self.folder / "manifest.json").is_file() else None
 
 
 def main(argv=None):

@@ -10,18 +10,34 @@ import pandas as pd
 import yaml
 from markdown_it import MarkdownIt
 
+from dgd import json_files
 from dgd.config import cells, check
 from dgd.files import write_text
+from dgd.json_files import Each, Null, Value
 from dgd.metrics import METRICS, Metric
 from dgd.read import claims
-from dgd.read.files import read_metrics
+from dgd.read.cells import read_collected
+from dgd.read.files import as_written, read_metrics
 from dgd.read.table import NOT_RUN
+from dgd.seals import AGAIN, RECORD
 from pipeline import script
 
 PAGE = Path(__file__).parent / "report" / "page.html"
 # What a browser still shows at once: of more cells only those without a result are listed, of a larger SVG the PNG is shown.
 LISTED = 1000
 SVG_BYTES = 250_000
+PROVENANCE = {
+    "machine": {
+        "gpu": Null({"name?": Value(str)}),
+        "cpu": Value(str),
+        "cores": Value(int | None),
+        "threads": Value(int),
+        "host": Value(str),
+    },
+    "git": Null({"commit?": Value(str | None), "dirty?": Value(bool | None)}),
+    **{"code_sha256": Value(str), "python": Value(str), "packages": Each(Value(str | None))},
+}
+"""The form of what the page reads of a provenance.json."""
 
 
 def main(argv=None):
@@ -33,7 +49,7 @@ def main(argv=None):
     folder, config = args.out.parent, json.loads(args.config.read_text())
     asked = cells(check(config, str(args.config), folders=False))
     metrics = {cell.path: METRICS[cell.task] for cell in asked}
-    collected = pd.read_csv(folder / "cells.csv").dropna(subset="folder").drop_duplicates("folder")
+    collected = read_collected(folder / "cells.csv").dropna(subset="folder").drop_duplicates("folder")
     standing = collected.set_index("folder")["standing"].fillna("")
     rows = [
         _row(folder.parent, path, metric) | {"standing": standing.get(path.partition("/")[2], "")}
@@ -102,7 +118,9 @@ def _data_uri(svg: Path) -> str:
 def _row(results: Path, path: str, metric: Metric) -> dict:
     """Return a cell's line in the report: its number, and what produced it."""
     metrics = read_metrics(results / path / "metrics.json")
-    provenance = json.loads((results / path / "provenance.json").read_text())
+    provenance = json_files.read(as_written(results / path / RECORD), AGAIN)
+    for line in json_files.problems(provenance, PROVENANCE):
+        raise ValueError(f"{results / path / RECORD}: {line}; {AGAIN}")
     done = metrics["status"] == "finished"
     return {
         "path": path,

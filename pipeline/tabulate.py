@@ -4,9 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-import pandas as pd
-
-from dgd.read.cells import REPORTS
+from dgd.read.cells import REPORTS, read_collected
 from dgd.read.table import write
 from dgd.read.tables import tables
 from pipeline import script
@@ -22,7 +20,7 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     folder = args.cells.parent  # the cells' own files lie beside cells.csv
-    for name, table in tables(pd.read_csv(args.cells), folder, args.papers, args.report, args.controls).items():
+    for name, table in tables(read_collected(args.cells), folder, args.papers, args.report, args.controls).items():
         write(table, args.out / name)
 
 

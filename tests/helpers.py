@@ -208,5 +208,4 @@ def prepare_digits(folder: Path, test_images: int, name: str = "digits", **optio
 
 def write_manifest(folder: Path, manifest: Mapping) -> None:
     """Write a manifest with a seal that is right."""
-    manifest = {**manifest, source_files.SEAL: source_files.seal_of(manifest)}
-    (folder / "manifest.json").write_text(source_files.manifest_text(manifest))
+    (folder / "manifest.json").write_text(source_files.manifest_text(source_files.sealed(manifest)))

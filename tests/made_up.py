@@ -97,7 +97,12 @@ def fake_cell(folder, cell: Cell, values=(72.0, 60.0), norms=None, status="finis
                 }
             )
         timings = {"seconds": 9.0, "images_per_second": 100.0, "peak_memory_mib": 50.0, "epochs_run": 3}
-        metrics |= {"parameters": 858868, "conv_filters": 4, "networks": networks, "timings": timings}
+        metrics |= {
+            "parameters": 858868,
+            "conv_filters": networks[0]["filters"]["count"],
+            "networks": networks,
+            "timings": timings,
+        }
         np.savez(path / "filters.npz", **arrays)
     (path / "metrics.json").write_text(json.dumps(metrics))
     (path / "config.yaml").write_text(yaml.safe_dump(cell.plain()))

@@ -265,10 +265,10 @@ def test_an_epoch_stands_for_the_same_share_of_a_shorter_training(tmp_path):
         cells = frame(("baseline", [0.0, 0.0]), ("grafting", [0.0, 0.0]), epochs=epochs)
         for folder, method, seed in zip(cells["folder"], cells["method"], cells["seed"]):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-            lines = [f"{e},{20 + e + (9.5 if method == 'grafting' else 0) + seed / 10}" for e in range(epochs)]
+            lines = [f"{e},{20 + e / 10 + (9.5 if method == 'grafting' else 0) + seed / 10}" for e in range(epochs)]
             (tmp_path / folder / "history.csv").write_text("\n".join(["epoch,test_top1_0", *lines, ""]))
         row = judge(path, (cells, tmp_path)).to_dict("records")[-1]
-        assert row["over_mean"] == pytest.approx(20.05 + epoch)
+        assert row["over_mean"] == pytest.approx(20.05 + epoch / 10)
         assert row["difference"] == pytest.approx(9.5)
         assert row["verdict"] == "direction only"  # of the published 10 at full length, of any at another
         assert (f"epoch {epoch} stands for 9" in row["scale"]) == (epochs != 200)

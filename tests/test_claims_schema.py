@@ -73,7 +73,7 @@ def test_more_mistakes(tmp_path):
     with pytest.raises(ValueError, match="claim 'gain': id: already used in .*p.yaml"):
         claims.read([path])
     path.write_text(yaml.safe_dump(PAPER | {"claims": ["x"]}))
-    with pytest.raises(ValueError, match="p.yaml: claims: 'x'"):
+    with pytest.raises(ValueError, match="p.yaml: claims\[0\] is 'x'"):
         claims.read([path])
     path.write_text(yaml.safe_dump(PAPER | {"conditions": {"cifar10": {"epochs": "many"}}}))
     with pytest.raises(ValueError, match="p.yaml: .*conditions.cifar10.epochs is 'many'; it must be a whole number"):

@@ -28,7 +28,14 @@ def rows(
     for seed in range(seeds):
         for network in range(networks if status == "finished" else 1):
             value = (top1 if network == 0 else second) + NOISE[seed]
-            cell = {"dataset": "cifar100", "model": STUDENT, "student": STUDENT, "teacher": teacher, "method": method}
+            cell = {
+                "benchmark": "fake",
+                "dataset": "cifar100",
+                "model": STUDENT,
+                "student": STUDENT,
+                "teacher": teacher,
+                "method": method,
+            }
             cell |= {"seed": seed, "network": network, "status": status, "folder": f"cifar100/{STUDENT}/{method}/seed{seed}"}
             cell |= {"networks": networks, "teachers": int(bool(teacher))} | made_of
             if status == "finished":

@@ -280,7 +280,7 @@ def test_a_manifest_that_was_edited_is_refused(tmp_path, change):
         with pytest.raises(ValueError) as error:  # noqa: PT011
             read()
         assert str(error.value) == line
-    del manifest[source_files.SEAL]  # of before there were seals
+    del manifest[source_files.SEAL], manifest[source_files.SEALED]  # of before there were seals
     path.write_text(json.dumps(manifest, indent=1) + "\n")
     assert data.load(tmp_path).sizes["train"] == 10
     assert data.is_prepared(tmp_path, "digits", train_images=10)
@@ -289,7 +289,7 @@ def test_a_manifest_that_was_edited_is_refused(tmp_path, change):
 
 def test_the_seal_is_the_hash_of_the_file_before_there_were_seals(tmp_path):
     manifest = data.prepare("digits", tmp_path, train_images=10)
-    own = {key: value for key, value in manifest.items() if key != source_files.SEAL}
+    own = {key: value for key, value in manifest.items() if key not in (source_files.SEAL, source_files.SEALED)}
     assert manifest[source_files.SEAL] == hashlib.sha256((json.dumps(own, indent=1) + "\n").encode()).hexdigest()
     assert (tmp_path / "manifest.json").read_text() == json.dumps(manifest, indent=1) + "\n"
 
@@ -431,7 +431,7 @@ def test_what_is_prepared_follows_contents_and_nothing_else(folder, tmp_path, ed
     (tmp_path / "r" / cell.path).mkdir(parents=True)
     (tmp_path / "r" / cell.path / "metrics.json").write_text("{}")
     (tmp_path / "r" / cell.path / "provenance.json").write_text(
-        json.dumps({"identity": {"fields": {}, "code": {}, "teachers": {}, "data": None}})
+        json.dumps({"identity": {"hash": "0", "fields": {}, "code": {}, "teachers": {}, "data": None}})
     )
     said = "the files changed that the data set was prepared from" in str(identity.states([cell], tmp_path / "r")[cell.path])
     assert said is expected
@@ -468,7 +468,7 @@ def test_data_of_before_fingerprints_are_prepared_again_and_nothing_is_trained(f
     prepare_main(["--dataset", name, "--data", json.dumps(given), "--out", str(tmp_path / "out")])
     then = Prepared(name, given, tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    del manifest["fingerprint"], manifest[source_files.SEAL]
+    del manifest["fingerprint"], manifest[source_files.SEAL], manifest[source_files.SEALED]
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     files.write_json(tmp_path / "out" / MADE_FROM, then.made_from | {"listing": "abc"})
     now = Prepared(name, given, tmp_path / "out")

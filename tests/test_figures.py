@@ -75,12 +75,15 @@ def fake_cell(
     path = folder / dataset / (model or student) / method / f"seed{seed}"
     path.mkdir(parents=True)
     names = dict(benchmark="fake", dataset=dataset, model=model or student, student=student, teacher=None)
-    metrics = {"status": status, "cell": names | {"method": method, "seed": seed}}
+    value = {metric: 70.0 + seed, "epoch": 0}
+    about = {"count": 400, "invalid_ratio": {}, "mean_l1": 1.0, "entropy_sum": 3.0 + seed if full else None}
+    network = {"last": value, "best_on_test": value, "validation_selected": None, "filters": about}
+    metrics = {"status": status, "cell": names | {"method": method, "seed": seed}, "error": "none"}
+    metrics |= {"parameters": 9000, "conv_filters": 400, "networks": [network] * networks, "timings": {"seconds": 1.0}}
     history(seed=seed).rename(columns={"test_top1_0": f"test_{metric}_0"}).to_csv(path / "history.csv", index=False)
     l1 = norms(seed=seed)
     arrays = {"l1/0/a": l1[:100], "l1/0/b": l1[100:], "l1/1/a": l1[:7]}
     if full:
-        metrics["networks"] = [{"last": {metric: 70.0 + seed}, "filters": {"entropy_sum": 3.0 + seed}}] * networks
         trace = traces(seed=seed)
         arrays = {"l1/0/layers.0.conv3.weight": trace.l1[-1, :100], "l1/0/b": trace.l1[-1, 100:], "epochs": trace.epochs}
         arrays |= {"trace/l1/0": trace.l1, "trace/entropy/0": trace.entropy}

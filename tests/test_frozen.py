@@ -43,7 +43,7 @@ def test_a_config_that_differs_from_a_frozen_benchmark_is_refused_in_one_line(tm
 def test_data_that_are_prepared_again_are_those_of_a_frozen_cell_of_before_there_were_seals(tmp_path):
     manifest, path = data.prepare("digits", tmp_path, train_images=10), tmp_path / "manifest.json"
     sealed = path.read_text()
-    del manifest[source_files.SEAL]
+    del manifest[source_files.SEAL], manifest[source_files.SEALED]
     path.write_text(json.dumps(manifest, indent=1) + "\n")
     record = {"dataset_sha256": file_hash(path)}
     assert frozen.same_data(record, path)

@@ -389,7 +389,7 @@ def test_double_ids_missing_fields_and_missing_keys_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"missing fields .*'value'"):
         read_papers([path])
     path.write_text("paper: p\n")
-    with pytest.raises(ValueError, match="no key 'headline'"):
+    with pytest.raises(ValueError, match="headline is missing"):
         read_papers([path])
 
 

@@ -123,15 +123,15 @@ def test_damage_is_named(tmp_path):
     metrics = json.loads(whole)
     del metrics["cell"]["student"]
     path.write_text(json.dumps(metrics))
-    with pytest.raises(ValueError, match=r"metrics\.json: missing cell\.student"):
+    with pytest.raises(ValueError, match=r"metrics\.json: cell\.student is missing"):
         collect(tmp_path)
     metrics = json.loads(whole)
     del metrics["networks"][0]["best_on_test"]
     path.write_text(json.dumps(metrics))
-    with pytest.raises(ValueError, match="finished, but without 'best_on_test'"):
+    with pytest.raises(ValueError, match=r"networks\[0\]\.best_on_test is missing"):
         collect(tmp_path)
     path.write_text(whole.replace('"top1": 72.0', '"top1": NaN'))
-    with pytest.raises(ValueError, match=r"last\.top1 is not a number"):
+    with pytest.raises(ValueError, match=r"is not JSON \(NaN is no number of JSON\)"):
         collect(tmp_path)
 
 
@@ -184,7 +184,7 @@ def test_a_cell_of_another_benchmark_is_refused(tmp_path):
 def test_a_result_that_cannot_be_is_refused(tmp_path, value):
     fake_cell(tmp_path, cell_of("grafting"), [70.0, value])
     with pytest.raises(
-        ValueError, match=f"last of network 1 is {value}; a top-1 accuracy is between 0 and 100: the file was cha"
+        ValueError, match=rf"networks\[1\]\.last\.top1 is {value}; it must be at least 0 and at most 100: the file was changed"
     ):
         collect(tmp_path)
 

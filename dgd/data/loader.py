@@ -21,7 +21,7 @@ from torch.nn.functional import pad as zero_pad
 from torchvision.transforms import v2
 
 from dgd.cell import IMAGE
-from dgd.data.preparation import FORMAT, check_tensors, list_sha256, read_manifest
+from dgd.data.preparation import FORMAT, check_manifest, check_tensors, list_sha256, read_manifest
 from dgd.data.sources import decode, find
 from dgd.files import file_hash
 from dgd.source_files import place
@@ -538,12 +538,13 @@ def load(out: str | Path, *, verify: bool = True) -> Dataset:
         if file_hash(images_path) != about["images_sha256"]:
             raise ValueError(f"{images_path} is not the file that {manifest_path} describes; prepare it again")
         for split, files in about.get("files", {}).items():
-            if list_sha256(files) != about["files_sha256"][split]:
+            if list_sha256(files) != about.get("files_sha256", {}).get(split):
                 raise ValueError(f"{manifest_path}: the file list of {split} was changed; prepare it again")
     try:
         tensors = load_file(images_path)
-    except SafetensorError as error:
-        raise ValueError(f"{images_path} cannot be read: {error}; prepare it again") from error
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:  # the last ones are of types that torch has not
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{images_path} cannot be read: {reason}; prepare it again") from error
     check_tensors(tensors, about, images_path)
     return Dataset(about, tensors)
 
@@ -556,5 +557,6 @@ def manifest(path: Path) -> dict:
     """
     found = read_manifest(path)
     if found.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {found.get('format')}, not {FORMAT}; prepare it again")
+        raise ValueError(f"{path} has format {found.get('format')!r:.60}, not {FORMAT}; prepare it again")
+    check_manifest(found, path)
     return found

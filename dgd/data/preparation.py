@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -15,11 +14,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from dgd import source_files
+from dgd import json_files, source_files
 from dgd.data.sources import Part, Raw, check_part, find, read_images, resized, stratified
 from dgd.files import file_hash, follow_umask
+from dgd.json_files import Each, Value
 from dgd.signals import cleaning
-from dgd.source_files import SEAL, manifest_text, seal_of
+from dgd.source_files import is_as_sealed, manifest_text, sealed
 
 FORMAT = 2
 AGAIN = "delete its folder, and it is prepared again"
@@ -27,6 +27,21 @@ WRITING = ".writing-"
 """How the name of a folder begins in which files are written before they replace others."""
 MEMORY_LIMIT = 2 << 30  # bytes of uint8 up to which a folder of images is held in memory
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+_INPUT = {
+    **{"in_chans": Value(int, least=1), "image_size": Value(int, least=1)},
+    **{"mean": [Value(float)], "std": [Value(float, above=0)]},
+    "augmentation": {"pad?": Value(int, least=0), "flip": Value(bool), "random_resized_crop?": Value(bool)},
+    "sizes": {split: Value(int, least=0) for split in ("train", "validation", "test")},
+}
+MANIFEST = {
+    **{"name": Value(str), "loader": Value(str, choices=("memory", "stream")), "num_classes": Value(int, least=0)},
+    **{"images_sha256": Value(str), "files?": Each([Value(str)]), "files_sha256?": Each(Value(str))},
+    **_INPUT,
+    "inputs?": Each(_INPUT),
+}
+"""The form of a manifest."""
 
 
 def list_sha256(lines: list[str]) -> str:
@@ -95,15 +110,26 @@ def read_manifest(path: Path) -> dict:
     """Return what a manifest.json holds; one of before there were seals has none.
 
     Raises:
+        FileNotFoundError: It is not there.
         ValueError: It is not JSON, or is not what was written.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); {AGAIN}") from error
-    if not isinstance(found, dict) or (SEAL in found and found[SEAL] != seal_of(found)):
+    found = json_files.read(path, AGAIN)
+    if not is_as_sealed(found):
         raise ValueError(f"{path} was changed after it was written; {AGAIN}")
     return found
+
+
+def check_manifest(found: Mapping, path: str | Path) -> None:
+    """Raise ValueError where a manifest is not what a manifest of this format must be; the message names the key."""
+    for line in json_files.problems(found, MANIFEST):
+        raise ValueError(f"{path}: {line}; {AGAIN}")
+    for place, own in {"": found, **{f"inputs.{name}.": own for name, own in found.get("inputs", {}).items()}}.items():
+        if not place.isprintable() or len(own["sizes"]) != len(_INPUT["sizes"]):
+            raise ValueError(f"{path}: {ascii(place)[:60]}: a name of an input or of a split that is unknown; {AGAIN}")
+        if not len(own["mean"]) == len(own["std"]) == own["in_chans"]:
+            raise ValueError(f"{path}: {place}mean and std are not one for each of {own['in_chans']} channels; {AGAIN}")
+    if found["loader"] == "stream" and not {*found["sizes"]} <= found.get("files", {}).keys():
+        raise ValueError(f"{path}: no files of each split; {AGAIN}")
 
 
 def _arguments(train_images=None, validation_images=0, image_size=None, loader="auto", seed=0) -> dict:
@@ -297,7 +323,7 @@ def write_prepared(tensors: dict[str, torch.Tensor], manifest: dict, out: str | 
         ValueError: The tensors are not what the manifest says of them.
         OSError: The folder cannot be written; what was begun is deleted.
     """
-    manifest, out = {key: value for key, value in manifest.items() if key != SEAL}, Path(out)
+    manifest, out = dict(manifest), Path(out)
     check_tensors(tensors, manifest, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -319,7 +345,7 @@ def _write(tensors: dict[str, torch.Tensor], manifest: dict, out: Path, own: Pat
     with images.open("rb") as file:
         os.fsync(file.fileno())
     manifest["images_sha256"] = file_hash(images)
-    manifest[SEAL] = seal_of(manifest)
+    manifest = sealed(manifest)
     text = manifest_text(manifest)
     with about.open("w", encoding="utf-8") as file:
         file.write(text)

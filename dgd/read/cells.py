@@ -7,17 +7,19 @@ otherwise; the best epoch on the test split stands beside it and never replaces 
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 
-from dgd import keys
-from dgd.cell import Cell, Data, Recipe
+from dgd import json_files, keys
+from dgd.cell import PROTOCOL_NAMES, Cell, Data, Recipe
+from dgd.measured import STATUSES
 from dgd.metrics import MAKERS, METRICS, Metric, metric_named
-from dgd.read.files import AGAIN, LABELS, MOVED, read_cells, read_config, read_filters
+from dgd.read.files import AGAIN, LABELS, MOVED, has, numbers, read_cells, read_columns, read_config, read_filters
 from dgd.read.thresholds import FILTERS, THRESHOLDS, column, filter_sets, spelled
 from dgd.seals import root_of
 
@@ -92,7 +94,7 @@ def collect(
 
     def norms(name: str) -> dict[int, dict[str, np.ndarray]]:
         path, metrics = found.get(name, (None, {}))
-        there = name in wanted and metrics.get("status") == "finished" and (path / "filters.npz").exists()
+        there = name in wanted and metrics.get("status") == "finished" and has(path / "filters.npz")
         return read_filters(path / "filters.npz") if there else {}
 
     _refuse_copies(found)
@@ -110,6 +112,7 @@ def collect(
             row["folder"] = name if path else ""
             row["standing"] = (standing or {}).get(cell.path) if path else None
             own = networks.get(network)
+            _check_norms(path, metrics, networks, network)
             model = row.get("subnet") or cell.student
             baseline = baselines(f"{cell.slug}/{model}/baseline/seed{cell.seed}")
             if own is not None and baseline is not None:
@@ -120,6 +123,78 @@ def collect(
             rows.append(row)
     nested = SUBNETS if any("subnet" in row for row in rows) else ()
     return pd.DataFrame(rows, columns=[*COLUMNS, *nested])
+
+
+def read_collected(path: str | Path) -> pd.DataFrame:
+    """Read a cells.csv, the frame of `collect`, also one of an older version.
+
+    Raises:
+        ValueError: It is not there, is no table, lacks a column, or has a value that cannot be; the message names the column.
+    """
+    columns = read_columns(path, COLLECT_AGAIN)
+    for name in COLUMNS:
+        if name not in columns and name not in LATER:
+            raise ValueError(f"{path}: no column {name!r}; {COLLECT_AGAIN}")
+    for name, form in FORMS.items():
+        hint, least, most = form
+        if name in columns and hint in (int, float):
+            values = numbers(columns, name, path, COLLECT_AGAIN, least, most)
+            if hint is int and any(value % 1 for value in values if not math.isnan(value)):
+                raise ValueError(f"{path}: {name} is not a whole number in every row; {COLLECT_AGAIN}")
+        elif name in columns and (odd := set(columns[name]) - set(hint)):
+            raise ValueError(f"{path}: {name} is {min(odd)[:60]!r}; it must be one of {', '.join(hint)}; {COLLECT_AGAIN}")
+    for row, (status, metric) in enumerate(zip(columns["status"], columns["metric"])):
+        known, values = metric_named(metric), {name: columns[name][row] for name in OF_METRIC}
+        if (status == "finished") != bool(values["last"]):
+            said = f"{status}, with {values['last'][:60] or 'nothing'} as last"
+            raise ValueError(f"{path}: row {row + 1} is {said}; {COLLECT_AGAIN}")
+        for name, text in values.items():
+            if text and not known.least <= float(text) <= known.most:
+                raise ValueError(f"{path}: {name} of row {row + 1} is {text[:60]}, which is no {known.label}; {COLLECT_AGAIN}")
+    for name in (*(label for label in LABELS if label != "teacher"), "network", "networks", "teachers", "objective"):
+        if "" in columns[name]:
+            raise ValueError(f"{path}: {name} of row {columns[name].index('') + 1} is empty; {COLLECT_AGAIN}")
+    for name in ("objective", "exchange", "generated"):
+        for text in set(columns.get(name, ())) - {""}:
+            json_files.parse_mapping(text, f"{path}: {name}", COLLECT_AGAIN)
+    return pd.read_csv(path)
+
+
+COLLECT_AGAIN = "collect the cells again: delete it, and Snakemake makes it anew"
+OF_METRIC = (*(name for name in VALUES if not name.startswith("epoch")), "ensemble")
+"""Columns of cells.csv in the unit of the row's metric."""
+LATER = ("generated", "standing")
+"""Columns that cells.csv of older versions lack."""
+
+
+def _forms() -> dict[str, tuple]:
+    """Return what is known of columns of cells.csv: a type with bounds, or the texts that a column can have."""
+    found: dict[str, tuple] = {}
+    for name, (kind, _) in CONDITIONS.items():
+        spec = keys.specs(kind)[name]
+        hints = [hint for hint in (get_args(spec.hint) or (spec.hint,)) if hint is not type(None)]
+        if hints in ([int], [float]):
+            bounds = (spec.key.least, -math.inf), (spec.key.most, math.inf)
+            found[name] = hints[0], *(default if bound is None else bound for bound, default in bounds)
+        elif hints == [bool]:
+            found[name] = (("True", "False", ""), None, None)
+        elif hints == [str] and spec.key.choices:
+            found[name] = ((*spec.key.choices, ""), None, None)
+    counts = ("seed", "network", "networks", "teachers", "parameters", "conv_filters", "multiply_adds")
+    counts += ("epoch_best_on_test", "epoch_validation_selected")
+    found |= dict.fromkeys((*VALUES, "ensemble"), (float, -math.inf, math.inf)) | dict.fromkeys(counts, (int, 0, math.inf))
+    amounts = ("mean_l1", "entropy_sum", "seconds", "images_per_second", "peak_memory_mib", "latency_ms")
+    found |= dict.fromkeys((*FILTERS, *amounts), (float, 0, math.inf))
+    found |= {name: (float, 0, 1) for name in FILTERS if name.startswith("invalid_ratio")}
+    statuses, names = (*STATUSES, "missing"), tuple(metric.name for metric in METRICS.values())
+    return found | {
+        "status": (statuses, None, None),
+        "metric": (names, None, None),
+        "protocol": ((*PROTOCOL_NAMES, ""), None, None),
+    }
+
+
+FORMS = _forms()
 
 
 def refuse_twice(frames: Sequence[tuple[pd.DataFrame, str | Path]]) -> None:
@@ -137,7 +212,7 @@ def _refuse_copies(found: Mapping[str, tuple[Path, Mapping]]) -> None:
     there: dict[tuple[str, bytes], Path] = {}
     for name, (path, metrics) in found.items():
         history = path / "history.csv"
-        if metrics["status"] == "finished" and history.is_file():
+        if metrics["status"] == "finished" and has(history):
             key = name.rpartition("/")[0], hashlib.sha256(history.read_bytes()).digest()
             if key in there:
                 raise ValueError(f"{history} is that of {there[key]} too, which has another seed; {MOVED}")
@@ -183,21 +258,20 @@ def _rows(path: Path | None, metrics: Mapping, cell: Cell) -> list[dict]:
             rows = [own | _nested(own, result, timings["latency"]) for own, result in zip(rows, metrics["networks"])]
     except KeyError as error:
         raise ValueError(f"{path / 'metrics.json'}: finished, but without {error}") from error
-    if not rows or not all(isinstance(r["last"], int | float) and math.isfinite(r["last"]) for r in rows):
-        raise ValueError(f"{path / 'metrics.json'}: finished, but last.{metric.name} is not a number for every network")
-    for number, found in enumerate(rows):
-        for name in ("last", "validation_last", "best_on_test", "validation_selected"):
-            value = found[name]
-            if value is not None and not metric.least <= value <= metric.most:
-                raise ValueError(
-                    f"{path / 'metrics.json'}: {name} of network {number} is {value}; a {metric.label} is between "
-                    f"{metric.least:g} and {metric.most:g}: the file was changed; {AGAIN}"
-                )
-    first = rows[0]["last"]
-    if (said := (metrics.get(metric.name) or {}).get("last", first)) != first:
-        where = path / "metrics.json"
-        raise ValueError(f"{where}: {metric.name}.last is {said}, and {first} in networks[0]: the file was changed; {AGAIN}")
+    for line in _strange(cell, rows):
+        raise ValueError(f"{path / 'metrics.json'}: {line}: the file was changed, or config.yaml was; {AGAIN}")
     return rows
+
+
+def _strange(cell: Cell, rows: Sequence[Mapping]) -> Iterator[str]:
+    """Say in a line each what the networks of a finished cell cannot have by its config.yaml."""
+    networks, epochs = cell.evaluated * (1 + len(cell.subnets)), cell.recipe.epochs
+    if len(rows) != networks:
+        yield f"{len(rows)} networks, and the cell has {networks}"
+    for number, row in enumerate(rows):
+        for name in ("epoch_best_on_test", "epoch_validation_selected"):
+            if row[name] is not None and row[name] >= epochs:
+                yield f"{name} of network {number} is {row[name]}, and the cell has {epochs} epochs"
 
 
 def _network(result: Mapping, metric: Metric) -> dict:
@@ -221,6 +295,17 @@ def _nested(row: Mapping, result: Mapping, latency: Mapping) -> dict:
         "latency_of": f"{latency['device']}, {threads}, {latency['precision']}, batch {latency['batch']}",
     }
     return found | ({"subnet": result["model"], "ensemble": None} if row["network"] >= row["networks"] else {})
+
+
+def _check_norms(path: Path | None, metrics: Mapping, networks: Mapping[int, Mapping[str, np.ndarray]], network: int) -> None:
+    """Raise ValueError where filters.npz, if it is there, has not the filters of a network that metrics.json counts."""
+    if path and metrics["status"] == "finished" and has(path / "filters.npz"):
+        counted = metrics["networks"][network]["filters"]["count"]
+        found = sum(map(len, networks.get(network, {}).values()))
+        if found != counted:
+            raise ValueError(
+                f"{path / 'filters.npz'}: {found} filters of network {network}, and metrics.json has {counted}; {AGAIN}"
+            )
 
 
 def _filter_columns(own: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from dgd import json_files
+from dgd.json_files import Null, Value
 from dgd.read.files import AGAIN, as_written, read_config
 from dgd.read.table import NOT_RUN, Table, number
 
@@ -16,6 +18,14 @@ COLUMNS = (
 
 HEADERS = ["data set", "images", "number", "beside real ones", "rejection accepts", "filter keeps", "cut-off of the loss"]
 HEADERS += ["label", "teacher agrees", "teacher's error", "feature distance", "trained on by"]
+
+_SHARE = Value(float | None, least=0, most=1)
+MADE = {
+    **{"accepted?": _SHARE, "filter_kept?": _SHARE, "teacher_agreement?": Value(float | None, least=0, most=100)},
+    **{"teacher_error?": Value(float | None, least=0), "feature_distance?": Value(float | None)},
+    "cutoffs?": Null([Value(float)]),
+}
+"""The form of what is read here of a provenance.json."""
 
 FOOTNOTES = (
     "Images that a conditional GAN generated, chosen by the steps that a row names. Rejection accepts: share of the drawn "
@@ -43,11 +53,14 @@ def generated_table(cells: pd.DataFrame, folder: str | Path) -> Table:
     for (dataset, given), group in there.groupby(["dataset", "generated"], sort=False):
         options, first = json.loads(given), Path(folder) / group["folder"].iloc[0]
         provenance = first / "provenance.json"
-        try:
-            made = json.loads(as_written(provenance).read_text(encoding="utf-8")).get("generated") or {}
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{provenance}: {error}; {AGAIN}") from error
-        low, high = made.get("cutoffs", (None, None))
+        record = json_files.read(as_written(provenance), AGAIN)
+        for line in json_files.problems(record, {"generated?": Null(MADE)}):
+            raise ValueError(f"{provenance}: {line}; {AGAIN}")
+        made = record.get("generated") or {}
+        cutoffs = made.get("cutoffs") or (None, None)
+        if len(cutoffs) != 2:
+            raise ValueError(f"{provenance}: generated.cutoffs has {len(cutoffs)} numbers, not 2; {AGAIN}")
+        low, high = cutoffs
         row = {"dataset": dataset, "images": read_config(first / "config.yaml").images, "generated": options["images"]}
         row |= {name: options[name] for name in ("real", "subsample", "filter", "relabel")}
         row |= {name: made.get(name) for name in COLUMNS if name in made} | {"cutoff_low": low, "cutoff_high": high}

@@ -1,5 +1,6 @@
 """Read published numbers from papers/*.yaml and check them, with what each was measured under as typed fields."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import Any, get_origin
 
 import pandas as pd
 
-from dgd import keys, methods, yaml_files
+from dgd import json_files, keys, methods, yaml_files
 from dgd.cell import Data, Method, Recipe
+from dgd.json_files import Each, Null, Value
+from dgd.metrics import METRICS
 
 ROW = {
     "id": str,
@@ -38,7 +41,18 @@ OPTIONAL = ("teacher", "threshold", "epoch", "sd", "n", "copied_from", "counts",
 READINGS = ("ensemble",)
 """What a row may have as its method besides a name of the paper's `methods`: a reading of a whole group."""
 
-NEEDED = ("paper", "headline", "methods", "conditions", "results")
+FORM = {
+    **{"paper": Value(str), "headline": [Value(str)], "methods": Null([Value(str | Mapping)])},
+    **{"conditions": Each(Each(Value(Any))), "networks?": Null(Each(Value(str)))},
+    **{"results": Null([Value(Mapping)]), "reruns?": Null([Value(Mapping)]), "claims?": Null([Value(Mapping)])},
+}
+"""The form of a paper's file, as far as it is read here."""
+
+PERCENT = ("top5", "map", "rank1")
+"""Metrics of published numbers, besides those of `dgd.metrics`, that are in percent."""
+
+LEAST = {"networks": 1, "teachers": 0, "threshold": 0, "epoch": 0, "sd": 0, "n": 1}
+"""The smallest values of fields of `ROW`."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +103,7 @@ def read_papers(papers: Iterable[str | Path | dict], section: str = "results") -
     for paper in papers:
         document = paper if isinstance(paper, dict) else load(paper)
         path = document.get("paper", "a paper") if document is paper else paper
-        for key in NEEDED:
-            if key not in (document or {}):
-                raise ValueError(f"{path}: no key {key!r}; see papers/dgd.yaml for the form")
+        check_form(document, path)
         order = {table: place for place, table in enumerate(document["headline"])}
         about = _About(
             paper_methods(document, path),
@@ -99,13 +111,19 @@ def read_papers(papers: Iterable[str | Path | dict], section: str = "results") -
             document.get("networks") or {},
         )
         found = [_row(path, row) | {"paper": document["paper"]} for row in document.get(section) or []]
-        found = [row | _typed(row, about, f"{path}: row {row['id']!r}", section == "results") for row in found]
+        found = [row | _typed(row, about, f"{path}: row {keys.short(row['id'])}", section == "results") for row in found]
         for row in found:
             if row["id"] in seen:
                 raise ValueError(f"{path}: id {row['id']!r} is already used in {seen[row['id']]}")
             seen[row["id"]] = path
         rows += sorted(found, key=lambda row: order.get(row["table"], len(order)))
     return pd.DataFrame(rows, columns=["paper", *ROW, *TYPED])
+
+
+def check_form(document: Mapping, path: str | Path) -> None:
+    """Raise ValueError where a paper's file is not of the form that it must have; the message names the file and the key."""
+    for line in json_files.problems(document, FORM):
+        raise ValueError(f"{path}: {line}; see papers/dgd.yaml for the form")
 
 
 def paper_methods(document: Mapping, path: str | Path) -> dict[str, Method]:
@@ -133,17 +151,28 @@ class _About:
 
 def _row(path: str | Path, row: dict) -> dict:
     """Check one published number and return it with all fields of `ROW`."""
-    name = f"{path}: row {row.get('id', row)!r}"
+    name = f"{path}: row {keys.short(row.get('id', row))}"
     unknown, missing = set(row) - set(ROW), set(ROW) - set(OPTIONAL) - set(row)
     if unknown or missing:
-        raise ValueError(f"{name}: unknown fields {sorted(unknown)}, missing fields {sorted(missing)}")
+        raise ValueError(f"{name}: unknown fields {keys.short(sorted(unknown))}, missing fields {sorted(missing)}")
     for key, kind in ROW.items():
         value = row.get(key)
         nullable = key in OPTIONAL or key == "dataset"
         fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
         if not fits and not (value is None and nullable):
-            raise ValueError(f"{name}: {key} must be {kind.__name__}, got {value!r}")
+            raise ValueError(f"{name}: {key} must be {kind.__name__}, got {keys.short(value)}")
+        for line in keys.of_type(kind | None, value, key, keys.Key("", least=LEAST.get(key))):
+            raise ValueError(f"{name}: {line}")
+    least, most = _bounds(row["metric"])
+    if not least <= row["value"] <= most:
+        raise ValueError(f"{name}: value is {row['value']:g}; {row['metric']} is from {least:g} to {most:g}")
     return {key: row.get(key) for key in ROW}
+
+
+def _bounds(metric: str) -> tuple[float, float]:
+    """Return the smallest and the largest value that a published metric can have."""
+    known = [(one.least, one.most) for one in METRICS.values() if one.name == metric]
+    return known[0] if known else (0, 100) if metric in PERCENT else (-math.inf, math.inf)
 
 
 def _typed(row: dict, about: _About, name: str, check: bool) -> dict:

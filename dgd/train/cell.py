@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dgd import data as datasets
-from dgd import files, identity, seals
+from dgd import files, identity, json_files, seals
 from dgd.cell import PER_PROCESS, Cell
 from dgd.data.loader import EVALUATION_BATCH
+from dgd.json_files import Value
 from dgd.models.nested import plain_parameters, plain_state
+from dgd.task import TASKS
 from dgd.train import averages, checkpoint, costs, memory, ranks
 from dgd.train.device import peak_memory, pick_device, release_memory, set_up, start_measuring_memory
 from dgd.train.evaluate import Evaluator, ensemble
@@ -31,6 +33,9 @@ from dgd.train.record import RESUME, Result, Trace, norms, write_failure, write_
 from dgd.train.retrieval import retrieval
 from dgd.train.schedule import exchange_due
 from dgd.train.step import Steps
+
+TEACHER = {"status": Value(str), "cell": {"student": Value(str), "task?": Value(str, choices=tuple(TASKS))}}
+"""The form of what is read here of a teacher's metrics.json."""
 
 
 def train_cell(
@@ -383,14 +388,17 @@ def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
         raise ValueError(f"{metrics}: no such file; train the teacher first")
     if not seals.check_seal(folder, (metrics.name, path.name)):
         print(f"{folder} is not sealed, because older code trained it: its weights are held to no hash", file=sys.stderr)
-    record = json.loads(metrics.read_text())
-    if record["status"] != "finished":
+    record = json_files.read(metrics, seals.AGAIN)
+    finished = record.get("status") == "finished"
+    for line in json_files.problems(record, TEACHER if finished else {"status": Value(str)}):
+        raise ValueError(f"{metrics}: {line}; {seals.AGAIN}")
+    if not finished:
         raise NoTeacher(f"the teacher in {folder} has no result: {record.get('error', record['status'])}")
     network = create(record["cell"]["student"], dataset, replace(cell, task=record["cell"].get("task", cell.task)))
     weights = {key[2:]: value for key, value in checkpoint.load_weights(path).items() if key.startswith("0.")}
     for key, own in network.state_dict().items():
-        if own.is_floating_point() and key in weights:
-            _check_values(weights[key], f"{path}: 0.{key}")
+        if key in weights:
+            _check_values(weights[key], own, f"{path}: 0.{key}")
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -398,7 +406,11 @@ def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
     return network
 
 
-def _check_values(values: Tensor, name: str) -> None:
+def _check_values(values: Tensor, own: Tensor, name: str) -> None:
+    if not own.is_floating_point():
+        if values.dtype != own.dtype:
+            raise ValueError(f"{name} is {values.dtype}, and the network's own {own.dtype}: {seals.AGAIN}")
+        return
     if not values.is_floating_point():
         raise ValueError(f"{name} is {values.dtype}; weights are floating-point numbers: {seals.AGAIN}")
     if not values.isfinite().all():

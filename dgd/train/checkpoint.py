@@ -5,14 +5,17 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from dgd import filters, json_files, seals
 from dgd.files import write_bytes
 
 DIGEST = hashlib.sha256().digest_size
@@ -38,16 +41,55 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ValueError: The file does not exist or is no safetensors file.
     """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
     try:
-        content = Path(path).read_bytes()
+        content = path.read_bytes()
         tensors = safetensors.torch.load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        order = json.loads(header.pop("__metadata__", {}).get("order", "null")) or header
+        header = json_files.parse(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        order = json_files.parse(header.pop("__metadata__", {}).get("order", "null").encode()) or list(header)
+        if sorted(order) != sorted(tensors):
+            raise ValueError("the order in its metadata is that of other tensors")
         return {key: tensors[key] for key in order}
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except Exception as error:
+    # Besides a SafetensorError: of a type that torch has not, of a shape that a type's size does not divide, of the metadata.
+    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: not a safetensors file ({_first_line(error)})") from None
+
+
+def load_networks(path: str | Path) -> dict[str, dict[str, Tensor]]:
+    """Read the networks of a cell's model.safetensors, held to its seal: number -> state dict.
+
+    Raises:
+        ValueError: The file does not exist, is not what was written, is no safetensors file, or not that of a cell.
+    """
+    path, found = Path(path), {}
+    if path.is_file():
+        seals.check_seal(path.parent, [path.name])
+    for key, value in load_weights(path).items():
+        number, _, name = key.partition(".")
+        if not re.fullmatch(r"0|[1-9]\d{0,8}", number, re.ASCII) or not name:
+            raise ValueError(
+                f"{path}: {key[:60]!r} is no <number of a network>.<name of a weight>; give the file of weights itself"
+            )
+        found.setdefault(number, {})[name] = value
+    return {str(i): check_filters(found[i], path) for i in sorted(found, key=int)}
+
+
+def check_filters(state: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """Return a state dict whose convolution filters are finite floating-point numbers.
+
+    Raises:
+        ValueError: They are not; the message names the file and the weight.
+    """
+    for key, value in filters.conv_weights(state).items():
+        if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+            raise ValueError(
+                f"{path}: {key[:60]} is {value.dtype} of layout {value.layout}; filters are floating-point numbers"
+            )
+        if not value.numel() or not value.isfinite().all():
+            raise ValueError(f"{path}: {key[:60]} of shape {tuple(value.shape)} has no values, or some that are not finite")
+    return state
 
 
 def load_any(path: str | Path) -> dict[str, Tensor]:
@@ -61,11 +103,12 @@ def load_any(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.suffix not in (".pt", ".pth"):
-        return _unwrapped(load_weights(path))
+        return check_filters(_unwrapped(load_weights(path)), path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        # From memory: a file is asked for as many bytes as the pickle declares, and would set them aside before it has them.
+        content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise any error
         raise ValueError(f"{path}: damaged, or not a file of weights alone ({_first_line(error)})") from None
     if not isinstance(content, Mapping):
@@ -75,7 +118,8 @@ def load_any(path: str | Path) -> dict[str, Tensor]:
         names = ", ".join(map(str, found)) or "none"
         raise ValueError(f"{path}: state dicts in it: {names}; save the one that is meant as a file of its own")
     (state,) = found.values()
-    return _unwrapped({key: value for key, value in state.items() if isinstance(value, Tensor)})
+    weights = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    return check_filters(_unwrapped(weights), path)
 
 
 def _is_state(value) -> bool:
@@ -93,7 +137,8 @@ def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return "".join(c if c.isprintable() else " " for c in first)[:200]
 
 
 def save_state(path: str | Path, state: Mapping) -> None:
@@ -121,7 +166,11 @@ def load_state(path: str | Path, stamp: str) -> dict | None:
         training then starts from the beginning.
     """
     for file in (Path(path), _before(Path(path))):
+        if not file.exists():
+            continue
         try:
+            if not file.is_file():
+                raise ValueError("it is no file")
             content = memoryview(file.read_bytes())
             if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
                 raise ValueError("its checksum is another one")
@@ -130,7 +179,8 @@ def load_state(path: str | Path, stamp: str) -> dict | None:
             continue
         except Exception as error:  # a damaged pickle can raise any error
             print(f"{file} is damaged and is not used ({_first_line(error)})", file=sys.stderr)
-            file.unlink()  # else it would become the one before the next, in place of a whole one
+            if not file.is_dir():
+                file.unlink()  # else it would become the one before the next, in place of a whole one
             continue
         if isinstance(state, dict) and state.get("stamp") == stamp:
             return state

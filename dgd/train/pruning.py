@@ -11,7 +11,6 @@ norms.
 """
 
 import copy
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,9 +19,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from dgd import data, files, filters, yaml_files
-from dgd.cell import Cell
+from dgd import data, files, filters, identity, seals
 from dgd.data.loader import EVALUATION_BATCH
+from dgd.measured import read_metrics
 from dgd.metrics import Metric
 from dgd.models.folding import followers
 from dgd.task import TASKS, Task
@@ -168,8 +167,10 @@ def prune_cell(folder: str | Path, prepared: str | Path, shares: Sequence[float]
     for name in ("metrics.json", "config.yaml"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: no such file; give the folder of a trained cell")
-    metrics = json.loads((folder / "metrics.json").read_text())
-    cell = Cell.from_plain(yaml_files.read_mapping(folder / "config.yaml"))
+    seals.check_seal(folder, ["metrics.json", "config.yaml"])
+    metrics, cell = read_metrics(folder / "metrics.json"), identity.cell_of(folder)
+    if cell is None:
+        raise ValueError(f"{folder / 'config.yaml'}: that of no cell; {seals.AGAIN}")
     task, recipe = TASKS[cell.task], cell.recipe
     curve = pd.DataFrame(columns=columns(task.metric))
     if metrics["status"] == "finished" and metrics["conv_filters"]:

@@ -1,6 +1,5 @@
 """Take the values that claims compare from the cells of a benchmark and their files, each read once."""
 
-import csv
 import math
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -15,7 +14,7 @@ from dgd.metrics import metric_named
 from dgd.read.cells import CONDITIONS
 from dgd.read.claims.schema import ENSEMBLE, KINDS, Claim, Kind, Measure, Side
 from dgd.read.departures import departures
-from dgd.read.files import AGAIN, as_written, read_arrays
+from dgd.read.files import AGAIN, has, read_entropies, read_filters, read_history
 from dgd.read.matching import composition_of
 from dgd.read.thresholds import THRESHOLDS, column
 
@@ -126,26 +125,18 @@ class Benchmark:
     def _read_history(self, folder: str, metric: str) -> dict[int, float]:
         """Return {epoch: the metric of network 0 on the test split} of the evaluated epochs."""
         path = self.folder / folder / "history.csv" if self.folder else None
-        if path is None or not path.is_file():
+        if path is None or not has(path):
             return {}
-        with as_written(path).open(newline="", encoding="utf-8") as file:
-            lines = csv.reader(file)
-            head = next(lines, [])
-            try:
-                epoch, value = head.index("epoch"), head.index(f"test_{metric}_0")
-                return {int(line[epoch]): float(line[value]) for line in lines if line[value]}
-            except (ValueError, IndexError) as error:
-                raise ValueError(f"{path}: {error}; {AGAIN}") from error
+        history = read_history(path, metric_named(metric)).dropna()
+        return dict(zip(history["epoch"].tolist(), history[f"test_{metric}_0"].tolist()))
 
     def _read_filters(self, folder: str) -> dict[Measure, float | None]:
         """Return every number that claims want from a filters.npz; None where no layer has the name."""
         path = self.folder / folder / "filters.npz" if self.folder else None
-        if path is None or not path.is_file():
+        if path is None or not has(path):
             return {}
-        arrays = read_arrays(path, "l1/0/", "entropy/0.npy")
-        entropy = arrays.pop("entropy/0", None)
-        layers = {name.removeprefix("l1/0/"): norms for name, norms in arrays.items()}
-        if entropy is None or len(entropy) != len(layers):
+        layers, entropy = read_filters(path).get(0, {}), read_entropies(path)
+        if len(entropy) != len(layers):
             raise ValueError(f"{path}: no entropy of each layer of network 0; {AGAIN}")
         found: dict[Measure, float | None] = {}
         for measure in self.of_layers:

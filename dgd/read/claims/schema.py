@@ -203,8 +203,9 @@ def read(papers: Iterable[str | Path]) -> list[Claim]:
     seen: dict[str, Path] = {}
     for path in map(Path, papers):
         document = published.load(path)
-        if not isinstance(document, dict) or not document.get("claims"):
+        if not document.get("claims"):
             continue
+        published.check_form(document, path)
         try:
             rows = {row["id"]: row for row in published.read_papers([document]).to_dict("records")}
         except ValueError as error:
@@ -213,7 +214,7 @@ def read(papers: Iterable[str | Path]) -> list[Claim]:
         given = {row["id"]: row for row in document["results"]}
         shared = {name: published.checked_conditions(of, f"{path}: {name}") for name, of in document["conditions"].items()}
         for entry in document["claims"]:
-            where = f"{path}: claim {entry.get('id')!r}" if isinstance(entry, dict) else f"{path}: claims: {entry!r}"
+            where = f"{path}: claim {keys.short(entry.get('id'))}"
             _check(where, entry, CLAIM, optional=("note",))
             if entry["id"] in seen:
                 raise ValueError(f"{where}: id: already used in {seen[entry['id']]}; give one of them another")
@@ -246,7 +247,7 @@ def _side(label: str, method: Method) -> Side:
 def _check(where: str, entry, fields: Mapping[str, type], optional: Sequence[str]) -> None:
     """Check the fields of a mapping and their types."""
     if not isinstance(entry, dict):
-        raise ValueError(f"{where}: must be a mapping with {', '.join(fields)}, got {entry!r}")
+        raise ValueError(f"{where}: must be a mapping with {', '.join(fields)}, got {keys.short(entry)}")
     for key in entry:
         if key not in fields:
             raise ValueError(f"{where}: {key}: unknown key{keys.nearest(key, fields)}")
@@ -257,7 +258,7 @@ def _check(where: str, entry, fields: Mapping[str, type], optional: Sequence[str
             continue
         wanted = (int, float) if kind is float else kind
         if not isinstance(entry[key], wanted) or isinstance(entry[key], bool):
-            raise ValueError(f"{where}: {key}: must be {kind.__name__}, got {entry[key]!r}")
+            raise ValueError(f"{where}: {key}: must be {kind.__name__}, got {keys.short(entry[key])}")
 
 
 def _settings(where: str, compares: dict, paper: _Paper) -> Iterable[Setting]:
@@ -282,8 +283,8 @@ def _setting(name: str, entry: dict, paper: _Paper) -> Setting:
             raise ValueError(f"{name}: {key}: missing, here and beside `where`")
     _check_kind(name, entry)
     ids = entry["published"]
-    if len(ids) != 2:
-        raise ValueError(f"{name}: published: must be two ids, of `method` and of `over`, got {ids!r}")
+    if len(ids) != 2 or not all(isinstance(one, str) for one in ids):
+        raise ValueError(f"{name}: published: must be two ids, of `method` and of `over`, got {keys.short(ids)}")
     sides = [_reading(f"{name}: {key}", entry[key], KINDS[entry["metric"]], paper.methods) for key in ("method", "over")]
     for row in ids:
         if row not in paper.rows:

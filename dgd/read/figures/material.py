@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dgd.metrics import METRICS, Metric
-from dgd.read.files import Traces, as_written, read_arrays, read_config, read_filters, read_pruning, read_traces
+from dgd.read.files import Traces, has, read_config, read_filters, read_history, read_images, read_pruning, read_traces
 
 PROJECTION = "conv3"
 """Name, within its block, of the convolution that projects in a MobileNetV2 and in bottleneck ResNets. What a convolution is
@@ -85,20 +85,18 @@ def _add(found: Material, source: Source) -> None:
     method, seed, folder, metric = source.method, source.seed, source.folder, found.metric
     results = source.metrics.get("networks", [])
     found.networks[method] = source.metrics.get("cell", {}).get("networks", len(results))  # sub-nets are none of the group
-    if (folder / "history.csv").exists():
-        wanted = ("epoch", f"test_{metric.name}_0")
-        found.histories[method].append(pd.read_csv(as_written(folder / "history.csv"), usecols=wanted.__contains__))
+    if has(folder / "history.csv"):
+        found.histories[method].append(read_history(folder / "history.csv", metric))
     if metric is METRICS["generation"] and method not in found.made:
-        images = read_arrays(folder / "predictions.npz", "labels", "predictions")
-        found.made[method] = images["predictions"][0], images["labels"][: images["predictions"].shape[1]]
+        found.made[method] = read_images(folder / "predictions.npz")
     curve = read_pruning(folder / "pruning.csv", metric, results[0]["last"][metric.name] if results else None)
     if curve is not None:
         found.pruned[method].append(curve)
-    l1 = read_filters(folder / "filters.npz").get(0) if (folder / "filters.npz").exists() else None
+    l1 = read_filters(folder / "filters.npz").get(0) if has(folder / "filters.npz") else None
     if not l1:  # a transformer has no filters
         return
     found.layers = len(l1)
-    if results:
+    if results and results[0]["filters"]["entropy_sum"] is not None:
         found.entropy_sums[method].append(results[0]["filters"]["entropy_sum"])
     found.norms[method][seed] = np.concatenate([*l1.values()])
     projections = [norms for layer, norms in l1.items() if PROJECTION in layer.split(".")[:-1]]
