@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dgd import checks, keys, methods, metrics, yaml_files
+from dgd import checks, keys, methods, metrics, plugins, yaml_files
 from dgd.benchmark import GAN_RECIPE, RATIO_RECIPE, Benchmark, Pair, objective_of, overridden, rows_of
 from dgd.cell import IMAGE, Cell, Generated, Method, exchange, slug
 
@@ -62,6 +62,11 @@ def check(given: Any, source: str = "config", folders: bool = True) -> Benchmark
     if not isinstance(given, Mapping):
         raise ConfigError(f"{source}: a benchmark is {keys.short(given)}; it must be a mapping of keys, see config/README.md")
     wrong = keys.by_key(Benchmark, given)
+    try:
+        plugins.load_installed()
+        plugins.load(given.get("plugins", ()) if "plugins" not in wrong else ())
+    except ValueError as error:
+        raise ConfigError(f"{source}: plugins: {error}") from error
     if "methods" in given and "methods" not in wrong:
         protocol = given.get("protocol", "paper") if "protocol" not in wrong else "paper"
         if lines := _entry_problems(given["methods"], protocol):
@@ -125,7 +130,7 @@ def cells(benchmark: Benchmark) -> list[Cell]:
             for name, row in rows_of(pair, rows).items():
                 for seed in benchmark.seeds:
                     add(dataset, pair, name, row, seed)
-    return list(found.values())
+    return [replace(cell, plugins=plugins.given_for(cell)) for cell in found.values()]
 
 
 def _cell(benchmark: Benchmark, dataset: str, pair: Pair, name: str, row: Method, seed: int) -> Cell:
