@@ -630,7 +630,7 @@ def test_a_folder_that_cannot_be_used_says_why(birds, tmp_path):
 
 def test_names(tmp_path):
     digits = ("digits", "digits-rotation", "digits-angle", "digits-spoken")
-    assert (*digits, "cifar10", "cifar100", "fashion_mnist") == data.NAMES
+    assert (*digits, "cifar10", "cifar100", "fashion_mnist") == tuple(data.names())
     assert all(data.is_known(name) and slug(name) == name for name in data.NAMES)
     assert slug("imagefolder:/some/where/my birds/") == "imagefolder-my-birds"
     assert data.is_known("imagefolder:birds")
