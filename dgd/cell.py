@@ -592,7 +592,7 @@ class Cell:
         wanted = {name: value for name, value in given.items() if name not in ("path", "slug", "exchange")}
         lines = exchange_problems(given.get("exchange"), "exchange") + keys.problems(cls, wanted)
         if lines and given.get("plugins"):
-            lines = [f"{line} (the cell uses plugins: {keys.short(given['plugins'])})" for line in lines]
+            lines = [f"{line} (it uses plugins: {keys.short(given['plugins'])}; give them by --plugin)" for line in lines]
         if lines:
             raise ValueError("\n".join(lines))
         return replace(keys.build(cls, wanted), exchange=exchange(given.get("exchange")))

@@ -48,13 +48,14 @@ def load(path: str | Path, folders: bool = True) -> Benchmark:
     return check(read(path), str(path), folders)
 
 
-def check(given: Any, source: str = "config", folders: bool = True) -> Benchmark:
+def check(given: Any, source: str = "config", folders: bool = True, run: bool = True) -> Benchmark:
     """Return the benchmark that a mapping holds.
 
     Args:
         given: What YAML or JSON holds.
         source: Its file, for the messages.
         folders: Folders of images must be there. To name a benchmark's cells they need not.
+        run: Load its plugins. What lies in a folder of results may come from someone else: of that, no code is run.
 
     Raises:
         ConfigError: One line for each mistake: the file, the key, what it is, and what would be right.
@@ -64,7 +65,7 @@ def check(given: Any, source: str = "config", folders: bool = True) -> Benchmark
     wrong = keys.by_key(Benchmark, given)
     try:
         plugins.load_installed()
-        plugins.load(given.get("plugins", ()) if "plugins" not in wrong else ())
+        plugins.load(given.get("plugins", ()) if run and "plugins" not in wrong else ())
     except ValueError as error:
         raise ConfigError(f"{source}: plugins: {error}") from error
     if "methods" in given and "methods" not in wrong:
@@ -75,7 +76,12 @@ def check(given: Any, source: str = "config", folders: bool = True) -> Benchmark
     lines = [line for found in wrong.values() for line in found]
     lines += checks.problems(benchmark, wrong, folders)
     if lines:
-        raise ConfigError("\n".join(f"{source}: {line}" for line in dict.fromkeys(lines)))
+        hint = (
+            ""
+            if run or not given.get("plugins")
+            else f" (it uses plugins: {keys.short(given['plugins'])}; give them by --plugin)"
+        )
+        raise ConfigError("\n".join(f"{source}: {line}{hint}" for line in dict.fromkeys(lines)))
     return benchmark
 
 

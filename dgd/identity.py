@@ -226,7 +226,7 @@ def _number(value: Any) -> Any:
 def _roots(cell: Cell) -> tuple[str, ...]:
     """Return the modules that a cell uses and that `ENTRY` does not import by itself."""
     if unknown := [term for term in cell.objective if term not in terms.known()]:
-        given = f"; the cell uses the plugins {', '.join(cell.plugins)}: give them by --plugin" if cell.plugins else ""
+        given = f" (it uses plugins: {keys.short(list(cell.plugins))}; give them by --plugin)" if cell.plugins else ""
         raise ValueError(f"{cell.path}: unknown term {unknown[0]!r}{given}")
     roots = [ENTRY, *(f"dgd.objectives.{term}" for term in cell.objective if term not in terms.ADDED)]
     roots += plugins.modules(cell)

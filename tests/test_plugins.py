@@ -93,7 +93,7 @@ def test_a_cell_with_a_plugin_trains_again_from_its_config_and_a_folder_of_resul
         ).read_bytes()
     said = run(trained, "status", "results/own", status=1)  # what it holds is read, and no code is run that a config.yaml names
     assert "exchange.name is 'blend-own'; it is no exchange" in said
-    assert "the cell uses plugins: ['blend_own.py']" in said
+    assert "it uses plugins: ['blend_own.py']; give them by --plugin" in said
     assert run(trained, "status", "results/own", "--plugin", "blend_own.py").count(": fresh") == 3
 
 
