@@ -1,13 +1,16 @@
 """The examples of docs/examples, run as they are: dgd in loops that are not ours."""
 
 import runpy
+from itertools import pairwise
 
 import pytest
 import timm
 import torch
+import torchvision
 from torch.utils.data import TensorDataset
 
 from dgd.exchange import GraftingError
+from dgd.train.features import Reader
 from tests.helpers import ROOT
 
 
@@ -80,3 +83,34 @@ def test_a_callback_of_hugging_faces_trainer():
     assert_grafted(nets, graft.shares)
     with pytest.raises(GraftingError, match="grafting takes at least two networks, 1 given"):
         found["Graft"](nets[:1])
+
+
+TORCHVISIONS = {
+    "resnet18": ([64, 64, 128, 256, 512], 512),
+    "vgg11_bn": ([64, 128, 256, 512, 512, 512], 4096),
+    "mobilenet_v3_small": ([16, 16, 24, 48, 576], 1024),
+    "convnext_tiny": ([96, 192, 384, 768], 768),
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISIONS)
+def test_features_of_torchvisions_networks_are_read(name):
+    network, x = getattr(torchvision.models, name)(num_classes=10), torch.randn(2, 3, 64, 64)
+    read = Reader(network, x, features=True, before=True)
+    assert network.training
+    output = read(x)
+    assert [stage.shape[1] for stage in output.stages] == TORCHVISIONS[name][0]
+    assert all(one.shape[2] > other.shape[2] for one, other in pairwise(output.stages))
+    assert output.pooled.shape == (2, TORCHVISIONS[name][1])
+    output.stages[-1].sum().backward()
+    assert any(value.grad is not None for value in network.parameters())
+    network.eval()
+    assert torch.equal(read(x).logits, network(x))
+
+
+def test_what_has_no_maps_or_no_classifier_says_so():
+    x = torch.randn(2, 3, 64, 64)
+    with pytest.raises(ValueError, match="SqueezeNet has no single classifier, whose input is the pooled feature"):
+        Reader(torchvision.models.squeezenet1_1(), x, features=True)
+    with pytest.raises(ValueError, match=r"has no forward_intermediates, and no part of it returns maps \(B, C, H, W\)"):
+        Reader(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 10)), x, features=True)
