@@ -17,3 +17,8 @@ signals.watch()  # before the imports below, which take seconds
 NETWORKS = find_spec("timm") is not None and os.environ.get("DGD_NETWORKS") != "no"
 if NETWORKS:
     from dgd import models as models
+
+if os.environ.get("DGD_PLUGINS"):
+    from dgd import plugins
+
+    plugins.load_named()

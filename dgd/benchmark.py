@@ -73,6 +73,12 @@ class Benchmark:
 
     benchmark: str = key(says="Name of the benchmark; its results lie in `<results>/<benchmark>/`.", names=True)
     results: str = key("results", "Folder that all results go to.", check=keys.folder)
+    plugins: tuple[str, ...] = key(
+        (),
+        "Python files, packages' folders or papers' YAML files that add terms, exchanges, networks, data sets, tasks, rows or "
+        "papers (docs/extending.md). Their code is run.",
+        decides=False,
+    )
     papers: tuple[str, ...] = key(
         ("dgd",), "Files in `papers/` (without `.yaml`) whose published numbers stand beside ours.", names=True
     )

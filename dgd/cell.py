@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 
 from dgd import keys
 from dgd.keys import key
+from dgd.metrics import METRICS
 
 SCHEDULES = ("slr", "dlr", "difflr", "cosine")
 PRECISIONS = ("bf16", "fp32", "tf32")
 DEVICES = ("auto", "cpu", "cuda")
-TASKS = ("classification", "regression", "generation", "density-ratio")
+TASKS = METRICS.keys()
 IMAGE = "image"  # the input that every data set has
 PROTOCOL_NAMES = ("paper", "reference-code")
 SUBNET_PARTS = ("own", "shared")
@@ -533,6 +534,7 @@ class Cell:
     adapt_stem: bool = key(False, "Fit an ImageNet stem to small images.")
     data: Data = key(Data(), "Where the data set is and how it is prepared.")
     recipe: Recipe = key(Recipe(), "How every network is trained.")
+    plugins: tuple[str, ...] = key((), "Plugins that it uses, as the benchmark gives them.", decides=False)
 
     def __post_init__(self) -> None:
         # One order of the terms, however a config gives them: sums and random draws of a step follow it.
@@ -591,6 +593,8 @@ class Cell:
             raise ValueError(f"it holds {keys.short(given)}; it must be a mapping of keys")
         wanted = {name: value for name, value in given.items() if name not in ("path", "slug", "exchange")}
         lines = exchange_problems(given.get("exchange"), "exchange") + keys.problems(cls, wanted)
+        if lines and given.get("plugins"):
+            lines = [f"{line} (it uses plugins: {keys.short(given['plugins'])}; give them by --plugin)" for line in lines]
         if lines:
             raise ValueError("\n".join(lines))
         return replace(keys.build(cls, wanted), exchange=exchange(given.get("exchange")))

@@ -10,7 +10,7 @@ from operator import or_
 from pathlib import Path
 
 import dgd
-from dgd import keys, methods, metrics, terms
+from dgd import keys, methods, metrics, plugins, terms
 from dgd.benchmark import GAN_RECIPE, RATIO_RECIPE, Benchmark, objective_of, overridden, rows_of
 from dgd.cell import Recipe, RePr, exchange, slug
 
@@ -44,9 +44,9 @@ def _size_problems(benchmark: Benchmark) -> list[str]:
 def _paper_problems(benchmark: Benchmark) -> list[str]:
     there = sorted(path.stem for path in PAPERS.glob("*.yaml"))  # none where the package stands alone
     return [
-        f"papers: no file papers/{name}.yaml{keys.nearest(name, there)}"
+        f"papers: no file papers/{name}.yaml{keys.nearest(name, [*there, *plugins.PAPERS])}"
         for name in benchmark.papers
-        if there and name not in there
+        if there and name not in (*there, *plugins.PAPERS)
     ]
 
 
@@ -81,7 +81,7 @@ def _unknown_dataset(name: str) -> list[str]:
         return [] if ":" not in name and "/" not in name else [f"datasets: unknown data set {keys.short(name)}"]
     from dgd import data
 
-    near = keys.nearest(name, [*data.NAMES, "imagefolder:<path>"])
+    near = keys.nearest(name, [*data.names(), "imagefolder:<path>"])
     return [] if data.is_known(name) else [f"datasets: unknown data set {keys.short(name)}{near}"]
 
 

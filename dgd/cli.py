@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -25,9 +26,22 @@ INTERRUPTED = 130
 SEVERAL = ("--shares", "--papers", "--paper")
 """Options that take several values after each other, which typer knows only as the option given again."""
 
-Results = Annotated[str, typer.Option(help="Root of the results.")]
+Results = Annotated[str | None, typer.Option(help="Root of the results (default: the benchmark's).")]
 Benchmark = Annotated[str, typer.Argument(help="A benchmark, e.g. config/quick.yaml.")]
 CellFolder = Annotated[str, typer.Argument(help="A cell's folder.")]
+
+
+@app.callback()
+def _before(
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(help="Python file, package's folder or paper's YAML file that adds something (docs/extending.md)."),
+    ] = None,
+) -> None:
+    if plugin:
+        from dgd import plugins
+
+        plugins.load(plugin)
 
 
 @app.command("list")
@@ -51,7 +65,7 @@ def list_(path: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="A
 
     print("\nterms:     ", ", ".join(objectives.TERMS))
     print("exchanges: ", ", ".join(EXCHANGES))
-    print("data sets: ", ", ".join(data.NAMES), ", imagefolder:<path>", sep="")
+    print("data sets: ", ", ".join(data.names()), ", imagefolder:<path>", sep="")
     print("models:    ", ", ".join(timm.list_models(["cifar_*", "audio_*"])), "and every other timm name")
 
 
@@ -67,9 +81,36 @@ def _described(name: str, row) -> list:
         terms.append(f"{weight}{term}" + (f"({rest})" if rest else ""))
     exchanged = (row.exchange or {}).get("name", "-")
     objective = objectives.Objective(spec)
-    standing = getattr(exchange.find(exchanged), "STANDING", None) if row.exchange else None
-    status = objectives.least_faithful([*objective.terms.values(), *filter(None, [standing])])
+    standing = exchange.standing(exchanged) if row.exchange else []
+    status = objectives.least_faithful([*objective.terms.values(), *standing])
     return [name, " + ".join(terms), exchanged, row.networks, row.teachers, status, str(objective.requires)]
+
+
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(help="term, exchange, model, dataset or paper.")],
+    name: Annotated[str, typer.Argument(help="What a benchmark will call it, e.g. my-loss.")],
+) -> None:
+    """Write a commented file that adds something of your own, and works as it is."""
+    from dgd import scaffold
+
+    path = scaffold.new(kind, name)
+    print(f"{path}: written; `dgd-bench check {path}` tries it, `plugins: [{path}]` in a benchmark uses it")
+
+
+@app.command()
+def check(
+    paths: Annotated[list[str], typer.Argument(metavar="PLUGIN...", help="Files of your own, e.g. my_loss.py.")],
+) -> None:
+    """Try what files of your own add, as this package's own parts are tested; exit status 1 if something is wrong."""
+    from dgd import checking
+
+    failed = False
+    for path in paths:
+        for what, problem, note in checking.check(path):
+            print(f"{what}: {problem or 'right'}{'' if problem or not note else f': {note}'}", flush=True)
+            failed |= bool(problem)
+    _exit(failed)
 
 
 @app.command()
@@ -78,7 +119,7 @@ def train(
     cell: Annotated[
         str, typer.Argument(help="Path or pattern of cells, e.g. 'digits/cifar_resnet8/dgd/seed0' or '*/dgd/*'.")
     ] = "*",
-    results: Results = "results",
+    results: Results = None,
     again: Annotated[
         bool, typer.Option("--again", help="Train the cells anew, and their teachers where these are stale.")
     ] = False,
@@ -97,7 +138,7 @@ def train(
     given = {"together": together, "stop_after": stop_after}
     order = replace(order, **{name: value for name, value in given.items() if value is not None})
     try:
-        good = running.train(order, results, again=again)
+        good = running.train(order, results or order.results, again=again)
     except running.Unfinished as end:
         print(f"dgd-bench: {end}", file=sys.stderr)
         raise typer.Exit(running.TRY_AGAIN) from None
@@ -107,7 +148,7 @@ def train(
 @app.command()
 def status(
     path: Annotated[str, typer.Argument(help="A benchmark's YAML, or a folder of results, e.g. results/quick.")],
-    results: Results = "results",
+    results: Results = None,
 ) -> None:
     """Say which cells are fresh, which are stale and why; exit status 1 if any is stale."""
     from dgd import frozen, identity, running
@@ -115,7 +156,8 @@ def status(
     if Path(path).is_dir():
         cells, results = running.folder_cells(path), str(Path(path).resolve().parent)
     else:
-        cells = running.benchmark_cells(path)
+        order = running.order(path)
+        cells, results = list(order.known.values()), results or order.results
     benchmark = Path(results) / cells[0].benchmark if cells else Path(path)
     if frozen.is_frozen(benchmark):
         for row in frozen.made_by(benchmark):
@@ -372,9 +414,13 @@ def _exit(failed: bool) -> None:
 
 
 def _each(argv: list[str]) -> list[str]:
-    """Return a command line in which each value of an option in `SEVERAL` has the option before it."""
-    found, option = [], ""
-    for word in argv:
+    """Return a command line in which each value of an option in `SEVERAL` has the option before it, and plugins come first."""
+    found, plugins, option = [], [], ""
+    words = iter(argv)
+    for word in words:
+        if word.partition("=")[0] == "--plugin":
+            plugins += [word] if "=" in word else [word, *islice(words, 1)]
+            continue
         if word.startswith("--"):
             option, first = (word if word in SEVERAL else ""), True
         elif option and not first:
@@ -382,7 +428,7 @@ def _each(argv: list[str]) -> list[str]:
         else:
             first = False
         found.append(word)
-    return found
+    return plugins + found
 
 
 if __name__ == "__main__":

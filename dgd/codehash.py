@@ -1,7 +1,7 @@
 """Hash the code that a result depends on: the syntax of some modules and of all that they import from this repository.
 
-Comments, docstrings and formatting do not count. Imports are read, not run, so nothing here needs torch. A module looked
-up by name at run time (`importlib`) is not seen: whoever asks for a hash names it too.
+So is the code of plugins, which lie elsewhere. Comments, docstrings and formatting do not count. Imports are read, not run,
+so nothing here needs torch. A module looked up by name at run time (`importlib`) is not seen: who asks for a hash names it too.
 """
 
 import ast
@@ -12,7 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("dgd", "pipeline")
+FOLDERS = {"dgd": ROOT, "pipeline": ROOT}
+"""The packages whose code counts, and modules of plugins: name -> the folder that it lies in."""
 DIGITS = 16
 """Hexadecimal digits of a file's hash: 64 bits, enough to tell versions of one file apart."""
 ALL = "*"
@@ -75,9 +76,10 @@ def files(*roots: str, apart: Iterable[str] = ()) -> dict[str, str]:
         path = module_file(name)
         if path is None or name in apart or (name in asked and names <= asked[name]):
             continue
-        module, first = parse(path), name not in asked
+        folder = FOLDERS[_top(name)]
+        module, first = parse(path, folder), name not in asked
         asked[name] = asked.get(name, frozenset()) | names
-        found[path.relative_to(ROOT).as_posix()] = module.digest
+        found[path.relative_to(folder).as_posix()] = module.digest
         exports = module.exports if ALL in names else {n: module.exports[n] for n in names & module.exports.keys()}
         for one in [*(module.imports if first else ()), *exports.values()]:
             todo += _targets(one)
@@ -98,30 +100,44 @@ def digest(hashes: dict[str, str]) -> str:
 
 def module_file(name: str) -> Path | None:
     """Return the file of a module of this repository by its name; None where there is none."""
-    if name.partition(".")[0] not in PACKAGES:
+    if _top(name) not in FOLDERS:
         return None
-    path = ROOT.joinpath(*name.split("."))
+    path = FOLDERS[_top(name)].joinpath(*name.split("."))
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
-def registered(package: str, name: str, decorator: str = "register_model") -> str | None:
-    """Return the module of a package that defines a function of this name under a decorator; None where none does."""
-    for path in sorted((ROOT / package.replace(".", "/")).glob("*.py")):
-        if name in _decorated(path, path.stat().st_mtime_ns, path.stat().st_size, decorator):
-            return f"{package}.{path.stem}"
-    return None
+def registered(module: str, name: str, decorator: str = "register_model") -> str | None:
+    """Return a module that defines a function of this name under a decorator; None where none does.
+
+    Args:
+        module: The module, or the package of it.
+        name: Name of the function.
+        decorator: A part of the decorator's name.
+    """
+    return all_registered(module, decorator).get(name)
 
 
-def parse(path: Path) -> Module:
-    """Return a file's code and imports; a file that did not change is read once."""
+def all_registered(module: str, decorator: str = "register_model") -> dict[str, str]:
+    """Return the functions under a decorator in a module, or in the modules of a package: name -> module."""
+    path, found = module_file(module), {}
+    inside = sorted(path.parent.glob("*.py")) if path and path.name == "__init__.py" else []
+    for file in inside or filter(None, [path]):
+        stat = file.stat()
+        for name in sorted(_decorated(file, stat.st_mtime_ns, stat.st_size, decorator)):
+            found[name] = f"{module}.{file.stem}" if file != path else module
+    return found
+
+
+def parse(path: Path, folder: Path = ROOT) -> Module:
+    """Return the code and imports of a file below a folder of `FOLDERS`; a file that did not change is read once."""
     stat = path.stat()
-    return _parse(path, stat.st_mtime_ns, stat.st_size)
+    return _parse(path, folder, stat.st_mtime_ns, stat.st_size, frozenset(FOLDERS))
 
 
 @lru_cache(maxsize=1024)
-def _parse(path: Path, mtime: int, size: int) -> Module:
+def _parse(path: Path, folder: Path, mtime: int, size: int, known: frozenset) -> Module:
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    package = path.parent.relative_to(ROOT).as_posix().replace("/", ".")
+    package = path.parent.relative_to(folder).as_posix().replace("/", ".").strip(".")
     uses = _uses(tree)
     imports = [one for node in ast.walk(tree) for one in _imports(node, package, uses)]
     exports: dict[str, Import] = {}
@@ -150,7 +166,7 @@ class _Bare(ast.NodeTransformer):
         return None if bare else self.generic_visit(node)
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom | None:
-        if _absolute(node, self.package).partition(".")[0] in PACKAGES:
+        if _top(_absolute(node, self.package)) in FOLDERS:
             node.names = [alias for alias in node.names if (alias.asname or alias.name) not in self.exports]
         return node if node.names else None
 
@@ -190,10 +206,12 @@ def _imports(node: ast.AST, package: str, uses: dict[str, set[str]]) -> list[Imp
     else:
         return []
     return [
-        Import(module, name, bound, frozenset(uses.get(bound, ())))
-        for module, name, bound in names
-        if module.partition(".")[0] in PACKAGES
+        Import(module, name, bound, frozenset(uses.get(bound, ()))) for module, name, bound in names if _top(module) in FOLDERS
     ]
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _absolute(node: ast.ImportFrom, package: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dgd import checks, keys, methods, metrics, yaml_files
+from dgd import checks, keys, methods, metrics, plugins, yaml_files
 from dgd.benchmark import GAN_RECIPE, RATIO_RECIPE, Benchmark, Pair, objective_of, overridden, rows_of
 from dgd.cell import IMAGE, Cell, Generated, Method, exchange, slug
 
@@ -48,13 +48,14 @@ def load(path: str | Path, folders: bool = True) -> Benchmark:
     return check(read(path), str(path), folders)
 
 
-def check(given: Any, source: str = "config", folders: bool = True) -> Benchmark:
+def check(given: Any, source: str = "config", folders: bool = True, run: bool = True) -> Benchmark:
     """Return the benchmark that a mapping holds.
 
     Args:
         given: What YAML or JSON holds.
         source: Its file, for the messages.
         folders: Folders of images must be there. To name a benchmark's cells they need not.
+        run: Load its plugins. What lies in a folder of results may come from someone else: of that, no code is run.
 
     Raises:
         ConfigError: One line for each mistake: the file, the key, what it is, and what would be right.
@@ -62,6 +63,11 @@ def check(given: Any, source: str = "config", folders: bool = True) -> Benchmark
     if not isinstance(given, Mapping):
         raise ConfigError(f"{source}: a benchmark is {keys.short(given)}; it must be a mapping of keys, see config/README.md")
     wrong = keys.by_key(Benchmark, given)
+    try:
+        plugins.load_installed()
+        plugins.load(given.get("plugins", ()) if run and "plugins" not in wrong else ())
+    except ValueError as error:
+        raise ConfigError(f"{source}: plugins: {error}") from error
     if "methods" in given and "methods" not in wrong:
         protocol = given.get("protocol", "paper") if "protocol" not in wrong else "paper"
         if lines := _entry_problems(given["methods"], protocol):
@@ -70,7 +76,12 @@ def check(given: Any, source: str = "config", folders: bool = True) -> Benchmark
     lines = [line for found in wrong.values() for line in found]
     lines += checks.problems(benchmark, wrong, folders)
     if lines:
-        raise ConfigError("\n".join(f"{source}: {line}" for line in dict.fromkeys(lines)))
+        hint = (
+            ""
+            if run or not given.get("plugins")
+            else f" (it uses plugins: {keys.short(given['plugins'])}; give them by --plugin)"
+        )
+        raise ConfigError("\n".join(f"{source}: {line}{hint}" for line in dict.fromkeys(lines)))
     return benchmark
 
 
@@ -125,7 +136,7 @@ def cells(benchmark: Benchmark) -> list[Cell]:
             for name, row in rows_of(pair, rows).items():
                 for seed in benchmark.seeds:
                     add(dataset, pair, name, row, seed)
-    return list(found.values())
+    return [replace(cell, plugins=plugins.given_for(cell)) for cell in found.values()]
 
 
 def _cell(benchmark: Benchmark, dataset: str, pair: Pair, name: str, row: Method, seed: int) -> Cell:

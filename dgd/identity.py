@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from dgd import codehash, json_files, keys, methods, source_files, yaml_files
+from dgd import codehash, json_files, keys, methods, plugins, source_files, terms, yaml_files
 from dgd.cell import EXCHANGES, Cell, Data, Generated, Recipe, slug
 from dgd.codehash import code as code
 from dgd.codehash import digest as digest
@@ -41,7 +41,7 @@ ENTRY = "dgd.train.cell"
 """The module that trains a cell."""
 APART = (
     # They hold or check typed fields, which are compared by their values.
-    *("dgd", "dgd.cell", "dgd.keys", "dgd.methods", "dgd.terms"),
+    *("dgd", "dgd.cell", "dgd.keys", "dgd.methods", "dgd.plugins", "dgd.terms"),
     # They record, and change no result.
     *("dgd.codehash", "dgd.identity", "dgd.provenance", "dgd.seals", "dgd.signals", "dgd.train.memory", "dgd.train.outcomes"),
     # It refuses files, and changes nothing that it reads.
@@ -233,8 +233,12 @@ def _number(value: Any) -> Any:
 
 def _roots(cell: Cell) -> tuple[str, ...]:
     """Return the modules that a cell uses and that `ENTRY` does not import by itself."""
-    roots = [ENTRY, *(f"dgd.objectives.{term}" for term in cell.objective)]
-    if cell.exchange and codehash.module_file(f"dgd.exchange.{cell.exchange.name}"):
+    if unknown := [term for term in cell.objective if term not in terms.known()]:
+        given = f" (it uses plugins: {keys.short(list(cell.plugins))}; give them by --plugin)" if cell.plugins else ""
+        raise ValueError(f"{cell.path}: unknown term {unknown[0]!r}{given}")
+    roots = [ENTRY, *(f"dgd.objectives.{term}" for term in cell.objective if term not in terms.ADDED)]
+    roots += plugins.modules(cell)
+    if cell.exchange and type(cell.exchange).__module__ == "dgd.cell":
         roots.append(f"dgd.exchange.{cell.exchange.name}")
     networks = [cell.student, *([cell.teacher] if cell.teacher else []), *cell.subnets, *cell.partners]
     roots += [file for name in networks if (file := codehash.registered("dgd.models", name))]

@@ -134,6 +134,11 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def is_name(text: str) -> bool:
+    """Return whether a text can name a folder or a file: see `NAME`."""
+    return bool(re.match(NAME, text))
+
+
 def nearest(name: Any, known: Iterable) -> str:
     """End a message about an unknown name: the known one that is most like it, or all of them."""
     names = [str(other) for other in known]

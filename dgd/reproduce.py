@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from dgd import frozen, identity, provenance, running, seals
+from dgd import frozen, identity, plugins, provenance, running, seals
 from dgd.cell import Cell
 from dgd.metrics import METRICS
 from dgd.read.statistics import prediction_interval
@@ -95,6 +95,7 @@ def reproduce(
         ValueError: The folder holds no finished cell or is a copy, a teacher has no config.yaml, or the cell is in `keep`.
     """
     folder, options = Path(folder), options or Options()
+    plugins.load_of(folder / "config.yaml")
     cell = identity.cell_of(folder)
     if cell is None or not (folder / "metrics.json").is_file():
         raise ValueError(f"{folder}: no finished cell in it; give the folder of a trained cell")

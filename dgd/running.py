@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
-from dgd import config, frozen, identity, seals
+from dgd import config, frozen, identity, plugins, seals
 from dgd.bundles import bundles
 from dgd.cell import Cell
 from dgd.measured import read_metrics
@@ -77,12 +77,14 @@ class Order:
         known: Path -> cell, teachers included.
         together: Cells that are trained side by side, see `dgd.bundles.bundles`.
         stop_after: Seconds after which to stop; None is never.
+        results: Root of the results, where the command gives none.
     """
 
     wanted: list[Cell]
     known: dict[str, Cell]
     together: int | None = None
     stop_after: float | None = None
+    results: str = "results"
 
     @property
     def needed(self) -> list[Cell]:
@@ -106,6 +108,8 @@ def order(path: str | Path, pattern: str = "*") -> Order:
         ValueError: No cell matches, a config.yaml is not in its cell's folder, or a teacher's is missing.
     """
     path = Path(path)
+    if path.name == "config.yaml":
+        plugins.load_of(path)
     own = identity.cell_of(path.parent) if path.name == "config.yaml" else None
     if own:
         return Order([own], {cell.path: cell for cell in with_sources(own, seals.root_of(path, own.path))})
@@ -114,7 +118,7 @@ def order(path: str | Path, pattern: str = "*") -> Order:
     wanted = [cell for name, cell in known.items() if fnmatch.fnmatch(name, pattern) or name.endswith(f"/{pattern}")]
     if not wanted:
         raise ValueError(f"{path}: no cell matches {pattern!r}; `dgd-bench list {path}` lists them")
-    return Order(wanted, known, benchmark.together, benchmark.stop_after)
+    return Order(wanted, known, benchmark.together, benchmark.stop_after, benchmark.results)
 
 
 def with_sources(cell: Cell, root: Path) -> list[Cell]:
@@ -125,6 +129,7 @@ def with_sources(cell: Cell, root: Path) -> list[Cell]:
     """
     found = {}
     for path in cell.sources:
+        plugins.load_of(root / path / "config.yaml")
         source = identity.cell_of(root / path)
         if source is None:
             raise ValueError(f"{root / path}: no config.yaml of the teacher in it")

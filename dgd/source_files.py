@@ -1,14 +1,14 @@
 """What a prepared data set is made from: the files, the fingerprint of what they hold, and the seal of its manifest.
 
-Only files without a published checksum count: those of `imagefolder:<path>`, of the spoken digits and of Fashion-MNIST. Nothing
-here needs torch.
+Only files without a published checksum count: those of `imagefolder:<path>`, of the spoken digits and of Fashion-MNIST, and
+of data sets that plugins add. Nothing here needs torch.
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from dgd import json_files
@@ -134,6 +134,11 @@ def files(dataset: str, data_dir: str | Path) -> dict[str, Path]:
         except (OSError, ValueError, RuntimeError):  # the last where nobody's home is known
             return {}
         return {name: place(root, name) for part in parts.values() for names in part for name in names}
+    if kind in ADDED:
+        module, names = ADDED[kind]
+        code = sorted(module.parent.rglob("*.py")) if module.name == "__init__.py" else [module]
+        found = {f"plugin/{path.relative_to(module.parent)}": path for path in code}
+        return found | {name: Path(data_dir, name) for name in (names(Path(data_dir)) if names else ())}
     return {name: Path(data_dir, name) for name in OTHERS.get(kind, lambda _: [])(Path(data_dir))}
 
 
@@ -154,6 +159,8 @@ def _fashion(data_dir: Path) -> list[str]:
 
 
 OTHERS = {"digits-spoken": _spoken, "fashion_mnist": _fashion}
+ADDED: dict[str, tuple[Path, Callable[[Path], Iterable[str]] | None]] = {}
+"""Data sets of plugins: name -> the module's file, which counts too, and the function that names its files below `data_dir`."""
 
 
 def seen(found: Mapping[str, Path]) -> str | None:

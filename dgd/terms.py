@@ -4,6 +4,7 @@ A term `kd` is the file `dgd/objectives/kd.py`, which ends in `TERM = <its class
 """
 
 import ast
+import inspect
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,8 @@ from dgd import keys
 
 FOLDER = Path(__file__).parent / "objectives"
 TYPES = {"float": float, "int": int, "bool": bool, "str": str}
+ADDED: dict[str, type] = {}
+"""Terms of plugins by name; `known` has them too."""
 
 
 @cache
@@ -35,6 +38,21 @@ def _options(node: ast.ClassDef) -> dict[str, tuple[type, Any]]:
     arguments = makers[0].args
     pairs = zip(arguments.args[1:], arguments.defaults, strict=True)
     return {argument.arg: (TYPES[ast.unparse(argument.annotation)], ast.literal_eval(value)) for argument, value in pairs}
+
+
+def signature(term: type) -> dict[str, tuple[type, Any]]:
+    """Return the options of a term's class: name -> type and default.
+
+    Raises:
+        TypeError: An argument has no default, or its type is none of `TYPES`.
+    """
+    found = {}
+    for name, argument in inspect.signature(term).parameters.items():
+        kind = TYPES.get(getattr(argument.annotation, "__name__", argument.annotation))
+        if kind is None or argument.default is argument.empty:
+            raise TypeError(f"has the option {name!r}, which needs a default and one of the types {', '.join(TYPES)}")
+        found[name] = (kind, argument.default)
+    return found
 
 
 def options(term: str) -> dict[str, tuple[type, Any]]:

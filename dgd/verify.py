@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dgd import config, files, frozen, identity, keys, manifest, seals, yaml_files
+from dgd import config, files, frozen, identity, keys, manifest, plugins, seals, yaml_files
 from dgd.cell import Cell, slug
 from dgd.metrics import MAKERS, METRICS
 from dgd.read import records, table
@@ -333,14 +333,14 @@ def _table_faults(folder: Path, papers: Path) -> Iterator[str]:
     if not asked.is_file():
         yield f"{asked}: no such file, and {folder / 'cells.csv'} is made by it; run the workflow, whose first reader writes it"
         return
-    given = config.check(yaml_files.read(asked), str(asked), folders=False)
+    given = config.check(yaml_files.read(asked), str(asked), folders=False, run=False)
     if given.benchmark != folder.resolve().name:
         yield fault(asked, "benchmark", given.benchmark, folder.resolve().name, "the folder's name")
         return
     cells = config.cells(given)
     content = collect(folder, cells, frozen.standing(cells, folder.resolve().parent)).to_csv(index=False)
     yield from _differing(folder / "cells.csv", content)
-    sources = [papers / f"{name}.yaml" for name in given.papers]
+    sources = [plugins.PAPERS.get(name, papers / f"{name}.yaml") for name in given.papers]
     if missing := [path for path in sources if not path.is_file()]:
         yield f"{missing[0]}: no such file, and the tables of {folder} are made with it; give its folder by --papers"
         return

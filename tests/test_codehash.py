@@ -12,7 +12,7 @@ def source(tmp_path, monkeypatch) -> Path:
     """A package in which a test writes modules."""
     (tmp_path / "dgd").mkdir()
     (tmp_path / "dgd/__init__.py").write_text("")
-    monkeypatch.setattr(codehash, "ROOT", tmp_path)
+    monkeypatch.setattr(codehash, "FOLDERS", dict.fromkeys(codehash.FOLDERS, tmp_path))
     return tmp_path / "dgd"
 
 

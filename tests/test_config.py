@@ -241,7 +241,7 @@ MISTAKES = [
     ({"report": "second"}, "report is 'second'; it must be one of first, mean, best"),
     ({"pruning": [1.5]}, "pruning[0] is 1.5; it must be at least 0 and at most 1"),
     ({"sedes": 3}, "sedes: unknown key; did you mean seeds?"),
-    ({"zzz": 3}, "zzz: unknown key; known: benchmark, results, papers"),
+    ({"zzz": 3}, "zzz: unknown key; known: benchmark, results, plugins, papers"),
     ({7: 3}, "7: unknown key; known: benchmark"),
     ({"data": {"zzz": 3}}, "data.zzz: unknown key; known: dir, train_images"),
     ({"data": {"train_images": 0}}, "data.train_images is 0; it must be at least 1"),

@@ -630,13 +630,13 @@ def test_a_folder_that_cannot_be_used_says_why(birds, tmp_path):
 
 def test_names(tmp_path):
     digits = ("digits", "digits-rotation", "digits-angle", "digits-spoken")
-    assert (*digits, "cifar10", "cifar100", "fashion_mnist") == data.NAMES
-    assert all(data.is_known(name) and slug(name) == name for name in data.NAMES)
+    assert (*digits, "cifar10", "cifar100", "fashion_mnist") == tuple(data.names())
+    assert all(data.is_known(name) and slug(name) == name for name in data.names())
     assert slug("imagefolder:/some/where/my birds/") == "imagefolder-my-birds"
     assert data.is_known("imagefolder:birds")
     for name in ("mnist", "imagefolder", "imagefolder:", "imagefolder:/", "", "digits:x"):
         assert not data.is_known(name)
-        known = f"{', '.join(data.NAMES)} and imagefolder:<path>"
+        known = f"{', '.join(data.names())} and imagefolder:<path>"
         with pytest.raises(ValueError, match=f"there are {known}"):
             data.sources.find(name)
 

@@ -135,7 +135,8 @@ def test_equal_networks_stay_as_they_are():
 def test_grafter_blends_modules():
     nets = [timm.create_model("cifar_resnet8", num_classes=10) for _ in range(2)]
     expected = graft([net.state_dict() for net in nets])
-    Grafter(nets).step()
+    kept = Grafter(nets).step()
+    assert [shares.keys() for shares in kept] == [net.state_dict().keys() for net in nets]
     for net, state in zip(nets, expected):
         assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
 
@@ -167,6 +168,14 @@ def test_what_cannot_be_grafted_says_why():
     net = nn.Conv2d(3, 4, 3)
     with pytest.raises(GraftingError, match="^a module is given twice: grafted with itself it would stay as it is$"):
         Grafter([net, nn.Conv2d(3, 4, 3), net])
+    for given, options, message in (
+        ([net], {}, "^grafting takes at least two networks, 1 given"),
+        ([net, nn.Conv2d(3, 4, 3)], {"criterion": "bn-gamma"}, "batch norm"),
+        ([net, nn.Conv2d(3, 4, 3)], {"A": 0.4}, "^graft.A: unknown key; known: every"),
+        ([net, nn.Conv2d(3, 4, 3)], {"a": 2}, "^graft.a is 2; it must be"),
+    ):
+        with pytest.raises(GraftingError, match=message):  # when it is made, not after the first epoch
+            Grafter(given, **options)
     with pytest.raises(GraftingError, match="^network 0 has no tensor with 'conv' in its name .*: there is nothing to graft$"):
         graft([nn.Conv2d(3, 4, 3).state_dict()] * 2, protocol="reference-code")
     with pytest.raises(GraftingError, match="stands before the first tensor"):

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 def source(tmp_path, monkeypatch) -> Path:
     """A copy of the package, whose files a test may edit."""
     shutil.copytree(ROOT / "dgd", tmp_path / "dgd", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(codehash, "ROOT", tmp_path)
+    monkeypatch.setattr(codehash, "FOLDERS", dict.fromkeys(codehash.FOLDERS, tmp_path))
     return tmp_path / "dgd"
 
 

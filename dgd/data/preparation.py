@@ -161,7 +161,7 @@ def prepare(
     images.safetensors has only labels, and the manifest lists the files.
 
     Args:
-        name: one of `NAMES`, or `imagefolder:<path>`.
+        name: one of `names`, or `imagefolder:<path>`.
         out: folder to write into, made if it is missing.
         data_dir: folder with the downloaded archives or what was extracted from them; downloads go there.
         train_images: number of training images, None for all that validation leaves.

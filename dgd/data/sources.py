@@ -75,7 +75,8 @@ class Source(NamedTuple):
 
     `pad` is the zero-padding of the random crop in pixels (None: an eighth of the image size). `flip` is True if a mirrored
     image keeps its label. `shape`, from which memory is estimated, has classes, channels, side, training and test images.
-    `others` has the inputs besides `image`, by name.
+    `others` has the inputs besides `image`, by name. `task` is what its labels are learned for. `files`, of a data set that a
+    plugin adds, names the files below the folder that it reads: where one changes, the data set is prepared again.
     """
 
     read: Callable[[Path], Raw]
@@ -83,6 +84,8 @@ class Source(NamedTuple):
     flip: bool
     shape: tuple[int, int, int, int, int] | None = None
     others: Mapping[str, Augmented] = MappingProxyType({})
+    task: str = "classification"
+    files: Callable[[Path], Sequence[str]] | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -420,12 +423,17 @@ SOURCES: dict[str, Source] = {
     "fashion_mnist": Source(_fashion_mnist, pad=4, flip=True, shape=(10, 1, 28, 60_000, 10_000)),
     "imagefolder": Source(_image_folder, pad=None, flip=True),
 }
-NAMES = tuple(name for name in SOURCES if name != "imagefolder")
+FOLDER = "imagefolder"
+
+
+def names() -> list[str]:
+    """Return the data sets that have a name of their own, those of plugins included."""
+    return [name for name in SOURCES if name != FOLDER]
 
 
 def is_known(name: str) -> bool:
-    """Return whether `name` is one of `NAMES` or `imagefolder:<path>`."""
-    return name in NAMES or (name.startswith("imagefolder:") and Path(name.partition(":")[2]).name != "")
+    """Return whether `name` is one of `names` or `imagefolder:<path>`."""
+    return name in names() or (name.startswith("imagefolder:") and Path(name.partition(":")[2]).name != "")
 
 
 def find(name: str) -> tuple[Source, Path | None]:
@@ -435,6 +443,6 @@ def find(name: str) -> tuple[Source, Path | None]:
         ValueError: there is no such data set.
     """
     if not is_known(name):
-        raise ValueError(f"no data set {name!r}; there are {', '.join(NAMES)} and imagefolder:<path>")
+        raise ValueError(f"no data set {name!r}; there are {', '.join(names())} and imagefolder:<path>")
     kind, _, path = name.partition(":")
     return SOURCES[kind], Path(path).expanduser() if path else None

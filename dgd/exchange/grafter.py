@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from dgd.exchange.blending import GraftingError, blend, check_states, write
+from dgd.exchange.blending import GraftingError, Shares, State, blend, check_states, write
 from dgd.exchange.graft import options_of, shares
 
 
@@ -25,17 +25,29 @@ class Grafter:
         self.models, self.options = list(models), options_of(options)
         if len(set(map(id, self.models))) < len(self.models):
             raise GraftingError("a module is given twice: grafted with itself it would stay as it is")
-        check_states([model.state_dict() for model in self.models], self.options.layers)
+        states = [model.state_dict() for model in self.models]
+        check_states(states, self.options.layers)
+        self._grafted(states)  # what these networks and options do not allow shows here, not after the first epoch
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> list[Shares]:
         """Blend the models' weights in place; the optimisers' state stays, as in the published code.
+
+        Returns:
+            For each model, state-dict key -> the share that its tensor kept of itself: a number, a tensor with a share for
+            each filter, or None where the tensor stayed.
 
         Raises:
             GraftingError: A value is not finite; the models are then unchanged.
         """
         states = [model.state_dict() for model in self.models]
-        kept = shares(states, self.options)
-        new = [blend(states[i], states[i - 1], kept[i], self.options.digits is not None) for i in range(len(states))]
+        new, kept = self._grafted(states)
         for own, state in zip(states, new):
             write(own, state)
+        return kept
+
+    @torch.no_grad()
+    def _grafted(self, states: list[State]) -> tuple[list[dict], list[Shares]]:
+        kept = shares(states, self.options)
+        rounded = self.options.digits is not None
+        return [blend(states[i], states[i - 1], kept[i], rounded) for i in range(len(states))], kept

@@ -5,15 +5,16 @@ A new term is a new file (a `Term`, see `dgd.objectives.term`); the loop gives i
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache, reduce
+from functools import reduce
 from importlib import import_module
 from operator import or_
-from pathlib import Path
 
 from torch import Tensor, nn
 
+from dgd import terms
 from dgd.keys import nearest
 from dgd.objectives.term import STATUSES, Batch, Output, Requires, Runs, Setting, Term
+from dgd.task import TASKS
 
 __all__ = ["STATUSES", "TERMS", "Batch", "Objective", "Output", "Requires", "Runs", "Setting", "Term", "least_faithful"]
 
@@ -22,24 +23,15 @@ class Terms(Mapping[str, type[Term]]):
     """A read-only mapping of names to terms, which imports a term's module when the term is first asked for."""
 
     def __getitem__(self, name: str) -> type[Term]:
-        if name not in _names():
+        if name not in terms.known():
             raise KeyError(name)
-        return import_module(f"{__name__}.{name}").TERM
-
-    def __contains__(self, name: object) -> bool:
-        return name in _names()
+        return terms.ADDED.get(name) or import_module(f"{__name__}.{name}").TERM
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_names())
+        return iter(terms.known())
 
     def __len__(self) -> int:
-        return len(_names())
-
-
-@cache
-def _names() -> tuple[str, ...]:
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return tuple(path.stem for path in files if "\nTERM = " in path.read_text(encoding="utf-8") and path.stem != "__init__")
+        return len(terms.known())
 
 
 TERMS = Terms()
@@ -102,7 +94,7 @@ class Objective(nn.Module):
                 raise ValueError(f"{name}: the network has no sub-nets; a method with this term has `subnets: true`")
             if missing := sorted(needs.inputs - example.inputs.keys()):
                 raise ValueError(f"{name}: the data set has no input {missing[0]!r}; it has {', '.join(example.inputs)}")
-            if needs.task and example.own.answer is not getattr(example.own, _ANSWERS[needs.task]):
+            if needs.task and example.own.answer is not getattr(example.own, TASKS[needs.task].answer):
                 raise ValueError(f"{name}: the term is for {needs.task}, and the data set has another task")
             term.setup(example, setting)
 
@@ -115,6 +107,3 @@ class Objective(nn.Module):
         """Return the total, and each term before its weight."""
         parts = {name: term(batch) for name, term in self.terms.items()}
         return sum(self.weights[name] * part for name, part in parts.items()), parts
-
-
-_ANSWERS = {"classification": "logits", "regression": "value", "generation": "raw", "density-ratio": "raw"}

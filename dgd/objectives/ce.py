@@ -14,6 +14,7 @@ class CrossEntropy(Term):
     """
 
     source = "textbook"
+    status = "faithful"
     requires = Requires(task="classification")
 
     def __init__(self, smoothing: float = 0.0):

@@ -25,6 +25,7 @@ class DecoupledDistillation(Term):
     """
 
     source = "2203.08679; github.com/megvii-research/mdistiller"
+    status = "faithful"
     requires = Requires(teacher="eval", task="classification")
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, tau: float = 4.0, warmup: float = 20):

@@ -20,6 +20,7 @@ class KnowledgeDistillation(Term):
     """
 
     source = "2004.12311 section 3.5; Hinton et al. 2015 (1503.02531)"
+    status = "faithful"
     requires = Requires(teacher="eval", task="classification")
 
     def __init__(self, tau: float = 2.0, teachers: str = "mean"):

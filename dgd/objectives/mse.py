@@ -10,6 +10,7 @@ class MeanSquaredError(Term):
     """A term that minimises the mean over the batch of (value - label)^2."""
 
     source = "textbook"
+    status = "faithful"
     requires = Requires(task="regression")
 
     def forward(self, batch) -> Tensor:

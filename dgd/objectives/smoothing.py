@@ -21,6 +21,7 @@ class TeacherSmoothing(Term):
     """
 
     source = "a control of this project"
+    status = "faithful"
     requires = Requires(teacher="eval", task="classification")
 
     def __init__(self, tau: float = 2.0):

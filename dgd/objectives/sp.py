@@ -15,6 +15,7 @@ class SimilarityPreserving(Term):
     """
 
     source = "1907.09682; github.com/HobbitLong/RepDistiller"
+    status = "faithful"
     requires = Requires(teacher="eval", features=True)
 
     def forward(self, batch) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-STATUSES = ("faithful", "deviates", "proxy", "reconstruction")
+STATUSES = ("faithful", "deviates", "proxy", "reconstruction", "own")
 
 
 @dataclass
@@ -178,7 +178,8 @@ class Term(nn.Module):
 
     Attributes:
         source: Paper and code that it follows.
-        status: faithful | deviates (see `deviations`) | proxy | reconstruction (the details are not public).
+        status: faithful | deviates (see `deviations`) | proxy | reconstruction (the details are not public) | own (held to no
+            source, which is so until it says otherwise).
         deviations: Differences from the source, one short sentence for each.
         requires: What the loop must provide. An instance may require more than its class.
         autocast: Returns the context in which a term's convolutions run, the same as the network's. Losses are computed outside
@@ -188,7 +189,7 @@ class Term(nn.Module):
     """
 
     source = ""
-    status = "faithful"
+    status = "own"
     deviations: tuple[str, ...] = ()
     requires = Requires()
     autocast: Callable[[], AbstractContextManager] = nullcontext

@@ -196,5 +196,6 @@ def _footnotes(frame: pd.DataFrame) -> list[str]:
         "baseline's time.",
         "Status: faithful: as its source says; deviates: in what the last column says; proxy: something else in the method's "
         "place, as the last column says; reconstruction: our own equations, since the details are not public: not to be read "
-        "as the paper's result. Empty: no cell finished, or cells are of a version that did not record it.",
+        "as the paper's result; own: a user's, held to no source. Empty: no cell finished, or cells are of a version that did "
+        "not record it.",
     ]

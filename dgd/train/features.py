@@ -1,6 +1,7 @@
 """Read the intermediate features of a network in the same forward pass as its output."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +10,16 @@ from dgd.models.nested import subnets
 from dgd.objectives.term import Output
 from dgd.task import TASKS, Task
 
+POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+"""What ends a network's maps."""
 ACTIVATIONS = ("torch.nn.modules.activation", "timm.layers.activations")
 
 
 class Reader:
-    """A callable that runs a network and returns its `Output`, for every timm model that has `forward_intermediates`.
+    """A callable that runs a network and returns its `Output`.
+
+    It reads every timm model that has `forward_intermediates`. Of others, such as torchvision's, a map is what a part of the
+    network returns (its children, and those of `Sequential`), and the classifier is the last linear layer that runs.
 
     A stage is the part of a network that runs at one resolution, and its map is the last tap of that resolution. Sizes are
     determined in a forward pass, because timm's `feature_info` is wrong for an adapted stem. `pooled` is the classifier's
@@ -46,22 +52,21 @@ class Reader:
         task: Task = TASKS["classification"],
         input: str = "image",
     ):
-        self.network, self.features, self.last_acts = network, features or before, []
+        self.network, self.features, self.last_acts, self.taps = network, features or before, [], []
         self.task, self.input = task, input
         options = {"features": features, "before": before, "task": task, "input": input}
         self.heads = {name: Reader(subnet, example, **options) for name, subnet in subnets(network).items()}
         if not self.features:
             return
         self.name = type(network).__name__
-        if not hasattr(network, "forward_intermediates"):
-            raise ValueError(f"{self.name} has no forward_intermediates, by which features are read; take another timm model")
-        if not isinstance(network.get_classifier(), nn.Module):
-            raise ValueError(
-                f"{self.name} has no single classifier, whose input is the pooled feature; take another timm model"
-            )
         training = network.training
         network.eval()
         with torch.no_grad():
+            self.taps, self.classifier = ([], network.get_classifier()) if _is_timms(network) else self._find(example)
+            if not isinstance(self.classifier, nn.Module):
+                raise ValueError(
+                    f"{self.name} has no single classifier, whose input is the pooled feature; take another network"
+                )
             made = self._try(example)
         network.train(training)
         if before:
@@ -83,18 +88,44 @@ class Reader:
         def hold(module: nn.Module, inputs: tuple) -> None:
             held[module] = inputs[0].clone() if getattr(module, "inplace", False) else inputs[0]
 
-        classifier = self.network.get_classifier()
-        watched = {classifier, *filter(None, self.last_acts)}
+        returned: dict[nn.Module, Tensor] = {}
+        watched = {self.classifier, *filter(None, self.last_acts)}
         hooks = [module.register_forward_pre_hook(hold) for module in watched]
+        hooks += [tap.register_forward_hook(lambda module, _, output: returned.update({module: output})) for tap in self.taps]
         try:
-            final, maps = self.network.forward_intermediates(images)
-            stages = last_of_each_size(maps)
-            logits = self.network.forward_head(final)
+            if self.taps:
+                logits = self.network(images)
+                stages = [returned[tap] for tap in self.taps]
+            else:
+                final, maps = self.network.forward_intermediates(images)
+                stages = last_of_each_size(maps)
+                logits = self.network.forward_head(final)
         finally:
             for hook in hooks:
                 hook.remove()
         before = [stage if act is None else held[act] for stage, act in zip(stages, self.last_acts)]
-        return self._output(logits, stages=stages, before=before, pooled=held[classifier].flatten(1))
+        return self._output(logits, stages=stages, before=before, pooled=held[self.classifier].flatten(1))
+
+    def _find(self, example: Mapping[str, Tensor] | Tensor) -> tuple[list[nn.Module], nn.Module | None]:
+        """Return the modules that give the last map of each resolution, and the last linear layer that runs."""
+        ran: list[tuple[nn.Module, Tensor]] = []
+        parts, images = set(_parts(self.network)), example if isinstance(example, Tensor) else example[self.input]
+        modules = [module for module in self.network.modules() if module in parts or isinstance(module, nn.Linear)]
+        hooks = [module.register_forward_hook(lambda module, _, output: ran.append((module, output))) for module in modules]
+        try:
+            self.network(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        before_pool = takewhile(lambda one: not isinstance(one[0], POOLS), ran)
+        maps = [(module, x) for module, x in before_pool if module in parts and _is_map(x, images)]
+        taps = list({tuple(x.shape[2:]): module for module, x in maps}.values())
+        if not taps:
+            raise ValueError(
+                f"the features of {self.name} cannot be read: it has no forward_intermediates, and no part of it returns maps "
+                "(B, C, H, W)"
+            )
+        return taps, next((module for module, _ in reversed(ran) if isinstance(module, nn.Linear)), None)
 
     def _output(self, raw: Tensor, **features) -> Output:
         return Output(**{self.task.answer: self.task.read(raw)}, **features)
@@ -115,6 +146,26 @@ class Reader:
         if any(stage.ndim != 4 for stage in output.stages) or not torch.equal(output.answer, plain):
             raise ValueError(f"the features of {self.name} cannot be read: they are no maps, or not those that give its answer")
         return [next((act for act, made in reversed(outputs) if _same(made, stage)), None) for stage in output.stages]
+
+
+def _is_timms(network: nn.Module) -> bool:
+    return hasattr(network, "forward_intermediates") and hasattr(network, "get_classifier")
+
+
+def _parts(network: nn.Module) -> Iterator[nn.Module]:
+    for child in network.children():
+        yield child
+        if isinstance(child, nn.Sequential):
+            yield from _parts(child)
+
+
+def _is_map(x, images: Tensor) -> bool:
+    """Return whether a module's output is a map with the images' proportions: channels that come last are none."""
+    return (
+        isinstance(x, Tensor)
+        and x.ndim == 4
+        and abs(x.shape[2] * images.shape[3] - x.shape[3] * images.shape[2]) < max(images.shape[2:])
+    )
 
 
 def _same(one, other: Tensor) -> bool:

@@ -7,7 +7,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
-from dgd import models
+from dgd import exchange, models
 from dgd.cell import Cell
 from dgd.exchange import GraftingError
 from dgd.models.folding import freeze
@@ -146,7 +146,8 @@ class Group:
     def fidelity(self) -> dict:
         """Return the method's fidelity to its sources: the `status` of its least faithful part, and all `deviations`."""
         member = self.members[0]
-        parts = [*member.objective.terms.values(), *([member.surgery] if member.surgery else [])]
+        exchanged = exchange.standing(self.cell.exchange.name) if self.cell.exchange else []
+        parts = [*member.objective.terms.values(), *exchanged]
         deviations = [text for part in parts for text in part.deviations]
         if self.requires.teacher_before and any(act is None for act in self.teachers[0].last_acts):
             deviations.append("the teacher's stages end without an activation and are read as they are")

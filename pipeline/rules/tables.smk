@@ -19,7 +19,10 @@ OUTPUTS, in <results>/<benchmark>/:
 """
 
 # Part of the workflow, also where data and results lie in a remote store.
-PAPERS = [local(f"papers/{name}.yaml") for name in CONFIG["papers"]]
+PAPERS = [
+    local(os.path.relpath(plugins.PAPERS.get(name, f"papers/{name}.yaml")))
+    for name in CONFIG["papers"]
+]
 # Paths and not `rules.collect.output`: Snakemake then hashes all inputs of a rule for each of them, minutes for 10,000 cells.
 CELLS_CSV = f"{BENCHMARK}/cells.csv"
 FIGURES = f"{BENCHMARK}/figures"
