@@ -238,7 +238,9 @@ def test_weights_that_were_not_measured_are_refused(trained, capsys, tmp_path):
     assert not (folder / "pruning.csv").exists()
     shutil.copytree(folder, tmp_path / "copy")
     assert cli.main(["prune", str(tmp_path / "copy"), "--shares", "0.5"]) == 1
-    assert "is that of the cell t/digits/cifar_resnet8/baseline/seed0; a copy counts as no second cell" in capsys.readouterr().err
+    assert (
+        "is that of the cell t/digits/cifar_resnet8/baseline/seed0; a copy counts as no second cell" in capsys.readouterr().err
+    )
 
 
 def test_a_cell_without_a_result_has_an_empty_curve(trained, tmp_path):
