@@ -42,8 +42,9 @@ def modules(path: Path, torch_free: bool) -> set[str]:
                 if top not in ("dgd", "pipeline"):
                     found.add(top)
                     continue
-                # `import dgd` brings the networks in only where timm is, and a config is then held to the registries.
-                if torch_free and name in ("dgd.models", "dgd.data", "dgd.objectives"):
+                # `import dgd` brings the networks in only where timm is, and a config is then held to the registries. What a
+                # plugin adds to them needs torch, too.
+                if torch_free and name in ("dgd.models", "dgd.data", "dgd.objectives", "dgd.task"):
                     continue
                 base = ROOT / name.replace(".", "/")
                 todo += [p for p in (base.with_suffix(".py"), base / "__init__.py", ROOT / top / "__init__.py") if p.is_file()]

@@ -27,6 +27,9 @@ class Terms(Mapping[str, type[Term]]):
             raise KeyError(name)
         return terms.ADDED.get(name) or import_module(f"{__name__}.{name}").TERM
 
+    def __contains__(self, name: object) -> bool:
+        return name in terms.known()
+
     def __iter__(self) -> Iterator[str]:
         return iter(terms.known())
 

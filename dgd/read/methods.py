@@ -188,6 +188,7 @@ def _footnotes(frame: pd.DataFrame) -> list[str]:
             f"Group: means over seeds of the mean of its networks, of the best one, chosen {' or '.join(best)}, and of their "
             "ensemble, which takes all of them at inference."
         )
+    own = "; own: a user's, held to no source" if frame["status"].str.contains("own").any() else ""
     return [
         *found,
         "Cost: seconds of training, method / with grafting, in those of the baseline; medians over seeds, without evaluation "
@@ -196,6 +197,5 @@ def _footnotes(frame: pd.DataFrame) -> list[str]:
         "baseline's time.",
         "Status: faithful: as its source says; deviates: in what the last column says; proxy: something else in the method's "
         "place, as the last column says; reconstruction: our own equations, since the details are not public: not to be read "
-        "as the paper's result; own: a user's, held to no source. Empty: no cell finished, or cells are of a version that did "
-        "not record it.",
+        f"as the paper's result{own}. Empty: no cell finished, or cells are of a version that did not record it.",
     ]
