@@ -15,7 +15,8 @@ signals.watch()  # before the imports below, which take seconds
 # A workflow launcher may hold snakemake alone: it reads configs and plans, and never builds a network. Nor do the steps that
 # only read results: they say so by DGD_NETWORKS=no, and are spared the seconds that importing torch and timm takes.
 NETWORKS = find_spec("timm") is not None and os.environ.get("DGD_NETWORKS") != "no"
-if NETWORKS:
+# So are our own commands until they ask for a network: `dgd-bench --help` would take seconds.
+if NETWORKS and not signals.command():
     from dgd import models as models
 
 if os.environ.get("DGD_PLUGINS"):

@@ -8,10 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 import yaml
-from tabulate import tabulate
 
 app = typer.Typer(
     help=__doc__,
@@ -47,7 +45,9 @@ def _before(
 @app.command("list")
 def list_(path: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="A benchmark, e.g. config/quick.yaml.")] = None):
     """List methods, terms, data sets and models; with a config, its cells."""
-    from dgd import data, methods, objectives, running
+    from tabulate import tabulate
+
+    from dgd import data, methods, models, objectives, running
     from dgd.cell import EXCHANGES
 
     if path:
@@ -61,12 +61,10 @@ def list_(path: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="A
         f"\nA row without an exchange is also there with {methods.GRAFTED} after its name, e.g. sp{methods.GRAFTED}; {names}."
     )
     print("docs/methods.md has equations, options, and what deviates from the sources.")
-    import timm
-
     print("\nterms:     ", ", ".join(objectives.TERMS))
     print("exchanges: ", ", ".join(EXCHANGES))
     print("data sets: ", ", ".join(data.names()), ", imagefolder:<path>", sep="")
-    print("models:    ", ", ".join(timm.list_models(["cifar_*", "audio_*"])), "and every other timm name")
+    print("models:    ", ", ".join(models.registered(["cifar_*", "audio_*"])), "and every other timm name")
 
 
 def _described(name: str, row) -> list:
@@ -251,6 +249,8 @@ def filters(
     ] = None,
 ) -> None:
     """Print filter statistics of a cell's networks, or of any file of weights."""
+    from tabulate import tabulate
+
     from dgd import filters as statistics
     from dgd.train import checkpoint
 
@@ -285,6 +285,8 @@ def prune(
     ] = None,
 ) -> None:
     """Print accuracy of a cell as its smallest filters, and as many random ones, are removed; write its pruning.csv."""
+    from tabulate import tabulate
+
     from dgd import identity, running, seals
     from dgd.train import pruning
 
@@ -379,7 +381,6 @@ def controls(
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit status; a mistake is one line on stderr."""
-    pd.set_option("display.width", 200)
     for stream in (sys.stdout, sys.stderr):  # in a locale without UTF-8, what it lacks is written as \\u2190
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

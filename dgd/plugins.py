@@ -24,6 +24,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+import dgd
 from dgd import cell, codehash, keys, methods, metrics, source_files, terms, yaml_files
 
 GROUP = "dgd_bench.plugins"
@@ -177,6 +178,8 @@ def _entry_point(name: str) -> None:
 
 
 def _run(name: str, module: str, run: Callable[[], object]) -> None:
+    if dgd.NETWORKS:
+        from dgd import models as models  # a plugin may ask timm for one of ours
     try:
         run()
     except Exception as error:  # whatever another's code may raise

@@ -7,6 +7,7 @@ no entry here. Weights are never downloaded.
 """
 
 import difflib
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import nn
 
 from dgd.models.nested import nest
 
-__all__ = ["create", "example", "feature_width", "is_known", "nesting_problem", "suggest", "takes"]
+__all__ = ["create", "example", "feature_width", "is_known", "nesting_problem", "registered", "suggest", "takes"]
 
 for _path in sorted(Path(__file__).parent.glob("*.py")):
     if "\n@register_model\n" in _path.read_text(encoding="utf-8"):
@@ -28,6 +29,11 @@ for _path in sorted(Path(__file__).parent.glob("*.py")):
 
 # Names in timm's models of the modules that reduce the resolution between the stem's convolution and the first stage.
 STEM_POOLS = ("maxpool", "stem.pad", "stem.pool", "features.pool0")
+
+
+def registered(pattern: str | Sequence[str] = "") -> list[str]:
+    """Return the names that timm knows, ours included; `pattern` has wildcards as in a shell."""
+    return timm.list_models(pattern)
 
 
 def is_known(name: str) -> bool:

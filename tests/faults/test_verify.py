@@ -147,7 +147,9 @@ def test_bytes_of_arrays_weights_figures_and_of_the_manifest(results):
         content = bytearray((results / name).read_bytes())
         content[len(content) // 2] ^= 1
         (results / name).write_bytes(content)
-    digit(results / manifest.MANIFEST)
+    lines = (results / manifest.MANIFEST).read_text()
+    assert lines[66:80] == "benchmark.yaml"  # the first hash is of a file that is as it was
+    (results / manifest.MANIFEST).write_text(("1" if lines[0] == "0" else "0") + lines[1:])
     found = faults(results)
     for name in changed:
         assert any(line.startswith(f"{results / name}: its SHA-256 is ") for line in found)
