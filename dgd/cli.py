@@ -1,6 +1,7 @@
 """`dgd-bench`: one thing at a time, without Snakemake."""
 
 import io
+import json
 import os
 import sys
 from dataclasses import replace
@@ -14,7 +15,6 @@ import yaml
 app = typer.Typer(
     help=__doc__,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -300,6 +300,45 @@ def prune(
     if curve.empty:
         raise SystemExit(f"{folder}: nothing to prune: the cell has no result, or its network no convolution filters")
     print(tabulate(curve, headers="keys", showindex=False, floatfmt=(".3f", "g", "g", ".0f", ".2f", ".2f")))
+
+
+@app.command()
+def doctor(
+    data_dir: Annotated[str, typer.Option("--data", help="Folder of the data sets' files.")] = "data",
+    results: Annotated[str, typer.Option(help="Root of the results.")] = "results",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what this machine has, and what will therefore be slow, differ or be left out."""
+    from tabulate import tabulate
+
+    from dgd.doctor import findings
+
+    found = list(findings(data_dir, results))
+    if as_json:
+        print(json.dumps([one._asdict() for one in found], indent=1))
+    else:
+        print(tabulate(found, headers=["", "found", "remark"], tablefmt="plain", maxcolwidths=[None, 60, 60]))
+
+
+@app.command()
+def version() -> None:
+    """Print the version, the commit, and the versions that results depend on."""
+    from dgd.doctor import findings
+
+    for one in islice(findings(), 2):
+        print(f"{one.name} {one.found}")
+
+
+@app.command()
+def cite(
+    path: Annotated[str, typer.Argument(metavar="CONFIG", help="A benchmark, e.g. config/quick.yaml.")],
+    papers: Annotated[str, typer.Option(help="Folder of the papers' files.")] = "papers",
+) -> None:
+    """Print BibTeX of the papers whose methods and numbers a benchmark uses."""
+    from dgd import config
+    from dgd.read.citations import bibtex
+
+    print(bibtex(config.load(path, folders=False), papers), end="")
 
 
 # The commands below read finished cells.

@@ -38,7 +38,8 @@ def git() -> dict | None:
     }
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -51,6 +52,11 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def versions() -> dict[str, str | None]:
+    """Return the installed versions of the packages that results depend on; None where one is not installed."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 @cache
@@ -88,12 +94,12 @@ def record(**facts) -> dict:
         "code_sha256": codehash.digest(codehash.package_files()),
         "git": git(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": versions(),
         "environment_sha256": _environment(),
         "machine": {
             "host": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
             "system": f"{platform.system()} {platform.release()}",
-            "cpu": _cpu(),
+            "cpu": cpu(),
             "cores": os.cpu_count(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),

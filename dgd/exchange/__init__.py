@@ -20,7 +20,7 @@ from dgd.cell import EXCHANGES
 from dgd.exchange.blending import GraftingError, blend
 from dgd.keys import nearest
 
-__all__ = ["GraftingError", "blend", "find", "standing"]
+__all__ = ["GraftingError", "blend", "find", "source", "standing"]
 
 
 class Standing(NamedTuple):
@@ -44,6 +44,12 @@ def find(name: str) -> ModuleType | type:
 def is_own(name: str) -> bool:
     """Return whether an exchange is a user's, of a plugin."""
     return EXCHANGES[name].__module__ != "dgd.cell"
+
+
+def source(name: str) -> str:
+    """Return the paper and code that an exchange follows; "" where it follows none."""
+    found = find(name)
+    return getattr(found, "SOURCE", "") or getattr(getattr(found, "STANDING", found), "source", "")
 
 
 def standing(name: str) -> list[Standing]:

@@ -18,6 +18,8 @@ from dgd import cell, filters, keys
 from dgd.cell import Graft
 from dgd.exchange.blending import GraftingError, Shares, State, blend, check_states, layers_of
 
+SOURCE = "2001.05868 equations 6 to 8; 2004.12311 section 3.4"
+
 
 def blending_weights(states: Sequence[State], **options) -> list[dict[str, float | Tensor]]:
     """Return the share that each convolution layer of each network keeps of itself, a dict for each network.

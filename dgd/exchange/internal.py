@@ -6,6 +6,8 @@ from dgd import filters
 from dgd.cell import Internal
 from dgd.exchange.blending import State, check_states
 
+SOURCE = "2001.05868 section 3.2"
+
 
 def within(state: State, options: Internal, **_) -> dict[str, Tensor]:
     """Add the i-th largest filter of a layer to its i-th smallest, for all filters whose L1 norm is below gamma.

@@ -7,6 +7,8 @@ from dgd import filters
 from dgd.cell import Noise
 from dgd.exchange.blending import State, check_states
 
+SOURCE = "2001.05868 section 3.2"
+
 
 def within(state: State, options: Noise, *, epoch: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Add Gaussian noise to the filters whose L1 norm is below gamma.
