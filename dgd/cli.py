@@ -372,6 +372,17 @@ def table(
 
 
 @app.command()
+def compare(
+    one: CellFolder,
+    other: Annotated[str, typer.Argument(help="Another cell's folder.")],
+) -> None:
+    """Set two finished cells beside each other: what was asked for, results, and on which test images they differ."""
+    from dgd.read.comparison import compare as comparison
+
+    print(comparison(one, other))
+
+
+@app.command()
 def claims(
     folders: Annotated[
         list[str] | None, typer.Argument(help="Results of benchmarks, e.g. results/quick (default: results/*).")

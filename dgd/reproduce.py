@@ -26,7 +26,7 @@ import pandas as pd
 from dgd import frozen, identity, plugins, provenance, running, seals
 from dgd.cell import Cell
 from dgd.metrics import METRICS
-from dgd.read.statistics import prediction_interval
+from dgd.read.statistics import paired_interval, prediction_interval
 from dgd.signals import cleaning
 
 BYTES = ("history.csv", "predictions.npz", "filters.npz")
@@ -287,21 +287,6 @@ def statistics(was: Path, now: Path, cell: Cell, before: Mapping, after: Mapping
     else:
         return False, f"{changed}; its row has {len(seeds)} seeds, and {ENOUGH} are needed for an interval"
     return bool(low <= 0 <= high), f"{changed}; {text} (fewer than {ENOUGH} seeds of its row are there)"
-
-
-def paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of the difference of two accuracies on the same images, in percentage points.
-
-    Wald's with a pseudo-count of a half for each outcome (Bonett and Price 2012), which keeps its coverage where few differ.
-
-    Args:
-        first: bool (images,), right or wrong.
-        second: bool (images,).
-    """
-    lost, won, n = (first & ~second).sum() + 1, (~first & second).sum() + 1, len(first) + 2
-    middle = (won - lost) / n
-    half = 1.96 * math.sqrt(won + lost - n * middle**2) / n
-    return 100 * (middle - half), 100 * (middle + half)
 
 
 def difference(was: Path, now: Path) -> str:
