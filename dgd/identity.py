@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from dgd import codehash, json_files, keys, methods, plugins, source_files, terms, yaml_files
+from dgd import codehash, files, json_files, keys, methods, plugins, source_files, terms, yaml_files
 from dgd.cell import EXCHANGES, Cell, Data, Generated, Recipe, slug
 from dgd.codehash import code as code
 from dgd.codehash import digest as digest
@@ -519,5 +519,4 @@ def file_hash(path: Path) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _hashed(path: Path, mtime: int, size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return files.file_hash(path)

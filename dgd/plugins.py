@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
+from functools import cache
 from importlib import import_module, metadata
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -65,8 +66,8 @@ def load_installed() -> None:
     Raises:
         ValueError: As `load`.
     """
-    for point in metadata.entry_points(group=GROUP):
-        _entry_point(point.name)
+    for name in _points():
+        _entry_point(name)
 
 
 def load_named() -> None:
@@ -160,8 +161,14 @@ def _file(name: str, path: Path) -> None:
     _for_children(path)
 
 
+@cache
+def _points() -> dict[str, metadata.EntryPoint]:
+    """Return the entry points by name, found once: all installed packages are looked through."""
+    return {point.name: point for point in metadata.entry_points(group=GROUP)}
+
+
 def _entry_point(name: str) -> None:
-    points = {point.name: point for point in metadata.entry_points(group=GROUP)}
+    points = _points()
     if name not in points:
         hint = keys.nearest(name, points) if points else ""
         raise ValueError(

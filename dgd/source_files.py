@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from dgd import json_files
-from dgd.files import write_json
+from dgd.files import file_hash, write_json
 
 IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Endings of the names of images: torchvision's."""
@@ -180,13 +180,8 @@ def content(found: Mapping[str, Path], known: Mapping[str, str]) -> str | None:
         found: As `files` gives them.
         known: Hashes of the contents of some of them.
     """
-    lines = [f"{known.get(name) or _hash(path)} {name}\n" for name, path in found.items()]
+    lines = [f"{known.get(name) or file_hash(path)} {name}\n" for name, path in found.items()]
     return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else None
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def seal_of(manifest: Mapping) -> str:

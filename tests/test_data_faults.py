@@ -445,7 +445,7 @@ def test_files_are_not_hashed_again_where_nothing_changed(folder, tmp_path, monk
     assert not source_files.is_changed(name, tmp_path, out)
     assert (out / source_files.SEEN).is_file()
     with monkeypatch.context() as patch:
-        patch.setattr(source_files, "_hash", lambda path: pytest.fail("hashed"))
+        patch.setattr(source_files, "file_hash", lambda path: pytest.fail("hashed"))
         assert not source_files.is_changed(name, tmp_path, out)
     touch(folder)
     assert not source_files.is_changed(name, tmp_path, out)

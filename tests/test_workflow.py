@@ -24,6 +24,7 @@ from pipeline.cells import names
 from pipeline.config import one_of
 from pipeline.jobs import gpus, launcher, mem_mb, threads
 from pipeline.report import to_html
+from speed import copy_workflow
 from tests.helpers import files_but_timings
 
 ROOT = Path(__file__).parents[1]
@@ -74,12 +75,7 @@ def plan(folder: Path, *options: str) -> tuple[set[str], set[str]]:
 @pytest.fixture
 def repo(tmp_path) -> Path:
     """A copy of what the workflow is made of, without results, data or version control."""
-    for part in PARTS:
-        source, target = ROOT / part, tmp_path / part
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target)
+    copy_workflow(tmp_path, PARTS)
     for name in ("test/tiny", "cifar100"):  # also where the machine has a GPU
         append(tmp_path / f"config/{name}.yaml", "together: 1\n")
     (tmp_path / ".dvc").mkdir()

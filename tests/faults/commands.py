@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +16,10 @@ import yaml
 
 from dgd import files
 from dgd.train.record import RESUME
+from speed import PARTS, copy_workflow
 from tests.helpers import ROOT, files_but_timings
 
 BIN = Path(sys.executable).parent
-PARTS = ("Snakefile", "pipeline", "dgd", "config", "papers", "profiles", "envs")
 SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
 BENCHMARK = {
     "benchmark": "t",
@@ -44,12 +43,7 @@ def benchmark(folder: Path, recipe: Mapping = {}, **keys) -> Path:
 def repository(folder: Path) -> Path:
     """Copy what the workflow is made of."""
     folder.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
-        source = ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / part)
+    copy_workflow(folder, (*PARTS, "config"))
     return folder
 
 
