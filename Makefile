@@ -54,7 +54,7 @@ lint: setup   ## ruff, snakefmt, the contract on imports, snakemake --lint
 	snakemake --lint
 
 lock:         ## resolve pyproject.toml again into requirements.lock (needs uv)
-	uv pip compile pyproject.toml --extra pipeline --extra dev --generate-hashes --python-version 3.11 \
+	uv pip compile pyproject.toml --extra pipeline --extra logs --extra dev --extra docs --generate-hashes --python-version 3.11 \
 	  --python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-header \
 	  --constraint constraints.txt --output-file requirements.lock
 
