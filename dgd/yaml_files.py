@@ -28,7 +28,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         return value
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
-        """Make a mapping whose keys are texts, each there once; what `<<` merges in may be overridden."""
+        """Make a mapping whose keys are printable texts, each there once; what `<<` merges in may be overridden."""
         seen = set()
         for name_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if name_node.tag == "tag:yaml.org,2002:merge":
@@ -38,6 +38,8 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
                 shown = name_node.value if isinstance(name_node, yaml.ScalarNode) else "a list or a mapping"
                 remedy = f'write "{shown}"' if isinstance(name, Hashable) else "write a text"
                 raise self._refused(name_node, f"the key {shown} is no text; {remedy}")
+            if not name.isprintable():  # messages, paths and tables show keys
+                raise self._refused(name_node, f"the key {name!r} has a character that cannot be seen; leave it out")
             if name in seen:
                 raise self._refused(name_node, f"the key {name!r} is there twice; keep one of them")
             seen.add(name)
@@ -51,7 +53,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 def read(path: str | Path) -> Any:
     """Return what a YAML file holds.
 
-    The file is UTF-8; keys of mappings are texts and none is there twice; numbers are finite; aliases stay small.
+    The file is UTF-8; keys of mappings are printable texts and none is there twice; numbers are finite; aliases stay small.
 
     Raises:
         ValueError: In one line, with the place in the file, what is wrong with it.
