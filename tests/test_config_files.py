@@ -31,7 +31,10 @@ FILES = {
     "a number for a key": (b"7: 1\n", 'line 1, column 1: the key 7 is no text; write "7"'),
     "yes for a key": (b"recipe: {on: 1}", 'line 1, column 10: the key on is no text; write "on"'),
     "a list for a key": (b"? [a]\n: 1\n", "line 1, column 3: the key a list or a mapping is no text"),
-    "a line break in a key": (b'recipe: {"\\n": 1}', r"line 1, column 10: the key '\n' has a character that cannot be seen; leave it out"),
+    "a line break in a key": (
+        b'recipe: {"\\n": 1}',
+        r"line 1, column 10: the key '\n' has a character that cannot be seen; leave it out",
+    ),
     "a zero in a key": (b'controls: {"\\0": 2}', r"the key '\x00' has a character that cannot be seen"),
     "latin-1": ("benchmark: caf\u00e9".encode("latin-1"), "not UTF-8 (byte 14); save it as UTF-8"),
     "binary": (b"\x00\x01\x02", "not YAML: "),
