@@ -50,7 +50,7 @@ def check_ended(command: Command, number: signal.Signals) -> None:
 
 def broken_off(command: Command, whole: dict, root: Path, number, moments: int, seconds: float, whom=None) -> Counter:
     """Kill a command at random moments, some times in a row, and let it end then, until it was killed so often."""
-    chosen, kills, done, row = random.Random(f"{number} {root.name}"), 0, 0, 0
+    chosen, kills, done, row = random.Random(f"{number} {root.name} {moments}"), 0, 0, 0
     while kills < moments:
         command.start()
         if row < IN_A_ROW and command.kill(number, chosen.uniform(0, seconds), whom and (lambda: whom(command, chosen))):
@@ -151,7 +151,7 @@ def test_a_workflow_that_is_killed_at_any_moment_gives_the_bytes_of_one_that_is_
     whole = root / "whole" / "results"
     wanted, kept = results(whole), tables(whole / "t")
     repo, command = root / "killed", results_of["killed"]
-    chosen, kills, done, row = random.Random(number), 0, 0, 0
+    chosen, kills, done, row = random.Random(f"{number} {MOMENTS}"), 0, 0, 0
     begun = time.monotonic()
     while kills < MOMENTS:
         unlock(repo, config)
