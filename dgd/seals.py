@@ -65,13 +65,14 @@ def _read(folder: Path) -> tuple[str | None, dict[str, str] | None]:
 def _parsed(path: Path, mtime: int, size: int) -> tuple[str | None, dict[str, str] | None]:
     """Return what is kept of a record while it does not change; a file of thousands of cells is read by several readers."""
     record = json_files.read(path, AGAIN)
-    if not isinstance(record.get("cell"), str | None):
+    cell = record.get("cell")
+    if not (cell is None or isinstance(cell, str) and cell.isprintable()):
         raise ValueError(f"{path} is no record of a cell; {AGAIN}")
     if not {"seal", "sealed"} & record.keys():  # two names: damage to one of them makes no cell of older code of it
-        return record.get("cell"), None
+        return cell, None
     try:
         if record["seal"].pop("record") == _content_hash(record):
-            return record.get("cell"), record["seal"]["files"]
+            return cell, record["seal"]["files"]
     except (AttributeError, KeyError, TypeError):
         pass
     raise ValueError(f"{path} {CHANGED}")

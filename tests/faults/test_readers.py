@@ -645,6 +645,7 @@ FOUND = [
     ("metrics.json unsealed", lambda content: b"\xff" + content, "is not JSON \\(not UTF-8, byte 0\\)"),
     ("metrics.json unsealed", lambda content: b"[1]", "holds a list; it must be a mapping of keys"),
     ("provenance.json unsealed", of_json("cell", to=["x"]), "is no record of a cell"),
+    ("provenance.json unsealed", of_json("cell", to="a\nb"), "is no record of a cell"),
     ("provenance.json sealed", of_json("sealed", without=True), "was changed or damaged after it was written"),
     ("filters.npz unsealed", of_npz("l1/1/conv1.weight"), "80 filters of network 1|filters of network 1, and metrics.json has"),
     ("filters.npz unsealed", of_npz("l1/0/conv1.weight", np.full(16, -1.0)), "not all finite numbers of at least 0"),
