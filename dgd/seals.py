@@ -66,7 +66,7 @@ def _parsed(path: Path, mtime: int, size: int) -> tuple[str | None, dict[str, st
     """Return what is kept of a record while it does not change; a file of thousands of cells is read by several readers."""
     record = json_files.read(path, AGAIN)
     cell = record.get("cell")
-    if not (cell is None or isinstance(cell, str) and cell.isprintable()):
+    if not (cell is None or (isinstance(cell, str) and cell.isprintable())):
         raise ValueError(f"{path} is no record of a cell; {AGAIN}")
     if not {"seal", "sealed"} & record.keys():  # two names: damage to one of them makes no cell of older code of it
         return cell, None
