@@ -102,7 +102,8 @@ def mark(value) -> str:
     if isinstance(value, pd.DataFrame):
         return value.to_csv()
     if isinstance(value, torch.Tensor):
-        value = value.detach().contiguous().view(torch.uint8).numpy() if value.ndim else value.numpy()
+        held = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return f"{value.dtype} {list(value.shape)} {mark(held)}"
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
     if isinstance(value, dict):
