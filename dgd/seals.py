@@ -91,7 +91,7 @@ def root_of(path: str | Path, cell: str, *, renamed: bool = False) -> Path:
     """
     folder, parts = Path(path).absolute().parent, cell.split("/")
     if folder.parts[-len(parts) :][renamed:] != tuple(parts)[renamed:]:
-        raise ValueError(f"{path} is that of the cell {cell}; {MOVED}")
+        raise ValueError(f"{path} is that of the cell {cell[:200]}; {MOVED}")
     return folder.parents[len(parts) - 1]
 
 

@@ -49,7 +49,7 @@ def read_cells(folder: str | Path) -> Iterator[tuple[Path, dict]]:
         for name, said in ((path.name, own), (RECORD, cell_of(path.parent) or own)):
             root_of(path.with_name(name), said, renamed=True)
             if said.partition("/")[0] != benchmark:
-                raise ValueError(f"{path.with_name(name)} is that of the cell {said}; {MOVED}")
+                raise ValueError(f"{path.with_name(name)} is that of the cell {said[:200]}; {MOVED}")
         yield path.parent, metrics
 
 

@@ -680,6 +680,7 @@ FOUND = [
         of_yaml(lambda whole: whole["objective"].update(kd=[])),
         "objective.kd.weight is \\[\\]; it must be a number",
     ),
+    ("config.yaml unsealed", of_yaml(lambda whole: whole.update(method="[" * 50_000)), "is that of the cell |method is "),
     ("weights.safetensors", of_order, "the order in its metadata is that of other tensors"),
     ("model.safetensors unsealed", of_order, "the order in its metadata is that of other tensors"),
     ("manifest.json unsealed", of_json("mean", to=[]), "mean and std are not one for each of 1 channels"),
