@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 import xml.etree.ElementTree as ElementTree
 
 import matplotlib
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from made_up import cell_of
+from matplotlib.text import Text
 
 from dgd.metrics import METRICS
 from dgd.read.figures import from_cells, style
@@ -110,8 +112,8 @@ def write(figure, stem):
 
 def test_curves_show_every_method_in_order(tmp_path):
     histories = {method: [history(60 + 3 * i, seed=seed) for seed in range(3)] for i, method in enumerate(METHODS)}
-    svg, png = style.save(curves(histories, TOP1, "digits, cifar_resnet8"), tmp_path / "curves")
-    assert (svg.name, png.name) == ("curves.svg", "curves.png")
+    svg, pdf, png = style.save(curves(histories, TOP1, "digits, cifar_resnet8"), tmp_path / "curves")
+    assert (svg.name, pdf.name, png.name) == ("curves.svg", "curves.pdf", "curves.png")
     assert png.read_bytes().startswith(b"\x89PNG")
     text = labels(svg)
     assert "epoch" in text
@@ -151,7 +153,7 @@ def test_many_methods_have_axes_of_their_own(tmp_path, draw):
         assert [label for label in text if label.startswith("method-")] == [f"method-{i} (n=2)" for i in range(1, count)]
         return sum(axes.get_visible() for axes in figure.axes), text
 
-    assert drawn(TOLD_APART)[0] == 1
+    assert drawn(TOLD_APART)[0] == (2 if draw is accuracy_curves else 1)  # their ends are enlarged
     axes, text = drawn(TOLD_APART + 1)
     assert axes == TOLD_APART + 1
     below = {
@@ -184,7 +186,7 @@ def test_the_same_data_give_the_same_bytes(tmp_path, draw, monkeypatch):
     assert [path.read_bytes() for path in style.save(draw(*DATA[draw], "title"), tmp_path / "b")] == first
     monkeypatch.undo()
     assert dict(matplotlib.rcParams) == before
-    assert sorted(os.listdir(tmp_path)) == ["a.png", "a.svg", "b.png", "b.svg"]
+    assert sorted(os.listdir(tmp_path)) == ["a.pdf", "a.png", "a.svg", "b.pdf", "b.png", "b.svg"]
     assert b"<dc:date>" not in first[0]
 
 
@@ -240,7 +242,7 @@ def test_from_cells_draws_each_model(tmp_path):
         "invalid-digits-cifar_resnet8.svg",
         "overlap-digits-cifar_resnet8.svg",
     ]
-    assert len(written) == 14
+    assert len(written) == 21
     text = labels(tmp_path / "figures" / "curves-digits-cifar_resnet8.svg")
     assert {"baseline (n=2)", "dgd (n=2)"} <= set(text)
     assert not any(label.startswith("kd") for label in text)
@@ -442,3 +444,57 @@ def test_methods_differ_without_colour_and_look_the_same_in_every_figure():
     assert len({look[:2] for look in looks.values()}) == 28
     (alone,) = curves({"m0": [], "m1": [history()]}, TOP1, "title").axes[0].get_lines()
     assert alone.get_color() == looks["m1 (n=1)"][2]
+
+
+def test_what_hides_at_the_end_of_an_axis_is_enlarged(tmp_path):
+    near = {"baseline": [history(70), history(70.2, seed=1)], "kd": [history(71.5, seed=2)]}
+    (_, enlarged) = curves(near, TOP1, "near").axes
+    assert enlarged.get_xlim() == (21.75, 29)
+    low, high = enlarged.get_ylim()
+    assert 60 < low < 70 < high < 75
+    assert len(curves({"baseline": [history(70)], "kd": [history(40)]}, TOP1, "far").axes) == 1
+    assert len(curves({"baseline": [history(70)]}, TOP1, "one").axes) == 1
+    # Of an error the low end is the good one.
+    errors = {name: [100 - frame for frame in frames] for name, frames in near.items()}
+    errors = {
+        name: [frame.assign(epoch=range(30)).rename(columns={"test_top1_0": "test_rmse_0"}) for frame in frames]
+        for name, frames in errors.items()
+    }
+    assert len(curves(errors | {"bad": [errors["kd"][0].assign(test_rmse_0=95.0)]}, RMSE, "errors").axes) == 2
+
+
+def test_many_that_end_alike_show_their_ends(tmp_path):
+    many = {f"method-{i}": [history(70 + i / 10, seed=i)] for i in range(TOLD_APART)} | {"collapsed": [history(20)]}
+    figure = curves(many, TOP1, "many")
+    assert figure.axes[0].get_ylim()[0] > 60
+    text = write(figure, tmp_path / "a")
+    assert [label for label in text if label.startswith("ends at")] == [f"ends at {history(20)['test_top1_0'].iloc[-1]:.3g}"]
+    assert any("the others are cut off" in label for label in text)
+
+
+def test_a_pdf_has_the_size_of_the_figure(tmp_path):
+    _, pdf, _ = style.save(curves({"dgd": [history(epochs=5)]}, TOP1, "t"), tmp_path / "a")
+    assert b"/MediaBox [ 0 0 432 288 ]" in pdf.read_bytes()
+
+
+@pytest.mark.parametrize("letters", ["数据集", "日本語", "한국어"])
+def test_letters_that_the_first_font_lacks_are_drawn_or_named(tmp_path, letters, caplog):
+    figure = curves({letters: [history()]}, TOP1, letters)
+    families, missing = style._fonts(frozenset(letters))
+    style.save(figure, tmp_path / "a")
+    if missing:
+        assert "no font of this machine has" in caplog.text
+        assert set(missing) <= set(letters)
+    else:
+        assert caplog.text == ""
+        (title,) = [text for text in figure.findobj(Text) if text.get_text() == letters]
+        assert title.get_fontfamily() == ["DejaVu Sans", *families]
+
+
+def test_a_letter_that_no_font_has_is_named(tmp_path, caplog):
+    write(curves({"dgd": [history()]}, TOP1, "digits \U00105555"), tmp_path / "a")
+    assert "no font" not in caplog.text  # not printable: nobody would see it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write(curves({"dgd": [history()]}, TOP1, "digits \U00013000"), tmp_path / "b")
+    assert "no font of this machine has \U00013000; install one" in caplog.text

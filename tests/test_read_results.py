@@ -1,6 +1,9 @@
 """The results table and the filters table: ours beside the published numbers."""
 
 import math
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +15,7 @@ from dgd.read.cells import collect
 from dgd.read.filter_sets import filters_table
 from dgd.read.papers import Conditions, load, read_papers
 from dgd.read.results import results_table
-from dgd.read.table import markdown, write
+from dgd.read.table import Table, latex, markdown, write
 
 FILES = [Path(__file__).parent.parent / "papers" / f"{name}.yaml" for name in ("dgd", "filter-grafting")]
 WITH_CONDITIONS = read_papers(FILES)
@@ -373,6 +376,28 @@ def test_write(benchmark, tmp_path):
     assert r"\toprule" in body
     assert body.isascii()
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["results.csv", "results.md", "results.tex"]
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex")
+def test_every_table_compiles(tmp_path):
+    signs = "% $ & # _ { } ~ ^ \\ < > ± ← → × ≤ ≥ – − … é"
+    odd = pd.DataFrame({"a & b": ["[1]", "*", signs], "x_y": ["", "[0, 1]", "$"]}, dtype=str)
+    tables = [odd, odd[:0], pd.DataFrame()]
+    paths = sorted(Path("results").glob("*/tables/*.md"))
+    for path in paths:  # as they are written now, from what they say
+        rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in path.read_text().splitlines() if line.startswith("|")]
+        header, *rows = (
+            [cell.strip().replace("\\|", "|") for cell in row] for row in rows if not row[0].startswith((":-", "--"))
+        )
+        tables.append(pd.DataFrame(rows, columns=header))
+    made = [latex(Table(table, table, ("A note with 100 % and {.",))) for table in tables]
+    body = "\n\\newpage\\noindent\n".join(made)
+    page = r"\documentclass{article}\usepackage[paperwidth=500cm,paperheight=200cm]{geometry}\usepackage{booktabs}\begin{document}"
+    (tmp_path / "t.tex").write_text(f"{page}\n{body}\n\\end{{document}}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert len(paths) > 50
 
 
 def test_write_again_writes_the_same_bytes(benchmark, tmp_path):

@@ -1,5 +1,6 @@
 """Hold a table as numbers, readable text and footnotes, and write it as CSV, Markdown and LaTeX."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from dgd import files
 
 PAIR = "student ← teacher"
 """Header of the column that `pair` fills."""
+
+LATEX = {
+    **{"±": r"$\pm$", "←": r"$\leftarrow$", "→": r"$\rightarrow$", "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$"},
+    **{"–": "--", "−": "$-$", "…": r"\ldots{}"},
+}
+"""How LaTeX writes the signs of our tables."""
 
 NOT_RUN = "not run"
 """What stands for a result that is not there."""
@@ -59,9 +66,15 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """Return a table as a booktabs tabular, with its footnotes as comments above it."""
-    text = tabulate(_cells(table), list(table.text.columns), tablefmt="latex_booktabs", disable_numparse=True)
-    for sign, command in {"±": r"$\pm$", "←": r"$\leftarrow$", "–": "--"}.items():
+    """Return a table as a booktabs tabular, with its footnotes as comments above it; without columns there are only these.
+
+    Names in scripts that pdfLaTeX has no letters for want XeLaTeX or LuaLaTeX and a font.
+    """
+    columns = list(table.text.columns)
+    text = tabulate(_cells(table), columns, tablefmt="latex_booktabs", disable_numparse=True) if columns else ""
+    text = text.replace(r"\begin{tabular}{}", rf"\begin{{tabular}}{{{'l' * len(columns)}}}")  # so it is where there are no rows
+    text = re.sub(r"^ ([\[*])", r" {\1}", text, flags=re.MULTILINE)  # after the end of a row these would be its options
+    for sign, command in LATEX.items():
         text = text.replace(sign, command)
     return "".join(f"% {note}\n" for note in table.footnotes) + text + "\n"
 

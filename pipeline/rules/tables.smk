@@ -12,7 +12,7 @@ OUTPUTS, in <results>/<benchmark>/:
     logs/reading-*      names the code and the config that read the cells: it is missing, and all is read again, where they changed
     tables/             results, methods, filters, claims, controls and density, and what only some benchmarks have: subnets, retrieval,
                         generated; as Markdown, CSV and LaTeX
-    figures/            learning curves, filter-level evidence and pruning curves, as SVG and PNG
+    figures/            learning curves, filter-level evidence and pruning curves, as SVG, PDF and PNG
     report.html         all of it on one page
     benchmark.yaml      the checked config, by which `dgd-bench verify` makes the tables again
     SHA256SUMS          the hash of each file but logs, as sha256sum writes it; the last to be written

@@ -1,4 +1,4 @@
-"""Draw the figures of a benchmark from its finished cells, as SVG and PNG with the same bytes every time.
+"""Draw the figures of a benchmark from its finished cells, as SVG, PDF and PNG with the same bytes every time.
 
 A line is the mean over seeds and its band runs from the lowest seed to the highest; network 0 of a group is shown. What a cell
 did not leave (traces, pruning curves) is left out.

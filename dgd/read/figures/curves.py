@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -36,7 +37,33 @@ def curves(histories: Mapping[str, Sequence[pd.DataFrame]], metric: Metric, titl
         axes.set(xlabel="epoch", ylabel=f"test {style.label(metric)}")
         style.whole_ticks(axes.xaxis)
 
-    return lines.figure(drawn, histories, finish, title)
+    return lines.figure(drawn, histories, finish, title, part=ending(drawn, metric))
+
+
+def ending(drawn: Mapping[str, pd.DataFrame], metric: Metric) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """Return the limits (epochs, values) of the part in which several methods end next to each other, too near to tell apart.
+
+    They are those whose last means lie within a tenth of what the axis spans from the best, and the part is the last quarter
+    of the epochs.
+
+    Args:
+        drawn: {method: frame (epochs, seeds)}.
+        metric: What the task is measured by.
+
+    Returns:
+        None where fewer than two end so, or their seeds take up a quarter of the axis anyway.
+    """
+    values = np.concatenate([table.to_numpy().ravel() for table in drawn.values()])
+    span = np.ptp(values) if len(values) else 0.0
+    last = {method: metric.sign * table.iloc[-1].mean() for method, table in drawn.items() if len(table)}
+    near = [drawn[method] for method in last if last[method] >= max(last.values()) - span / 10]
+    begin, end = min(table.index[0] for table in drawn.values()), max(table.index[-1] for table in drawn.values())
+    shown = [table.loc[end - (end - begin) / 4 :].to_numpy() for table in near]
+    if len(near) < 2 or end - begin < 8:
+        return None
+    low, high = min(map(np.min, shown)), max(map(np.max, shown))
+    room = 0.05 * (high - low)
+    return None if not 0 < high - low <= span / 4 else ((end - (end - begin) / 4, end), (low - room, high + room))
 
 
 def draw(material: Material) -> dict[str, Figure]:

@@ -1,13 +1,20 @@
-"""Draw every figure in one style, and write it as SVG and PNG with the same bytes every time."""
+"""Draw every figure in one style, and write it as SVG, PDF and PNG with the same bytes every time."""
 
 import io
-from collections.abc import Callable, Collection, Mapping
+import logging
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import matplotlib.style
 import matplotlib.ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, fontManager, get_font
+from matplotlib.patheffects import Normal
+from matplotlib.text import Text
 
 from dgd.files import write_bytes
 from dgd.metrics import Metric
@@ -22,6 +29,13 @@ FIRST = {
 
 OTHERS = {"o": "#009e73", "s": "#cc79a7", "^": "#56b4e9", "D": "#8c6d00", "v": "#332288", "P": "#882255"}
 """Markers and colours of further methods, in turn."""
+
+FORMATS = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
+"""Each format that figures are written in, with what it would say of the day and the program."""
 
 DASHES = ("-", "--", "-.", ":")
 
@@ -96,6 +110,7 @@ def figure(
     note: str = "mean and range over n seeds",
     size: tuple[float, float] = (6.0, 4.0),
     shape: tuple[int, int] = (1, 1),
+    margins: tuple[float, float, float, float] | None = None,
     **options,
 ) -> Figure:
     """Return a figure whose axes `draw` has filled, with one legend below all of them.
@@ -106,11 +121,16 @@ def figure(
         note: What the legend says before the names.
         size: Width and height in inches; a long legend adds to the height.
         shape: Rows and columns of axes.
+        margins: Inches that are left free at the left, right, bottom and top; by default each axes is measured, which takes
+            seconds where there are many.
         options: Of `matplotlib.figure.Figure.subplots`.
     """
-    with matplotlib.style.context(["default", RC]):  # whatever matplotlibrc the machine has
-        made = Figure(figsize=size, layout="constrained")
+    with _style():
+        made = Figure(figsize=size, layout=None if margins else "constrained")
         FigureCanvasAgg(made)
+        if margins:
+            (width, height), (left, right, bottom, top) = size, margins
+            made.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
         draw(made.subplots(*shape, **options))
         made.suptitle(title, x=0.01, ha="left", fontsize=10)
         named = {}
@@ -120,19 +140,71 @@ def figure(
         rows = -(-len(named) // columns)
         made.set_figheight(size[1] + 0.17 * max(0, rows - 2))  # a long legend takes nothing from the axes
         legend = {"ncols": columns, "columnspacing": 1.4, "handlelength": 2.6, "title_fontsize": 7.5}
-        made.legend(named.values(), named.keys(), loc="outside lower center", title=note, **legend)
-        made.get_layout_engine().execute(made)  # once for both formats
-        made.set_layout_engine("none")
+        place = "lower center" if margins else "outside lower center"
+        made.legend(named.values(), named.keys(), loc=place, title=note, **legend)
+        _set_fonts(made)
+        if not margins:
+            made.get_layout_engine().execute(made)  # once for all formats
+        made.set_layout_engine(None)  # with any other, even "none", matplotlib draws twice to save once
     return made
 
 
 def save(made: Figure, stem: str | Path) -> list[Path]:
-    """Write a figure as `<stem>.svg` and `<stem>.png`, atomically and without a date; return the two paths."""
+    """Write a figure as `<stem>.svg`, `.pdf` and `.png`, atomically and without a date; return the paths.
+
+    Letters are outlines in both of the former: no font is embedded, which takes most of the time of a PDF, and any font can be.
+    """
     paths = []
-    with matplotlib.style.context(["default", RC]):
-        for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+    with _style():
+        for suffix, metadata in FORMATS.items():
+            for text in made.findobj(Text):
+                text.set_path_effects([Normal()] if suffix == "pdf" else [])
             buffer = io.BytesIO()
             made.savefig(buffer, format=suffix, dpi=160, metadata=metadata)
             paths.append(Path(f"{stem}.{suffix}"))
             write_bytes(paths[-1], buffer.getvalue())
     return paths
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Draw as `RC` says, whatever matplotlibrc the machine has; letters without a font are said by `_set_fonts`."""
+    with matplotlib.style.context(["default", RC]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        yield
+
+
+def _set_fonts(made: Figure) -> None:
+    """Give the texts that need one a further font of this machine; what no font has is drawn as a box, and said once."""
+    own, absent = _letters(findfont(FontProperties(family=RC["font.family"]))), set()
+    for text in made.findobj(Text):
+        lacking = frozenset(filter(str.isprintable, frozenset(text.get_text()) - own))
+        if lacking:
+            families, missing = _fonts(lacking)
+            text.set_fontfamily([RC["font.family"], *families])
+            absent |= missing
+    if absent:
+        logging.getLogger(__name__).warning(
+            "no font of this machine has %s; install one, such as Noto Sans CJK", " ".join(sorted(absent))
+        )
+
+
+@lru_cache
+def _letters(path: str) -> frozenset[str]:
+    """Return the letters of a font; of the one with a box for every letter, none."""
+    font = get_font(path)
+    return frozenset(() if font.family_name.startswith("Last Resort") else map(chr, font.get_charmap()))
+
+
+@lru_cache
+def _fonts(letters: frozenset[str]) -> tuple[list[str], frozenset[str]]:
+    """Return families of this machine that have these letters, and the letters that none has."""
+    known = {font.fname for font in fontManager.ttflist}
+    for path in set(findSystemFonts()) - known:  # installed after matplotlib made its list, which it keeps
+        fontManager.addfont(path)
+    families, missing = [], letters
+    for font in sorted(fontManager.ttflist, key=lambda font: (font.weight != 400, "Sans" not in font.name, font.name)):
+        if missing & _letters(font.fname):
+            families.append(font.name)
+            missing -= _letters(font.fname)
+    return families, missing
