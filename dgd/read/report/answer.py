@@ -168,7 +168,7 @@ def _controls(benchmark: Benchmark) -> Iterator[Markup]:
         )
         return
     words = table.frame["what"].value_counts()
-    said = ", ".join(f"{words[word]} {text}" for word, text in WORDS.items() if word in words)
+    said = ", ".join(text.format(words[word]) for word, text in WORDS.items() if word in words)
     whole = [
         name
         for name, group in table.frame.groupby("method", sort=False)
@@ -182,13 +182,13 @@ def _controls(benchmark: Benchmark) -> Iterator[Markup]:
 
 
 WORDS = {
-    "left": "leave a gain",
-    "explained": "explain it",
-    "reversed": "are won by the control",
-    "inconclusive": "are inconclusive",
-    NOT_RUN: "were not run",
+    "left": "gain left in {}",
+    "explained": "explained in {}",
+    "reversed": "reversed in {}",
+    "inconclusive": "inconclusive in {}",
+    NOT_RUN: "{} not run",
 }
-"""The words of the controls table, as the end of a sentence."""
+"""What the answer says of each word of the controls table."""
 
 
 def _cells(benchmark: Benchmark) -> Markup:

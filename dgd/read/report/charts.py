@@ -6,6 +6,7 @@ page sets them.
 """
 
 import colorsys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,14 +120,15 @@ def lines(
     )
     scale = alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False, nice=True)
     where_x = alt.X("x:Q", title=x, scale=alt.Scale(nice=False, padding=6), axis=alt.Axis(tickMinStep=1, tickCount=10))
+    title = _broken(y)
     tooltip = [alt.Tooltip("method:N"), alt.Tooltip("x:Q", title=x)]
     tooltip += [alt.Tooltip(f"{name}:Q", title=title, format=".4~g") for name, title in SEEDS.items()]
     base = alt.Chart().encode(where_x, colour, detail="method:N")
-    band = base.mark_area(opacity=0.14, clip=True, aria=False).encode(alt.Y("low:Q", title=y, scale=scale), y2="high:Q")
-    line = base.mark_line(clip=True, strokeWidth=1.8, aria=False).encode(alt.Y("mean:Q", title=y, scale=scale), dash)
+    band = base.mark_area(opacity=0.14, clip=True, aria=False).encode(alt.Y("low:Q", title=title, scale=scale), y2="high:Q")
+    line = base.mark_line(clip=True, strokeWidth=1.8, aria=False).encode(alt.Y("mean:Q", title=title, scale=scale), dash)
     longest = table.groupby("method").size().max() if len(table) else 0
     point = base.mark_circle(clip=True, size=26 if longest <= MARKED else 40, opacity=1 if longest <= MARKED else 0)
-    point = point.encode(alt.Y("mean:Q", title=y, scale=scale), tooltip=tooltip)
+    point = point.encode(alt.Y("mean:Q", title=title, scale=scale), tooltip=tooltip)
     if zoom:
         point = point.add_params(alt.selection_interval(name="zoom", bind="scales", zoom="wheel![event.ctrlKey]"))
     rules = [alt.Chart().mark_rule(strokeDash=[2, 3], opacity=0.5, aria=False).encode(y=alt.datum(value)) for value in marks]
@@ -137,10 +139,15 @@ def lines(
     return _spec(chart, description)
 
 
+def _broken(title: str) -> list[str]:
+    """Return the lines of an axis' title that a low chart has room for."""
+    return textwrap.wrap(title, 30)
+
+
 def one_line(y: str) -> dict[str, Any]:
     """Return the chart of one cell's metric over epochs; the page fills in its data, a list of `x` and `y`."""
     base = alt.Chart(alt.InlineData(values=[])).encode(
-        alt.X("x:Q", title="epoch", axis=alt.Axis(tickMinStep=1)), alt.Y("y:Q", title=y, scale=alt.Scale(zero=False))
+        alt.X("x:Q", title="epoch", axis=alt.Axis(tickMinStep=1)), alt.Y("y:Q", title=_broken(y), scale=alt.Scale(zero=False))
     )
     chart = alt.layer(
         base.mark_line(color="#2f81c7", aria=False), base.mark_circle(color="#2f81c7", size=26).encode(tooltip=["x:Q", "y:Q"])

@@ -55,6 +55,7 @@ async function draw(place, spec = data.charts[place.id]) {
   const group = place.closest(".charts");
   const options = {
     actions: false, renderer: "svg", config: vegaConfig(), tooltip: { theme: isDark() ? "dark" : "light" }, loader: { target: "_self" },
+    logLevel: 1, // errors alone: that all lines are hidden is no mistake
   };
   const { view } = await vegaEmbed(place, spec, options);
   views.get(place)?.finalize?.();
@@ -131,6 +132,9 @@ addEventListener("beforeprint", () => {
 
 // --------------------------------------------------------------------------------------------------------------- tables
 
+const rowsById = new Map(); // also of rows that a filter takes off the page
+for (const row of document.querySelectorAll("table.data tbody tr")) rowsById.set(row.id, [row, row.closest("table").caption.textContent]);
+
 for (const table of document.querySelectorAll("table.data")) {
   const caption = table.caption.textContent;
   const targets = [...table.tHead.rows[0].cells].flatMap((cell, i) => (cell.classList.contains("num") ? [i] : []));
@@ -175,7 +179,7 @@ function cellDetails(path) {
     const spec = structuredClone(data.charts[`metric/${cell.metric}`]);
     spec.data = { values: cell.history.map(([x, y]) => ({ x, y })) };
     found.push(make("h3", {}, "Curve"), place);
-    queueMicrotask(() => draw(place, spec));
+    requestAnimationFrame(() => place.isConnected && draw(place, spec));
   }
   found.push(make("h3", {}, "Config"), pairs(cell.config));
   if (cell.command) {
@@ -191,12 +195,11 @@ function cellDetails(path) {
 }
 
 function rowDetails(id) {
-  const row = byId(id);
+  const [row, caption] = rowsById.get(id);
   const cells = [...row.querySelectorAll(".from .group")].map((group) => {
     const links = [...group.querySelectorAll("a")].map((link) => [link.textContent, link.getAttribute("href").slice("#cell/".length)]);
     return [group.firstChild.textContent.replace(":", "").trim(), make("span", {}, ...links.map(([seed, path]) => linkTo(path, `seed ${seed}`)))];
   });
-  const caption = row.closest("table").caption.textContent;
   const found = [make("h2", { id: "dialog-title" }, row.cells[0].firstChild.textContent), make("p", {}, caption), make("h3", {}, "Cells that these numbers come from"), pairs(cells)];
   const values = Object.entries(data.rows[id] ?? {});
   if (values.length) found.push(make("h3", {}, "All numbers of this row"), pairs(values));
@@ -219,8 +222,7 @@ function route() {
   const target = byId(id);
   for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
   if (id.startsWith("cell/") && data.cells[id.slice(5)]) show(cellDetails(id.slice(5)));
-  else if (id.startsWith("row/") && data.rows[id]) show(rowDetails(id));
-  else if (id.startsWith("row/") && target?.querySelector(".from a")) show(rowDetails(id));
+  else if (id.startsWith("row/") && (data.rows[id] || rowsById.get(id)?.[0].querySelector(".from a"))) show(rowDetails(id));
   else {
     if (dialog.open) dialog.close();
     target?.scrollIntoView();

@@ -355,7 +355,7 @@ def _filter_charts(
             log=True,
             marks=marks,
         )
-        note = f"Thin lines: thresholds {', '.join(f'{mark:g}' for mark in marks)}. " if marks else ""
+        note = f"Thin lines: L1 norms of {' and '.join(f'{mark:g}' for mark in marks)}. " if marks else ""
         note += f"Norms below {FLOOR:g} are drawn at it." if least <= FLOOR else ""
         yield Chart(f"{place}/norms", "Norms of the filters at the end", spec, note)
     for threshold, seeds in invalid.items():
