@@ -1,6 +1,7 @@
 """Say in sentences what a benchmark asks and what it found: gains, what controls leave of them, holes, cost."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import pandas as pd
@@ -233,6 +234,10 @@ def left_after_controls(benchmark: Benchmark) -> Shown | None:
         texts += tuple(_and(group.loc[group["what"] == word, "control"]) or "–" for word in names)
         rows.append(Row(f"row/{benchmark.name}/left/{len(rows)}", texts))
     columns = ("method", "data set", PAIR, "gain over baseline", *names.values())
+    # Where all is of one data set, the headings of the page say which.
+    if keys["dataset"].nunique() == 1:
+        rows = [replace(row, texts=(row.texts[0], *row.texts[2:])) for row in rows]
+        columns = (columns[0], *columns[2:])
     return Shown(f"{benchmark.name}/left", "What controls leave of each gain.", columns, tuple(rows))
 
 

@@ -186,7 +186,7 @@ def _forests(benchmark: Benchmark) -> Iterator[Charts]:
             drawn.append(Chart(f"c/{benchmark.name}/forest/{name}/{len(drawn)}", f"{dataset}, {student}", spec))
         note = "Points: means; lines: 95 % intervals. "
         if len(theirs):
-            note += "◆ published for this setting; ◇ published, under other conditions. "
+            note += "◆ published for this setting; ◇ published for this method, under other conditions. "
         drawn[-1] = Chart(drawn[-1].id, drawn[-1].title, drawn[-1].spec, note + KEY)
         yield Charts(f"g/{benchmark.name}/forest/{name}", "Gain over the baseline", tuple(drawn))
 
