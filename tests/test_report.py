@@ -173,6 +173,20 @@ def test_a_chart_with_nothing_to_show_is_left_out():
     assert "No gain can be told" in " ".join(answer.answers(benchmark))
 
 
+def test_benchmarks_stand_side_by_side():
+    benchmarks = [found.read(RESULTS / name) for name in ("controls-small", "decay-small", "cgan-kd-angle")]
+    section = sections.side_by_side(benchmarks)
+    (group,) = section.charts
+    assert {chart.title for chart in group.charts} == {"kd", "grafting", "dgd", "baseline-2x"}  # an error is not beside points
+    overview, gains = section.tables
+    assert [row.texts[0] for row in overview.rows] == ["controls-small", "decay-small", "cgan-kd-angle"]
+    (row,) = [row for row in gains.rows if row.texts[0] == "grafting"]
+    for benchmark in benchmarks[:2]:
+        text = benchmark.tables["results"].text
+        assert text.loc[text["method"] == "grafting", "gain"].item() in row.texts
+    assert "" in row.texts
+
+
 def test_published_gains_stand_beside_ours_and_say_under_which_conditions():
     theirs = answer.published(found.read(RESULTS / "controls-small"))
     of_grafting = theirs[theirs["method"] == "grafting"]

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from dgd.files import write_text
 from dgd.metrics import METRICS
-from dgd.read.report import answer, charts, found, rows, sections
+from dgd.read.report import charts, found, rows, sections
 from dgd.read.report.libraries import bundled
 
 DETAILED = 1000
@@ -47,10 +47,9 @@ def page(benchmarks: Sequence[found.Benchmark]) -> str:
     """Return the page on some benchmarks as HTML."""
     linked = sum(len(benchmark.cells) for benchmark in benchmarks) <= DETAILED
     parts = [(benchmark, sections.of(benchmark, linked)) for benchmark in benchmarks]
-    several = len(benchmarks) > 1
-    beside = [answer.overview(list(benchmarks)), answer.side_by_side(list(benchmarks))] if several else []
-    shown = [section for _, own in parts for section in own]
-    tables = [*beside, *(table for section in shown for table in _tables(section))]
+    beside = sections.side_by_side(benchmarks) if len(benchmarks) > 1 else None
+    shown = [*([beside] if beside else []), *(section for _, own in parts for section in own)]
+    tables = [table for section in shown for table in _tables(section)]
     drawn = {chart.id: chart.spec for section in shown for group in section.charts for chart in group.charts}
     details = {
         path: found.details(one, benchmark.config["recipe"])
@@ -64,8 +63,7 @@ def page(benchmarks: Sequence[found.Benchmark]) -> str:
     return environment.from_string(_own("page.html")).render(
         title=" | ".join(benchmark.name for benchmark in benchmarks),
         parts=parts,
-        several=several,
-        beside=[table for table in beside if table.rows],
+        beside=beside,
         linked=linked,
         css=Markup(_own("page.css")),
         script=Markup(_own("page.js")),

@@ -1,6 +1,6 @@
 """Say in sentences what a benchmark asks and what it found: gains, what controls leave of them, holes, cost."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -249,7 +249,7 @@ def _and(names: Iterable[str]) -> str:
 # --------------------------------------------------------------------------------------------------------- side by side
 
 
-def overview(benchmarks: list[Benchmark]) -> Shown:
+def overview(benchmarks: Sequence[Benchmark]) -> Shown:
     """Return one row a benchmark: what it ran, and what came out."""
     columns = ("benchmark", "data sets", "students", "methods", "cells", "better", "worse", "open", "core-hours", "GPU-hours")
     rows = []
@@ -265,7 +265,7 @@ def overview(benchmarks: list[Benchmark]) -> Shown:
     return Shown("overview", "The benchmarks of this page.", columns, tuple(rows))
 
 
-def side_by_side(benchmarks: list[Benchmark]) -> Shown:
+def side_by_side(benchmarks: Sequence[Benchmark]) -> Shown:
     """Return the gains over the baseline of every method, a column for each benchmark, data set and student that has some."""
     found: dict[str, dict[str, list[Gain]]] = {}
     columns: dict[str, None] = {}

@@ -118,6 +118,45 @@ def of(benchmark: Benchmark, linked: bool) -> list[Section]:
     return [section for section in made if section is not None]
 
 
+def side_by_side(benchmarks: Sequence[Benchmark]) -> Section:
+    """Return the section that sets several benchmarks beside each other."""
+    gains = [(benchmark, one) for benchmark in benchmarks for one in answer.gains(benchmark)]
+    settings: dict[tuple[str, str], list[tuple[Benchmark, answer.Gain]]] = {}
+    for benchmark, one in gains:
+        settings.setdefault((one.metric, one.method), []).append((benchmark, one))
+    drawn = []
+    for (name, method), own in settings.items():
+        if len({benchmark.name for benchmark, _ in own}) < 2:
+            continue
+        ends = [
+            value
+            for (other, _), some in settings.items()
+            if other == name
+            for _, one in some
+            for value in (one.value, one.low, one.high)
+        ]
+        named = _apart(own)
+        values = {key: [getattr(one, key) for _, one in own] for key in FOREST}
+        metric = metric_named(name)
+        x = f"gain in {metric.label}" + (" (points)" if metric.unit == "%" else "")
+        said = "; ".join(f"{label} {one.text}" for label, (_, one) in zip(named, own))
+        table = pd.DataFrame({"name": named, **values})
+        widest = max(map(len, named))
+        spec = charts.forest(table, pd.DataFrame(), x, charts.span(ends), f"Gains of {method}: {said}.", widest)
+        drawn.append(Chart(f"c/side-by-side/{name}/{method}", method, spec))
+    shown = [table for table in (answer.overview(benchmarks), answer.side_by_side(benchmarks)) if table.rows]
+    groups = (Charts("g/side-by-side", "Methods that several benchmarks have", tuple(drawn)),) if drawn else ()
+    return Section("overview", "Side by side", (KEY,) if drawn else (), groups, tuple(shown))
+
+
+def _apart(gains: Sequence[tuple[Benchmark, answer.Gain]]) -> list[str]:
+    """Return names of gains of one method, as short as they still differ."""
+    short = [f"{benchmark.name}: {one.student}" for benchmark, one in gains]
+    if len(set(short)) == len(short):
+        return short
+    return [f"{benchmark.name}: {one.dataset}, {pair(one.student, one.teacher)}" for benchmark, one in gains]
+
+
 SPECIAL = {"subnets": "Sub-nets", "retrieval": "Retrieval across inputs", "generated": "Generated images"}
 """Tables of some benchmarks only."""
 
