@@ -208,7 +208,7 @@ def details(found: Found, recipe: Mapping) -> dict[str, Any]:
         "provenance": [[name, value] for name, value in _record(found) if value],
         "teachers": found.provenance.get("teachers") or {},
         "log": found.log(),
-        "history": [] if history is None else [[int(row.epoch), round(row.value, 6)] for row in history.itertuples()],
+        "history": [] if history is None else [[int(row.epoch), float(f"{row.value:.5g}")] for row in history.itertuples()],
     }
 
 
