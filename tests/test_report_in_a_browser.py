@@ -51,7 +51,8 @@ def opened(browser, address):
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else said.append(request.url))
         page.goto(address + place)
-        page.wait_for_selector("html[data-ready]")
+        if options.get("java_script_enabled", True):
+            page.wait_for_selector("html[data-ready]")
         return page
 
     yield open_page
@@ -209,6 +210,15 @@ def test_a_phone_scrolls_down_only(opened):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     box = page.locator("[id='t/decay-small/results']").locator("xpath=ancestor::*[@class='table-box']")
     assert box.evaluate("box => box.scrollWidth > box.clientWidth"), "a wide table scrolls in its own box"
+
+
+def test_without_javascript_the_tables_are_there_and_a_link_leads_to_its_cell(opened):
+    page = opened(java_script_enabled=False)
+    assert page.locator("[id='t/decay-small/results']").is_visible()
+    page.locator(f"[id='t/decay-small/results'] a[href='#cell/{CELL}']").first.click()
+    assert page.url.endswith(f"#cell/{CELL}")
+    box = page.locator(f"[id='cell/{CELL}']").bounding_box()
+    assert 0 <= box["y"] < 900, "its row is in sight"
 
 
 def test_the_page_can_be_used_by_keyboard_and_read_aloud(opened):

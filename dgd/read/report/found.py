@@ -239,7 +239,7 @@ def _record(found: Found) -> Iterator[tuple[str, str]]:
     if not record:
         return
     machine, timings = record["machine"], found.metrics.get("timings") or {}
-    yield "trained", f"{record.get('started', '')[:19]} to {record.get('finished', '')[:19]}"
+    yield "trained", " to ".join(record[end][:19] for end in ("started", "finished") if record.get(end))
     yield "seconds", f"{found.seconds:.1f}" if found.finished else ""
     yield "images/s", f"{timings['images_per_second']:,.0f}" if timings.get("images_per_second") else ""
     yield "peak memory, MiB", f"{timings['peak_memory_mib']:,.0f}" if timings.get("peak_memory_mib") else ""

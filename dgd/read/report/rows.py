@@ -237,9 +237,9 @@ def cells_shown(benchmark: Benchmark) -> Shown:
 
 
 def holes_shown(benchmark: Benchmark) -> Shown:
-    """Return the cells that have no result, or none that is asked for today."""
+    """Return the cells that have no result, and after them those with one that is not asked for today."""
     rows = []
-    for path, found in benchmark.cells.items():
+    for path, found in sorted(benchmark.cells.items(), key=lambda item: item[1].finished):
         stale = found.standing.startswith("stale")
         if not found.finished or stale:
             why = str(found.metrics.get("error", "")) or (found.standing if stale else "it was not trained")
