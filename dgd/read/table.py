@@ -77,7 +77,7 @@ def read(stem: str | Path) -> Table:
     if len(rows) < 2 or {len(row) for row in rows} != {len(rows[0])}:
         raise ValueError(f"{path}: no table, or rows of another length than the first; delete it, and Snakemake makes it anew")
     notes = tuple(line.removeprefix("- ") for line in lines if line.startswith("- "))
-    return Table(pd.read_csv(csv), pd.DataFrame(rows[2:], columns=rows[0]), notes)
+    return Table(pd.read_csv(csv, low_memory=False), pd.DataFrame(rows[2:], columns=rows[0]), notes)
 
 
 _BORDER = re.compile(r"(?<!\\)\|")
