@@ -133,7 +133,7 @@ def steps(papers: list[str]) -> dict[str, list[str]]:
         "collect": ["pipeline.collect", "--config", config, "--out", f"{out}/cells.csv"],
         "tabulate": ["pipeline.tabulate", "--cells", f"{out}/cells.csv", "--papers", *papers, "--out", f"{out}/tables"],
         "plot": ["pipeline.plot", "--folder", out, "--out", f"{out}/figures"],
-        "report": ["pipeline.report", "--config", config, "--out", f"{out}/report.html"],
+        "report": ["pipeline.report", "--folder", out, "--out", f"{out}/report.html"],
     }
 
 

@@ -1,9 +1,7 @@
-"""Judged claims as tables, in the terminal and in the report."""
+"""Judged claims as tables, and in the terminal."""
 
 import io
-import json
 import re
-import shutil
 import subprocess
 import sys
 
@@ -11,8 +9,7 @@ import pandas as pd
 import pytest
 from claimed import PAPERS, ROOT, frame, judge, paper
 
-from dgd import cli, keys
-from dgd.config import load
+from dgd import cli
 from dgd.read import claims
 from dgd.read.cells import collect
 from dgd.read.claims import text
@@ -73,26 +70,6 @@ def test_the_command_lists_what_is_measured(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="papers: no papers"):
         cli.main(["claims"])
-
-
-def test_the_report_shows_each_claim_with_links_to_its_cells(tmp_path):
-    from pipeline import report, tabulate
-
-    folder = tmp_path / "cifar10-small"
-    (tmp_path / "config.json").write_text(json.dumps(keys.plain(load(ROOT / "config" / "cifar10-small.yaml"))))
-    shutil.copytree(ROOT / "results" / "cifar10-small", folder, ignore=shutil.ignore_patterns("tables", "report.html"))
-    tabulate.main(["--cells", str(folder / "cells.csv"), "--papers", *map(str, PAPERS[:1]), "--out", str(folder / "tables")])
-    report.main(["--config", str(tmp_path / "config.json"), "--out", str(folder / "report.html")])
-    page = (folder / "report.html").read_text()
-    assert '<h3 id="claim-dgd-t8-dgd-over-kd">Grafting and distillation together' in page
-    assert "<b>not run as published; at other scales: 1 " in page
-    links = re.findall(r'href="#(cell-[^"]+)"', page)
-    assert "cell-cifar10-small/cifar10/cifar_resnet20/dgd/seed0" in links
-    assert set(links) <= set(re.findall(r'id="(cell-[^"]+)"', page))
-    rest = page.split("Claims without a cell in this benchmark", 1)[1].split("</table>", 1)[0]
-    assert "dgd-conv3-mean" in rest
-    assert rest.count("<td>not run</td>") == rest.count("<tr>") > 0
-    assert len({*re.findall("dgd-[a-z0-9-]+", page)} & {claim.id for claim in claims.read(PAPERS[:1])}) == 28
 
 
 def test_claims_need_no_torch():

@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 # What an import and a conda-forge package are called where the lock has another name.
-PACKAGES = {"yaml": "pyyaml", "markdown_it": "markdown-it-py", "sklearn": "scikit-learn", "PIL": "pillow"}
+PACKAGES = {"yaml": "pyyaml", "vl_convert": "vl-convert-python", "sklearn": "scikit-learn", "PIL": "pillow"}
 PACKAGES["triton"] = "torch"  # it comes with torch's CUDA build, and `fused_norm` is refused where it is not
 CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 # Which script runs in which environment is read off the rules.

@@ -23,7 +23,6 @@ from dgd.verify import verify
 from pipeline.cells import names
 from pipeline.config import one_of
 from pipeline.jobs import gpus, launcher, mem_mb, threads
-from pipeline.report import to_html
 from speed import copy_workflow
 from tests.helpers import files_but_timings
 
@@ -183,8 +182,8 @@ def test_one_command_goes_from_the_data_to_the_report(repo):
     assert verify([folder], repo / "papers").faults == []
     assert list(folder.glob("figures/*.png"))
     page = (folder / "report.html").read_text()
-    assert "<table>" in page
-    assert not re.search(r"(src|href)=.(?!data:|#)", page), "the report refers to something outside itself"
+    assert "1 diverged" in page
+    assert "not finite" in page
     for cell in cells_of(load(repo / "wild.yaml")):
         status = json.loads((repo / "results" / cell.path / "metrics.json").read_text())["status"]
         assert status == ("diverged" if cell.method == "wild" else "finished")
@@ -389,18 +388,6 @@ def test_dvc_trains_a_cell_once_and_again_only_for_new_code(repo, monkeypatch):
     assert "didn't change" in run(repo, "dvc", "repro", "cell@tiny-digits-cifar_resnet8-dgd-0")
     assert trained(repo) == {TEACHER: 1, DGD: 2}
     assert '"top1": {"last": ' in run(repo, "dvc", "metrics", "show", "--json")
-
-
-@pytest.mark.parametrize(
-    ("markdown", "expected"),
-    [
-        ("a < b", "<p>a &lt; b</p>"),
-        ("| a | b |\n|:--|:--|\n| 1 | x \\| *y* |", '>1</td><td style="text-align:left">x | *y*</td></tr>'),
-        ("|a|\n|:--|\n|1|\n\n- one <i>\n- two", "<ul><li>one &lt;i&gt;</li><li>two</li></ul>"),
-    ],
-)
-def test_the_report_turns_our_markdown_into_html(markdown, expected):
-    assert expected in to_html(markdown).replace("\n", "")
 
 
 def test_patterns_of_cells_match_them_and_nothing_else():

@@ -1,4 +1,4 @@
-"""Hold a table as numbers, readable text and footnotes, and write it as CSV, Markdown and LaTeX."""
+"""Hold a table as numbers, readable text and footnotes; write it as CSV, Markdown and LaTeX, and read it back."""
 
 import re
 from dataclasses import dataclass
@@ -63,6 +63,30 @@ def markdown(table: Table) -> str:
     rows = [[cell.replace("|", "\\|") for cell in row] for row in _cells(table)]
     text = tabulate(rows, list(table.text.columns), tablefmt="pipe", disable_numparse=True) + "\n"
     return text + ("\n" + "\n".join(f"- {note}" for note in table.footnotes) + "\n" if table.footnotes else "")
+
+
+def read(stem: str | Path) -> Table:
+    """Read back a table that `write` wrote, from its CSV and Markdown.
+
+    Args:
+        stem: Path without a suffix.
+
+    Raises:
+        ValueError: One of the two files is not there, or is no such table.
+    """
+    csv, path = Path(f"{stem}.csv"), Path(f"{stem}.md")
+    for file in (csv, path):
+        if not file.is_file():
+            raise ValueError(f"{file}: no such file; run the workflow of this benchmark, which writes it")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip().replace("\\|", "|") for cell in _BORDER.split(line)[1:-1]] for line in lines if line.startswith("|")]
+    if len(rows) < 2 or {len(row) for row in rows} != {len(rows[0])}:
+        raise ValueError(f"{path}: no table, or rows of another length than the first; delete it, and Snakemake makes it anew")
+    notes = tuple(line.removeprefix("- ") for line in lines if line.startswith("- "))
+    return Table(pd.read_csv(csv, low_memory=False), pd.DataFrame(rows[2:], columns=rows[0]), notes)
+
+
+_BORDER = re.compile(r"(?<!\\)\|")
 
 
 def latex(table: Table) -> str:

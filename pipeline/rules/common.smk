@@ -78,8 +78,9 @@ PRUNED = [
     )
     if CONFIG["pruning"] and (os.path.exists(path) or not FROZEN)
 ]
+PAGE = Path(workflow.basedir) / "dgd" / "read" / "report"
 READING = planning.reading(
-    RESOLVED, Path(workflow.basedir) / "pipeline" / "report" / "page.html"
+    RESOLVED, *(PAGE / f"page.{kind}" for kind in ("html", "css", "js"))
 )
 
 # `python` in a rule is the one that runs Snakemake, also when its environment is not activated.

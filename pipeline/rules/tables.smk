@@ -143,13 +143,15 @@ rule plot:
 
 
 rule report:
-    """Putting tables, figures, config and provenance on one page."""
+    """Putting tables, charts, config and provenance on one page."""
     input:
         expand(
             f"{RESULTS}/{{cell}}/{{file}}",
             cell=CELLS,
-            file=("metrics.json", "provenance.json"),
+            file=("metrics.json", "provenance.json", "history.csv", "filters.npz"),
         ),
+        PRUNED,
+        asked=f"{BENCHMARK}/{dgd_config.ASKED}",
         cells=CELLS_CSV,
         tables=TABLES,
         figures=FIGURES,
@@ -165,13 +167,13 @@ rule report:
         "../../envs/tables.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=2000,
     params:
-        config=RESOLVED,
+        folder=lambda wildcards, input: os.path.dirname(str(input.cells)),
     message:
         "writing {output}"
     shell:
-        "DGD_NETWORKS=no python -m pipeline.report --config <(printf %s {params.config:q}) --out {output:q} 2>&1 | tee {log:q}"
+        "DGD_NETWORKS=no python -m pipeline.report --folder {params.folder:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule manifest:

@@ -88,7 +88,7 @@ def test_what_reads_cells_on_a_full_disk_names_the_file_and_comes_again(tmp_path
         "pipeline.prune": ["--folder", str(cell), "--data", str(data), "--shares", "0.2", "0.5"],
         "pipeline.tabulate": ["--cells", cells, "--papers", "papers/dgd.yaml", "--out", str(root / "t" / "tables")],
         "pipeline.plot": ["--folder", str(root / "t"), "--out", str(root / "t" / "figures")],
-        "pipeline.report": ["--config", str(resolved), "--out", str(root / "t" / "report.html")],
+        "pipeline.report": ["--folder", str(root / "t"), "--out", str(root / "t" / "report.html")],
         "dgd.cli": ["freeze", str(root / "t")],
     }
     steps = [train(path, root)]

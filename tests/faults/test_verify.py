@@ -51,7 +51,7 @@ def finished(tmp_path_factory) -> Path:
     papers = [str(ROOT / "papers/dgd.yaml")]
     tabulate.main(["--cells", str(folder / "cells.csv"), "--papers", *papers, "--out", str(folder / "tables")])
     figures.from_cells(folder, folder / "figures", {str(TEACHER)})
-    report.main(["--config", str(asked), "--out", str(folder / "report.html")])
+    report.main(["--folder", str(folder), "--out", str(folder / "report.html")])
     write_manifest.main(["--folder", str(folder)])
     return folder
 
