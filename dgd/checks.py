@@ -10,12 +10,11 @@ from operator import or_
 from pathlib import Path
 
 import dgd
-from dgd import keys, methods, metrics, plugins, terms
+from dgd import keys, methods, metrics, plugins, shipped, terms
 from dgd.benchmark import GAN_RECIPE, RATIO_RECIPE, Benchmark, objective_of, overridden, rows_of
 from dgd.cell import Recipe, RePr, exchange, slug
 
 READINGS = ("last", "best-on-test", "mean", "best", "ensemble")
-PAPERS = Path(__file__).parents[1] / "papers"
 MOST_CELLS = 1_000_000
 
 
@@ -42,11 +41,11 @@ def _size_problems(benchmark: Benchmark) -> list[str]:
 
 
 def _paper_problems(benchmark: Benchmark) -> list[str]:
-    there = sorted(path.stem for path in PAPERS.glob("*.yaml"))  # none where the package stands alone
+    there = sorted(path.stem for path in shipped.PAPERS.glob("*.yaml"))
     return [
         f"papers: no file papers/{name}.yaml{keys.nearest(name, [*there, *plugins.PAPERS])}"
         for name in benchmark.papers
-        if there and name not in (*there, *plugins.PAPERS)
+        if name not in (*there, *plugins.PAPERS)
     ]
 
 

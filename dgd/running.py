@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dgd import config, frozen, identity, plugins, seals
+from dgd.benchmark import Benchmark
 from dgd.bundles import bundles
 from dgd.cell import Cell
 from dgd.measured import read_metrics
@@ -78,6 +79,7 @@ class Order:
         together: Cells that are trained side by side, see `dgd.bundles.bundles`.
         stop_after: Seconds after which to stop; None is never.
         results: Root of the results, where the command gives none.
+        benchmark: The benchmark that the cells are of, which its folder of results then says; None for cells without one.
     """
 
     wanted: list[Cell]
@@ -85,6 +87,7 @@ class Order:
     together: int | None = None
     stop_after: float | None = None
     results: str = "results"
+    benchmark: Benchmark | None = None
 
     @property
     def needed(self) -> list[Cell]:
@@ -117,8 +120,8 @@ def order(path: str | Path, pattern: str = "*") -> Order:
     known = {cell.path: cell for cell in config.cells(benchmark)}
     wanted = [cell for name, cell in known.items() if fnmatch.fnmatch(name, pattern) or name.endswith(f"/{pattern}")]
     if not wanted:
-        raise ValueError(f"{path}: no cell matches {pattern!r}; `dgd-bench list {path}` lists them")
-    return Order(wanted, known, benchmark.together, benchmark.stop_after, benchmark.results)
+        raise ValueError(f"{path}: no cell matches {pattern!r}; `dgd-bench list cells {path}` lists them")
+    return Order(wanted, known, benchmark.together, benchmark.stop_after, benchmark.results, benchmark)
 
 
 def with_sources(cell: Cell, root: Path) -> list[Cell]:
@@ -140,20 +143,6 @@ def with_sources(cell: Cell, root: Path) -> list[Cell]:
 def benchmark_cells(path: str | Path) -> list[Cell]:
     """Return the cells of a benchmark's YAML, teachers first."""
     return config.cells(config.load(path))
-
-
-def folder_cells(folder: str | Path) -> list[Cell]:
-    """Return the cells in a benchmark's folder of results, by their own config.yaml, teachers that are there first.
-
-    Raises:
-        ValueError: A cell is in a folder that is not its own: it was copied.
-    """
-    found = []
-    for path in sorted(Path(folder).glob("*/*/*/seed*/config.yaml")):
-        if cell := identity.cell_of(path.parent):
-            seals.root_of(path, cell.path, renamed=True)
-            found.append(cell)
-    return sorted(found, key=lambda cell: (len(cell.teachers), cell.path))
 
 
 def prepared(cell: Cell, results: str | Path = "results") -> Path:
@@ -210,6 +199,8 @@ def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
         more = f", and {len(stale) - 1} more cells are not what is asked for" if len(stale) > 1 else ""
         path = sorted(stale)[0]
         raise ValueError(f"{results / path} is {found[path]}{more} (--again trains again)")
+    if order.benchmark and (folder := results / order.benchmark.benchmark) and not _asks(folder, order.benchmark):
+        config.write_asked(order.benchmark, folder)
     anew = {cell.path for cell in needed if again and (cell in order.wanted or not found[cell.path].fresh)}
     anew -= set(progress.trained)
     waiting = {cell.path: cell for cell in needed if cell.path not in there or cell.path in anew}
@@ -243,6 +234,14 @@ def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
             "the same command goes on"
         )
     return progress.good
+
+
+def _asks(folder: Path, benchmark: Benchmark) -> bool:
+    """Return whether a folder of results says that a benchmark was asked for."""
+    try:
+        return config.asked(folder) == benchmark
+    except ValueError:  # of older code, or damaged
+        return False
 
 
 def _elsewhere(cell: Cell, results: Path) -> Path | None:
