@@ -20,6 +20,7 @@ from dgd import config, frozen, identity, plugins, seals
 from dgd.benchmark import Benchmark
 from dgd.bundles import bundles
 from dgd.cell import Cell
+from dgd.logs import Logs
 from dgd.measured import read_metrics
 from dgd.metrics import METRICS
 from dgd.signals import cleaning
@@ -42,18 +43,20 @@ class Progress:
         until: When to stop, as `time.monotonic` counts.
         trained: Paths of the cells that it has trained.
         good: All of them have a result.
+        logs: Folder of TensorBoard logs; None writes none.
     """
 
     until: float = math.inf
     trained: list[str] = field(default_factory=list)
     good: bool = True
+    logs: str | None = None
 
     @classmethod
-    def begin(cls, stop_after: float | None) -> "Progress":
+    def begin(cls, stop_after: float | None, logs: str | None = None) -> "Progress":
         """Return the progress of the process that this one goes on for; else of one that stops after so many seconds."""
         if GOES_ON in os.environ:
             return cls(**json.loads(os.environ.pop(GOES_ON)))
-        return cls() if stop_after is None else cls(time.monotonic() + stop_after)
+        return cls(math.inf if stop_after is None else time.monotonic() + stop_after, logs=logs)
 
     def start_again(self, error) -> NoReturn:
         """Replace this process by a new one of the same command, in which the cell of a `CannotCapture` runs as it is."""
@@ -167,7 +170,7 @@ def prepared(cell: Cell, results: str | Path = "results") -> Path:
     return folder
 
 
-def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
+def train(order: Order, results: str | Path, *, again: bool = False, logs: str | None = None) -> bool:
     """Train the cells of an order that are not there, teachers first; return whether all have a result.
 
     A cell that another benchmark below the same root has is taken over. Nothing is trained where a cell that is there is stale:
@@ -177,12 +180,15 @@ def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
         order: The cells.
         results: Root of the results.
         again: Train the wanted cells anew, and teachers that are stale.
+        logs: Folder of TensorBoard logs of the cells that are trained, see `dgd.logs`; None writes none.
 
     Raises:
-        ValueError: A cell that is there is stale, or its benchmark is frozen.
+        ValueError: A cell that is there is stale, its benchmark is frozen, or there is no TensorBoard.
         Unfinished: The time of the order is over.
     """
     results, needed = Path(results), order.needed
+    if logs:
+        Logs(logs)  # says what is missing before anything is trained
     for cell in needed:
         if frozen.is_frozen(results / cell.benchmark):
             folder = results / cell.benchmark
@@ -192,7 +198,7 @@ def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
             )
     if again and order.stop_after is not None:
         raise ValueError("--again trains anew what is there, so it cannot go on after --stop-after; give one of them")
-    progress = Progress.begin(order.stop_after)
+    progress = Progress.begin(order.stop_after, logs)
     found = identity.states(needed, results, order.known.values())
     there = {path for path in found if (results / path / "metrics.json").is_file()}
     if stale := [path for path in there if not found[path].fresh and not again]:
@@ -353,7 +359,8 @@ def side_by_side(
     """
     from dgd import train as training
 
-    orders = [training.Order(cell, folder, results / cell.path) for cell, folder in zip(cells, data, strict=True)]
+    watch = Logs(progress.logs) if progress.logs else None
+    orders = [training.Order(cell, folder, results / cell.path, watch) for cell, folder in zip(cells, data, strict=True)]
     try:
         return training.train_side_by_side(orders, results=results, until=progress.until) if orders else []
     except training.CannotCapture as error:

@@ -54,6 +54,9 @@ def train(
         float | None,
         typer.Option(min=0, help="Seconds after which to stop, with exit status 75; the same command then goes on."),
     ] = None,
+    tensorboard: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Write TensorBoard logs below this folder, a run a cell and network.")
+    ] = None,
 ) -> None:
     """Train cells of a benchmark, with the teachers they need.
 
@@ -67,7 +70,7 @@ def train(
     given = {"together": together, "stop_after": stop_after}
     order = replace(order, **{name: value for name, value in given.items() if value is not None})
     try:
-        good = running.train(order, results or order.results, again=again)
+        good = running.train(order, results or order.results, again=again, logs=tensorboard)
     except running.Unfinished as ended:
         print(f"dgd-bench: {ended}", file=sys.stderr)
         raise typer.Exit(running.TRY_AGAIN) from None
