@@ -18,15 +18,18 @@ READINGS = ("last", "best-on-test", "mean", "best", "ensemble")
 MOST_CELLS = 1_000_000
 
 
-def problems(benchmark: Benchmark, wrong: Mapping, folders: bool = True) -> list[str]:
+def problems(benchmark: Benchmark, wrong: Mapping, folders: bool = True, registries: bool = True) -> list[str]:
     """Say in a line each what is wrong with a benchmark as a whole, and what would be right.
 
     Args:
         benchmark: Its keys have values that are right by themselves, but for those of `wrong`.
         wrong: Keys with a mistake of their own, which no check looks at.
         folders: Folders of images must be there. To name a benchmark's cells they need not.
+        registries: Hold names and options to the registries too, which imports torch. What was checked before needs it not.
     """
     checks = [(reads, check) for reads, check in _CHECKS if not wrong.keys() & set(reads)]
+    if not registries:
+        checks = [(reads, check) for reads, check in checks if check not in _OF_REGISTRIES]
     lines = [line for _, check in checks for line in check(benchmark)]
     if folders and "datasets" not in wrong:
         lines += _folder_problems(benchmark)
@@ -372,3 +375,5 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Benchmark], list[str]]], ...] = 
     (("datasets", "methods"), _tasks),
     (("datasets", "methods", "recipe", "protocol"), _needs),
 )
+_OF_REGISTRIES = (_dataset_problems, _pair_subnets, _inputs, _models, _generator_models, _needs)
+"""Those that ask the registries of data sets, networks and terms."""

@@ -78,7 +78,8 @@ def check(given: Any, source: str = "config", folders: bool = True, run: bool = 
         given: What YAML or JSON holds.
         source: Its file, for the messages.
         folders: Folders of images must be there. To name a benchmark's cells they need not.
-        run: Load its plugins. What lies in a folder of results may come from someone else: of that, no code is run.
+        run: Load its plugins, and ask the registries. What lies in a folder of results was checked when it was asked for, and
+            may come from someone else: of that, no code is run.
 
     Raises:
         ConfigError: One line for each mistake: the file, the key, what it is, and what would be right.
@@ -97,7 +98,7 @@ def check(given: Any, source: str = "config", folders: bool = True, run: bool = 
             wrong["methods"] = lines
     benchmark = _known_part(given, wrong)
     lines = [line for found in wrong.values() for line in found]
-    lines += checks.problems(benchmark, wrong, folders)
+    lines += checks.problems(benchmark, wrong, folders, registries=run)
     if lines:
         hint = (
             ""

@@ -6,9 +6,7 @@ import typer
 
 from dgd.cli.common import AsJson, ConfigPath, Papers, app, show
 
-lists = typer.Typer(
-    help="List methods, models, data sets, claims, benchmarks, or the cells of a benchmark; alone: what a cell is made of."
-)
+lists = typer.Typer()
 app.add_typer(lists, name="list", invoke_without_command=True)
 
 HEADERS = ("method", "objective", "exchange", "networks", "teachers", "status", "needs")
@@ -16,9 +14,9 @@ HEADERS = ("method", "objective", "exchange", "networks", "teachers", "status", 
 
 @lists.callback()
 def everything(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """List methods, terms, exchanges, data sets and models; a word after it lists one of them, and more.
+    """List methods, models, data sets, claims, benchmarks, or the cells of a benchmark; alone: what a cell is made of.
 
-    Example: dgd-bench list
+    Example: dgd-bench list benchmarks
     """
     if ctx.invoked_subcommand:
         return
@@ -97,6 +95,8 @@ def claims(papers: Papers = None, as_json: AsJson = False) -> None:
         {"claim": one.id, "paper": one.paper, "settings": len(one.settings), "source": one.source, "sentence": one.claim}
         for one in read(shipped.papers(papers))
     ]
+    if not found:
+        raise ValueError(f"{papers}: none of its *.yaml has claims of a paper; give another folder by --papers")
     show(found, _table([{key: _cut(value) for key, value in row.items()} for row in found]), as_json)
 
 

@@ -94,7 +94,10 @@ def claims(
     there = [asked.results(folder) for folder in folders or _benchmarks(Path("results"))]
     cells = [(one.frame(standing=False), one.folder) for one in there]
     refuse_twice([(frame.dropna(subset="folder"), folder) for frame, folder in cells])
-    found = reading.evaluate(reading.read(files), [(frame, folder) for frame, folder in cells if len(frame)])
+    wanted = reading.read(files)
+    if not wanted:
+        raise ValueError(f"{papers or files[0].parent}: none of its files has claims; give other papers")
+    found = reading.evaluate(wanted, [(frame, folder) for frame, folder in cells if len(frame)])
     if csv:
         print(found.to_csv(index=False, float_format="%.8g").rstrip())
     else:

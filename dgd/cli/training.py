@@ -25,7 +25,7 @@ def prepare(path: ConfigPath, as_json: AsJson = False) -> None:
     found = []
     for cell in cells.values():
         folder = running.prepared(cell)
-        manifest = data.manifest(folder)
+        manifest = data.manifest(folder / "manifest.json")
         row = {"dataset": cell.slug, "folder": str(folder), **manifest["sizes"], "classes": manifest["num_classes"]}
         found.append(row | {"sha256": identity.data_hash(folder / "manifest.json")})
     rows = [row | {"sha256": row["sha256"][:12]} for row in found]
