@@ -248,3 +248,12 @@ def test_the_filters_of_a_network_of_timm(capsys, tmp_path, monkeypatch):
     code, _, err = said(capsys, "filters", "resnet10")
     assert code == 1
     assert err.startswith("dgd-bench: resnet10: no file, no folder, and no network of timm; did you mean resnet")
+
+
+def test_a_report_is_written_of_several_benchmarks(capsys, tmp_path):
+    pytest.importorskip("dgd.read.report", reason="the page is not there")
+    out = tmp_path / "report.html"
+    code, text, err = said(capsys, "report", ROOT / "results/ddnn", ROOT / "results/decay-small", "--out", out)
+    assert (code, text) == (0, f"{out}\n"), err
+    assert "ddnn" in out.read_text()
+    assert said(capsys, "report", tmp_path / "none", "--out", out)[0] == 1

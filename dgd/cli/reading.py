@@ -193,6 +193,22 @@ def plot(
 
 
 @app.command(rich_help_panel=PANEL)
+def report(
+    folders: Annotated[
+        list[str], typer.Argument(metavar="RESULTS...", help="Results of benchmarks, finished by the workflow.")
+    ],
+    out: Annotated[str, typer.Option(help="The page.")] = "report.html",
+) -> None:
+    """Write one page of one or several benchmarks: tables, figures, and what produced each number.
+
+    Example: dgd-bench report results/ddnn results/zoo-small --out report.html
+    """
+    from dgd.read import report as page
+
+    print(page.write(folders, out))
+
+
+@app.command(rich_help_panel=PANEL)
 def cite(path: ConfigPath, papers: Papers = None) -> None:
     """Print BibTeX of the papers whose methods and numbers a benchmark uses.
 
