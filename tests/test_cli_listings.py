@@ -1,6 +1,8 @@
 """What `dgd-bench` lists of a benchmark and of its results: as text, as JSON, and where something is missing or wrong."""
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import sys
 import pytest
 
 from dgd import cli, files, identity, progress, shipped
+from dgd.cli.common import app
 from dgd.running import benchmark_cells
 from tests.helpers import ROOT
 
@@ -257,3 +260,21 @@ def test_a_report_is_written_of_several_benchmarks(capsys, tmp_path):
     assert (code, text) == (0, f"{out}\n"), err
     assert "ddnn" in out.read_text()
     assert said(capsys, "report", tmp_path / "none", "--out", out)[0] == 1
+
+
+def test_the_examples_of_the_documentation_run(capsys, tmp_path, monkeypatch):
+    """Each command of `dgd-bench` has one; those of results that are not there are in other tests."""
+    text = (ROOT / "docs/command-line.md").read_text()
+    (tmp_path / "mine.yaml").write_text(re.search(r"^```yaml mine.yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1])
+    commands = [shlex.split(line) for line in re.findall(r"^\$ dgd-bench (.*)$", text, re.MULTILINE)]
+    named = {words[0] for words in commands} | {"claims", "report"}
+    assert named == {command.name or command.callback.__name__ for command in app.registered_commands} | {"list"}
+    monkeypatch.chdir(tmp_path)
+    for words in commands[: commands.index(["list"])]:
+        if words[0] not in ("filters", "plot"):  # in other tests
+            code, _, err = said(capsys, *words)
+            assert code == 0, (words, err)
+    assert "| 2 of 2 " in said(capsys, "table", "results/mine")[1]
+    for command in app.registered_commands:
+        assert "Example: dgd-bench " in command.callback.__doc__, command.callback.__name__
+        assert f"`{command.callback.__name__}" in text or f"dgd-bench {command.callback.__name__}" in text
