@@ -198,9 +198,10 @@ def holder(folder: str | Path) -> dict | None:
 
 
 def _about(text: bytes):
+    """Return what a lock's file says, whatever is left behind it of a longer text; None where its holder is just writing it."""
     try:
-        return json.loads(text)
-    except ValueError:  # it has the lock and is just writing who it is
+        return json.JSONDecoder().raw_decode(text.decode())[0]
+    except ValueError:
         return None
 
 
