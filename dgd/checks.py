@@ -375,5 +375,5 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Benchmark], list[str]]], ...] = 
     (("datasets", "methods"), _tasks),
     (("datasets", "methods", "recipe", "protocol"), _needs),
 )
-_OF_REGISTRIES = (_dataset_problems, _pair_subnets, _inputs, _models, _generator_models, _needs)
-"""Those that ask the registries of data sets, networks and terms."""
+_OF_REGISTRIES = (_paper_problems, _dataset_problems, _pair_subnets, _inputs, _models, _generator_models, _needs)
+"""Those that ask which papers, data sets, networks and terms there are."""
