@@ -10,24 +10,26 @@ from operator import or_
 from pathlib import Path
 
 import dgd
-from dgd import keys, methods, metrics, plugins, terms
+from dgd import keys, methods, metrics, plugins, shipped, terms
 from dgd.benchmark import GAN_RECIPE, RATIO_RECIPE, Benchmark, objective_of, overridden, rows_of
 from dgd.cell import Recipe, RePr, exchange, slug
 
 READINGS = ("last", "best-on-test", "mean", "best", "ensemble")
-PAPERS = Path(__file__).parents[1] / "papers"
 MOST_CELLS = 1_000_000
 
 
-def problems(benchmark: Benchmark, wrong: Mapping, folders: bool = True) -> list[str]:
+def problems(benchmark: Benchmark, wrong: Mapping, folders: bool = True, registries: bool = True) -> list[str]:
     """Say in a line each what is wrong with a benchmark as a whole, and what would be right.
 
     Args:
         benchmark: Its keys have values that are right by themselves, but for those of `wrong`.
         wrong: Keys with a mistake of their own, which no check looks at.
         folders: Folders of images must be there. To name a benchmark's cells they need not.
+        registries: Hold names and options to the registries too, which imports torch. What was checked before needs it not.
     """
     checks = [(reads, check) for reads, check in _CHECKS if not wrong.keys() & set(reads)]
+    if not registries:
+        checks = [(reads, check) for reads, check in checks if check not in _OF_REGISTRIES]
     lines = [line for _, check in checks for line in check(benchmark)]
     if folders and "datasets" not in wrong:
         lines += _folder_problems(benchmark)
@@ -42,11 +44,11 @@ def _size_problems(benchmark: Benchmark) -> list[str]:
 
 
 def _paper_problems(benchmark: Benchmark) -> list[str]:
-    there = sorted(path.stem for path in PAPERS.glob("*.yaml"))  # none where the package stands alone
+    there = sorted(path.stem for path in shipped.PAPERS.glob("*.yaml"))
     return [
         f"papers: no file papers/{name}.yaml{keys.nearest(name, [*there, *plugins.PAPERS])}"
         for name in benchmark.papers
-        if there and name not in (*there, *plugins.PAPERS)
+        if name not in (*there, *plugins.PAPERS)
     ]
 
 
@@ -373,3 +375,5 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Benchmark], list[str]]], ...] = 
     (("datasets", "methods"), _tasks),
     (("datasets", "methods", "recipe", "protocol"), _needs),
 )
+_OF_REGISTRIES = (_paper_problems, _dataset_problems, _pair_subnets, _inputs, _models, _generator_models, _needs)
+"""Those that ask which papers, data sets, networks and terms there are."""

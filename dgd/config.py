@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dgd import checks, keys, methods, metrics, plugins, yaml_files
+import yaml
+
+from dgd import checks, files, keys, methods, metrics, plugins, shipped, yaml_files
 from dgd.benchmark import GAN_RECIPE, RATIO_RECIPE, Benchmark, Pair, objective_of, overridden, rows_of
 from dgd.cell import IMAGE, Cell, Generated, Method, exchange, slug
 
 ASKED = "benchmark.yaml"
-"""The checked config in a benchmark's results, which the workflow writes beside cells.csv: the tables follow by it."""
+"""The checked config in a benchmark's results: what was asked for, whatever of it is there. The tables follow by it."""
 
 
 class ConfigError(ValueError):
@@ -23,13 +25,19 @@ class ConfigError(ValueError):
 def read(path: str | Path) -> dict:
     """Return what a benchmark's YAML holds, unchecked.
 
+    Args:
+        path: The file, or the name of a benchmark that travels with the package.
+
     Raises:
         ConfigError: The file is not there, is not strict YAML (see `dgd.yaml_files`), or holds no mapping.
     """
+    path = shipped.benchmark(path)
     try:
         found = yaml_files.read(path)
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        named = str(error) == "no such file" and path.parent == Path() and not path.suffix
+        hint = f", nor a benchmark of the package{keys.nearest(path, shipped.names())}" if named else ""
+        raise ConfigError(f"{path}: {error}{hint}") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: a benchmark is {keys.short(found)}; it must be a mapping of keys, see config/README.md")
     return found
@@ -48,6 +56,21 @@ def load(path: str | Path, folders: bool = True) -> Benchmark:
     return check(read(path), str(path), folders)
 
 
+def asked(folder: str | Path) -> Benchmark | None:
+    """Return the benchmark that a folder of results was asked for; None where it does not say so. None of its code is run.
+
+    Raises:
+        ConfigError: Its benchmark.yaml has a mistake.
+    """
+    path = Path(folder) / ASKED
+    return check(read(path), str(path), folders=False, run=False) if path.is_file() else None
+
+
+def write_asked(benchmark: Benchmark, folder: str | Path) -> None:
+    """Write into a folder of results what is asked for there, for those who read it."""
+    files.write_text(Path(folder) / ASKED, yaml.safe_dump(benchmark.plain(), sort_keys=False))
+
+
 def check(given: Any, source: str = "config", folders: bool = True, run: bool = True) -> Benchmark:
     """Return the benchmark that a mapping holds.
 
@@ -55,7 +78,8 @@ def check(given: Any, source: str = "config", folders: bool = True, run: bool = 
         given: What YAML or JSON holds.
         source: Its file, for the messages.
         folders: Folders of images must be there. To name a benchmark's cells they need not.
-        run: Load its plugins. What lies in a folder of results may come from someone else: of that, no code is run.
+        run: Load its plugins, and ask the registries. What lies in a folder of results was checked when it was asked for, and
+            may come from someone else: of that, no code is run.
 
     Raises:
         ConfigError: One line for each mistake: the file, the key, what it is, and what would be right.
@@ -74,7 +98,7 @@ def check(given: Any, source: str = "config", folders: bool = True, run: bool = 
             wrong["methods"] = lines
     benchmark = _known_part(given, wrong)
     lines = [line for found in wrong.values() for line in found]
-    lines += checks.problems(benchmark, wrong, folders)
+    lines += checks.problems(benchmark, wrong, folders, registries=run)
     if lines:
         hint = (
             ""

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -24,8 +25,33 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 """What a file system without locks answers."""
 
 
+PATIENCE = 4, 0.02
+"""How often a lock is asked for, and seconds between: who reads who holds it, as `holder` does, has it for a moment."""
+
+
 class Locked(RuntimeError):
     """A folder that another process writes."""
+
+
+class Lock:
+    """The lock on a folder while it is held, and what its holder says there of itself.
+
+    Args:
+        handle: The open file; None where the file system has no locks, and nothing is said.
+        doing: What is done to the folder.
+    """
+
+    def __init__(self, handle: int | None, doing: str):
+        self._handle = handle
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        self._about = {"pid": os.getpid(), "host": platform.node(), "since": since, "doing": doing}
+
+    def say(self, **facts) -> None:
+        """Write who holds the lock, and such facts as how far it is."""
+        if self._handle is not None:
+            content = json.dumps(self._about | facts).encode()
+            os.pwrite(self._handle, content, 0)
+            os.truncate(self._handle, len(content))
 
 
 def file_hash(path: str | Path) -> str:
@@ -125,7 +151,7 @@ def _sync(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: str | Path, doing: str = "written") -> Iterator[None]:
+def locked(folder: str | Path, doing: str = "written") -> Iterator[Lock]:
     """Hold the lock on a folder, which is made; the kernel frees it when the process ends, however that ends.
 
     On a file system without locks it is said once, and nothing is locked.
@@ -143,20 +169,45 @@ def locked(folder: str | Path, doing: str = "written") -> Iterator[None]:
     try:
         with _named(path):
             handle = _take(path)
-            if handle is not None:
-                holder = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
-                os.truncate(handle, 0)
-                os.pwrite(handle, json.dumps({**holder, "doing": doing}).encode(), 0)
+            lock = Lock(handle, doing)
+            lock.say()
         with cleaning(partial(path.unlink, missing_ok=True)) if handle is not None else nullcontext():
-            yield
+            yield lock
     finally:
         if handle is not None:
             path.unlink(missing_ok=True)  # before the lock is freed: nobody else's can have this name
             os.close(handle)
 
 
+def holder(folder: str | Path) -> dict | None:
+    """Return what the process that holds the lock on a folder says there of itself; None where none does, or none can."""
+    try:
+        handle = os.open(Path(folder) / LOCK, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        found = _about(os.pread(handle, 4096, 0))
+        return found if isinstance(found, dict) else {}
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+
+
+def _about(text: bytes):
+    """Return what a lock's file says, whatever is left behind it of a longer text; None where its holder is just writing it."""
+    try:
+        return json.JSONDecoder().raw_decode(text.decode())[0]
+    except ValueError:
+        return None
+
+
 def _take(path: Path) -> int | None:
     """Return the open file whose lock is taken; None where there are no locks."""
+    tries, seconds = PATIENCE
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -167,6 +218,10 @@ def _take(path: Path) -> int | None:
         except BlockingIOError:
             text = os.pread(handle, 4096, 0)
             os.close(handle)
+            tries -= 1
+            if tries:
+                time.sleep(seconds)
+                continue
             raise Locked(f"{path.parent} {_holder(text)}; wait for it, or end it") from None
         except OSError as error:
             os.close(handle)
@@ -187,9 +242,8 @@ def _is(handle: int, path: Path) -> bool:
 
 def _holder(text: bytes) -> str:
     try:
-        found = json.loads(text)
-        return f"is being {found['doing']} by process {found['pid']} on {found['host']} since {found['since']}"
-    except (ValueError, KeyError):  # it has the lock and has not written yet who it is
+        return "is being {doing} by process {pid} on {host} since {since}".format(**_about(text))
+    except (TypeError, KeyError):
         return "is being written by another process"
 
 

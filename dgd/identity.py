@@ -22,7 +22,7 @@ from dgd.codehash import digest as digest
 from dgd.codehash import files as code_files  # noqa: F401
 from dgd.files import json_bytes, locked, remove, write_bytes
 from dgd.json_files import Each, Value
-from dgd.seals import RECORD, check_seal, sealed
+from dgd.seals import RECORD, check_seal, root_of, sealed
 
 OUTPUTS = (
     "metrics.json",
@@ -43,7 +43,8 @@ APART = (
     # They hold or check typed fields, which are compared by their values.
     *("dgd", "dgd.cell", "dgd.keys", "dgd.methods", "dgd.plugins", "dgd.terms"),
     # They record, and change no result.
-    *("dgd.codehash", "dgd.identity", "dgd.provenance", "dgd.seals", "dgd.signals", "dgd.train.memory", "dgd.train.outcomes"),
+    *("dgd.codehash", "dgd.identity", "dgd.provenance", "dgd.seals", "dgd.signals"),
+    *("dgd.train.live", "dgd.train.memory", "dgd.train.outcomes"),
     # It refuses files, and changes nothing that it reads.
     "dgd.json_files",
     # What they make is compared by its content.
@@ -378,6 +379,20 @@ def cell_of(folder: str | Path) -> Cell | None:
         return methods.cell_of(content)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
+
+
+def folder_cells(folder: str | Path) -> list[Cell]:
+    """Return the cells in a benchmark's folder of results, by their own config.yaml, teachers that are there first.
+
+    Raises:
+        ValueError: A cell is in a folder that is not its own: it was copied.
+    """
+    found = []
+    for path in sorted(Path(folder).glob("*/*/*/seed*/config.yaml")):
+        if cell := cell_of(path.parent):
+            root_of(path, cell.path, renamed=True)
+            found.append(cell)
+    return sorted(found, key=lambda cell: (len(cell.teachers), cell.path))
 
 
 def states(cells: Iterable[Cell], results: str | Path, known: Iterable[Cell] = ()) -> dict[str, Fresh | Stale]:

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from dgd import config, frozen, identity, plugins, seals
+from dgd.benchmark import Benchmark
 from dgd.bundles import bundles
 from dgd.cell import Cell
+from dgd.logs import Logs
 from dgd.measured import read_metrics
 from dgd.metrics import METRICS
 from dgd.signals import cleaning
@@ -41,18 +43,20 @@ class Progress:
         until: When to stop, as `time.monotonic` counts.
         trained: Paths of the cells that it has trained.
         good: All of them have a result.
+        logs: Folder of TensorBoard logs; None writes none.
     """
 
     until: float = math.inf
     trained: list[str] = field(default_factory=list)
     good: bool = True
+    logs: str | None = None
 
     @classmethod
-    def begin(cls, stop_after: float | None) -> "Progress":
+    def begin(cls, stop_after: float | None, logs: str | None = None) -> "Progress":
         """Return the progress of the process that this one goes on for; else of one that stops after so many seconds."""
         if GOES_ON in os.environ:
             return cls(**json.loads(os.environ.pop(GOES_ON)))
-        return cls() if stop_after is None else cls(time.monotonic() + stop_after)
+        return cls(math.inf if stop_after is None else time.monotonic() + stop_after, logs=logs)
 
     def start_again(self, error) -> NoReturn:
         """Replace this process by a new one of the same command, in which the cell of a `CannotCapture` runs as it is."""
@@ -78,6 +82,7 @@ class Order:
         together: Cells that are trained side by side, see `dgd.bundles.bundles`.
         stop_after: Seconds after which to stop; None is never.
         results: Root of the results, where the command gives none.
+        benchmark: The benchmark that the cells are of, which its folder of results then says; None for cells without one.
     """
 
     wanted: list[Cell]
@@ -85,6 +90,7 @@ class Order:
     together: int | None = None
     stop_after: float | None = None
     results: str = "results"
+    benchmark: Benchmark | None = None
 
     @property
     def needed(self) -> list[Cell]:
@@ -117,8 +123,8 @@ def order(path: str | Path, pattern: str = "*") -> Order:
     known = {cell.path: cell for cell in config.cells(benchmark)}
     wanted = [cell for name, cell in known.items() if fnmatch.fnmatch(name, pattern) or name.endswith(f"/{pattern}")]
     if not wanted:
-        raise ValueError(f"{path}: no cell matches {pattern!r}; `dgd-bench list {path}` lists them")
-    return Order(wanted, known, benchmark.together, benchmark.stop_after, benchmark.results)
+        raise ValueError(f"{path}: no cell matches {pattern!r}; `dgd-bench list cells {path}` lists them")
+    return Order(wanted, known, benchmark.together, benchmark.stop_after, benchmark.results, benchmark)
 
 
 def with_sources(cell: Cell, root: Path) -> list[Cell]:
@@ -140,20 +146,6 @@ def with_sources(cell: Cell, root: Path) -> list[Cell]:
 def benchmark_cells(path: str | Path) -> list[Cell]:
     """Return the cells of a benchmark's YAML, teachers first."""
     return config.cells(config.load(path))
-
-
-def folder_cells(folder: str | Path) -> list[Cell]:
-    """Return the cells in a benchmark's folder of results, by their own config.yaml, teachers that are there first.
-
-    Raises:
-        ValueError: A cell is in a folder that is not its own: it was copied.
-    """
-    found = []
-    for path in sorted(Path(folder).glob("*/*/*/seed*/config.yaml")):
-        if cell := identity.cell_of(path.parent):
-            seals.root_of(path, cell.path, renamed=True)
-            found.append(cell)
-    return sorted(found, key=lambda cell: (len(cell.teachers), cell.path))
 
 
 def prepared(cell: Cell, results: str | Path = "results") -> Path:
@@ -178,7 +170,7 @@ def prepared(cell: Cell, results: str | Path = "results") -> Path:
     return folder
 
 
-def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
+def train(order: Order, results: str | Path, *, again: bool = False, logs: str | None = None) -> bool:
     """Train the cells of an order that are not there, teachers first; return whether all have a result.
 
     A cell that another benchmark below the same root has is taken over. Nothing is trained where a cell that is there is stale:
@@ -188,12 +180,15 @@ def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
         order: The cells.
         results: Root of the results.
         again: Train the wanted cells anew, and teachers that are stale.
+        logs: Folder of TensorBoard logs of the cells that are trained, see `dgd.logs`; None writes none.
 
     Raises:
-        ValueError: A cell that is there is stale, or its benchmark is frozen.
+        ValueError: A cell that is there is stale, its benchmark is frozen, or there is no TensorBoard.
         Unfinished: The time of the order is over.
     """
     results, needed = Path(results), order.needed
+    if logs:
+        Logs(logs)  # says what is missing before anything is trained
     for cell in needed:
         if frozen.is_frozen(results / cell.benchmark):
             folder = results / cell.benchmark
@@ -203,13 +198,15 @@ def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
             )
     if again and order.stop_after is not None:
         raise ValueError("--again trains anew what is there, so it cannot go on after --stop-after; give one of them")
-    progress = Progress.begin(order.stop_after)
+    progress = Progress.begin(order.stop_after, logs)
     found = identity.states(needed, results, order.known.values())
     there = {path for path in found if (results / path / "metrics.json").is_file()}
     if stale := [path for path in there if not found[path].fresh and not again]:
         more = f", and {len(stale) - 1} more cells are not what is asked for" if len(stale) > 1 else ""
         path = sorted(stale)[0]
         raise ValueError(f"{results / path} is {found[path]}{more} (--again trains again)")
+    if order.benchmark and (folder := results / order.benchmark.benchmark) and not _asks(folder, order.benchmark):
+        config.write_asked(order.benchmark, folder)
     anew = {cell.path for cell in needed if again and (cell in order.wanted or not found[cell.path].fresh)}
     anew -= set(progress.trained)
     waiting = {cell.path: cell for cell in needed if cell.path not in there or cell.path in anew}
@@ -243,6 +240,14 @@ def train(order: Order, results: str | Path, *, again: bool = False) -> bool:
             "the same command goes on"
         )
     return progress.good
+
+
+def _asks(folder: Path, benchmark: Benchmark) -> bool:
+    """Return whether a folder of results says that a benchmark was asked for."""
+    try:
+        return config.asked(folder) == benchmark
+    except ValueError:  # of older code, or damaged
+        return False
 
 
 def _elsewhere(cell: Cell, results: Path) -> Path | None:
@@ -354,7 +359,8 @@ def side_by_side(
     """
     from dgd import train as training
 
-    orders = [training.Order(cell, folder, results / cell.path) for cell, folder in zip(cells, data, strict=True)]
+    watch = Logs(progress.logs) if progress.logs else None
+    orders = [training.Order(cell, folder, results / cell.path, watch) for cell, folder in zip(cells, data, strict=True)]
     try:
         return training.train_side_by_side(orders, results=results, until=progress.until) if orders else []
     except training.CannotCapture as error:

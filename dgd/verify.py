@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dgd import config, files, frozen, identity, keys, manifest, plugins, seals, yaml_files
+from dgd import config, files, frozen, identity, keys, manifest, plugins, seals, shipped
 from dgd.cell import Cell, slug
 from dgd.metrics import MAKERS, METRICS
 from dgd.read import records, table
@@ -56,7 +56,7 @@ class Report:
         return counts + (f"; {self.absent} files of weights and reports are not there" if self.absent else "")
 
 
-def verify(folders: list[str | Path], papers: str | Path = "papers", strict: bool = False) -> Report:
+def verify(folders: list[str | Path], papers: str | Path = shipped.PAPERS, strict: bool = False) -> Report:
     """Check benchmarks' folders of results, or all benchmarks below a root of results.
 
     Args:
@@ -329,11 +329,10 @@ def _table_faults(folder: Path, papers: Path) -> Iterator[str]:
     there = {path.name: path for path in (folder / "tables").glob("[!.]*")}
     if not there and not (folder / "cells.csv").is_file():
         return
-    asked = folder / config.ASKED
-    if not asked.is_file():
+    asked, given = folder / config.ASKED, config.asked(folder)
+    if given is None:
         yield f"{asked}: no such file, and {folder / 'cells.csv'} is made by it; run the workflow, whose first reader writes it"
         return
-    given = config.check(yaml_files.read(asked), str(asked), folders=False, run=False)
     if given.benchmark != folder.resolve().name:
         yield fault(asked, "benchmark", given.benchmark, folder.resolve().name, "the folder's name")
         return

@@ -7,8 +7,6 @@ import argparse
 import json
 from pathlib import Path
 
-import yaml
-
 from dgd import config, files, frozen
 from dgd.read.cells import collect
 from pipeline import script
@@ -23,7 +21,7 @@ def main(argv=None):
     benchmark = config.check(json.loads(args.config.read_text()), str(args.config), folders=False)
     cells, folder = config.cells(benchmark), args.out.parent
     frame = collect(folder, cells, frozen.standing(cells, folder.parent))
-    files.write_text(folder / config.ASKED, yaml.safe_dump(benchmark.plain(), sort_keys=False))
+    config.write_asked(benchmark, folder)
     files.write_text(args.out, frame.to_csv(index=False))
 
 

@@ -63,13 +63,16 @@ def test_the_command_lists_what_is_measured(tmp_path, capsys, monkeypatch):
     rows = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert tuple(rows.columns) == claims.COLUMNS
     assert set(rows["paper"]) == {"dgd", "filter-grafting"}
-    with pytest.raises(SystemExit, match="--paper x: no file papers/x.yaml"):
-        cli.main(["claims", "--paper", "x"])
-    with pytest.raises(SystemExit, match="nowhere: no such folder"):
-        cli.main(["claims", "nowhere"])
+    for words, message in (
+        (["--paper", "x"], "--paper x: no file x.yaml; there are ccl, "),
+        (["nowhere"], "nowhere: no such folder; give a benchmark's results"),
+        (["--papers", "results"], "results: no papers (*.yaml) there; give their folder by --papers"),
+    ):
+        assert cli.main(["claims", *words]) == 1
+        assert capsys.readouterr().err.startswith(f"dgd-bench: {message}")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="papers: no papers"):
-        cli.main(["claims"])
+    assert cli.main(["claims"]) == 1
+    assert capsys.readouterr().err.startswith("dgd-bench: results: no such folder; ")
 
 
 def test_claims_need_no_torch():

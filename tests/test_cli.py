@@ -46,7 +46,7 @@ def test_list(capsys, benchmark):
     }.items():
         assert rows[name].split() == [name, *rest.split()]
     assert all(len(rows[name]) < 165 for name in METHODS)
-    assert cli.main(["list", str(benchmark)]) == 0
+    assert cli.main(["list", "cells", str(benchmark)]) == 0
     assert capsys.readouterr().out.split() == [
         "t/digits/cifar_resnet20/baseline/seed0",
         "t/digits/cifar_resnet8/baseline/seed0",
@@ -119,7 +119,7 @@ def test_mistakes_are_one_line(capsys, benchmark, tmp_path):
     assert cli.main(["train", str(tmp_path / "no.yaml")]) == 1
     assert capsys.readouterr().err.strip() == f"dgd-bench: {tmp_path / 'no.yaml'}: no such file"
     assert cli.main(["train", str(benchmark), "x"]) == 1
-    assert "no cell matches 'x'; `dgd-bench list" in capsys.readouterr().err
+    assert "no cell matches 'x'; `dgd-bench list cells" in capsys.readouterr().err
     assert cli.main(["train"]) == 2
     assert cli.main(["train", str(benchmark), "--agian"]) == 2
     assert cli.main(["filters", str(tmp_path)]) == 1
@@ -132,11 +132,13 @@ def test_status_says_what_is_stale_and_why(capsys, benchmark, tmp_path):
     capsys.readouterr()
     assert cli.main(["status", str(benchmark), "--results", results]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "t/digits/cifar_resnet20/baseline/seed0: fresh",
-        "t/digits/cifar_resnet8/baseline/seed0: stale: metrics.json is missing",
-        "t/digits/cifar_resnet8/kd/seed0: fresh",
+        "t/digits/cifar_resnet20/baseline/seed0: done",
+        "t/digits/cifar_resnet8/baseline/seed0: missing",
+        "t/digits/cifar_resnet8/kd/seed0: done",
+        "3 cells: 2 done, 1 missing",
     ]
-    assert cli.main(["status", f"{results}/t"]) == 0
+    assert cli.main(["status", f"{results}/t"]) == 1  # benchmark.yaml in it says what was asked for
+    assert "baseline/seed0: missing" in capsys.readouterr().out
     benchmark.write_text(benchmark.read_text().replace("batch_size: 20", "batch_size: 10"))
     assert cli.main(["status", str(benchmark), "--results", results]) == 1
     assert "kd/seed0: stale: recipe.batch_size was 20 and is 10; the teacher t/digits" in capsys.readouterr().out

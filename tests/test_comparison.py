@@ -38,14 +38,14 @@ def test_fields_results_images_and_curves(capsys):
 
 
 def test_a_cell_beside_itself_has_no_difference():
-    text = compare(ROW / "kd/seed0", ROW / "kd/seed0")
+    text = str(compare(ROW / "kd/seed0", ROW / "kd/seed0"))
     assert len(text.split("\n\n")[0].splitlines()) == 3
     assert "only one 0, only other 0" in text
     assert "p = 1\n" in text
 
 
 def test_numbers_are_compared_by_their_results():
-    text = compare(ANGLE / "baseline/seed0", ANGLE / "baseline/seed1")
+    text = str(compare(ANGLE / "baseline/seed0", ANGLE / "baseline/seed1"))
     assert "predictions: only those of classes are compared image by image" in text
 
 

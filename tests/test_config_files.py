@@ -167,7 +167,7 @@ def said_by_the_command(path: Path) -> str:
     """What `dgd-bench list` says about a config; "" if it lists its cells."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main(["list", str(path)])
+        code = cli.main(["list", "cells", str(path)])
     assert bool(out.getvalue()) == (code == 0)
     return err.getvalue().removeprefix("dgd-bench: ").rstrip("\n")
 

@@ -1,5 +1,6 @@
 """What is left of a gain after each control. Every number of the fixtures is made up."""
 
+import json
 import math
 from pathlib import Path
 
@@ -255,8 +256,14 @@ def test_the_table_is_written_and_printed(tmp_path, capsys):
     text = " ".join((tmp_path / "controls.md").read_text().split())
     assert "| cifar100 | cifar_resnet32 | grafting | half | +2.00 [+1.77, +2.23] | +1.00 [+0.77, +1.23] | left | 50 % |" in text
     assert pd.read_csv(tmp_path / "controls.csv")["what"].tolist() == ["left", "left"]
-    config = Path(__file__).parents[1] / "config" / "controls.yaml"
-    assert cli.main(["controls", str(tmp_path / "results"), "--config", str(config)]) == 0
+    folder = str(Path(__file__).parents[1] / "results" / "controls-small")  # benchmark.yaml in it names the controls
+    assert cli.main(["controls", folder]) == 0
+    asked = capsys.readouterr().out
+    assert cli.main(["controls", folder, "--config", "controls-small"]) == 0
+    assert capsys.readouterr().out == asked
+    assert cli.main(["controls", folder, "--json"]) == 0
+    assert {row["what"] for row in json.loads(capsys.readouterr().out)["rows"]} <= set(controls.WORDS)
+    assert cli.main(["controls", folder, "--config", "controls"]) == 0
     out = capsys.readouterr().out
     assert out.count("not run") >= 100
     assert "baseline-net1" in out

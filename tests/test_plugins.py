@@ -75,10 +75,10 @@ def test_the_code_of_a_plugin_is_part_of_the_cells_that_use_it_and_of_no_others(
     code = (trained / "blend_own.py").read_text()
     try:
         (trained / "blend_own.py").write_text(code.replace("return [{", "# a comment\n        return [{"))
-        assert run(trained, "status", "own.yaml").count(": fresh") == 3
+        assert run(trained, "status", "own.yaml").count(": done\n") == 3
         (trained / "blend_own.py").write_text(code.replace("options.keep if", "options.keep / 2 if"))
         done = run(trained, "status", "own.yaml", status=1)
-        assert done.count(": fresh") == 2
+        assert done.count(": done\n") == 2
         assert "blend-own/seed0: stale: the code of blend_own.py differs" in done
     finally:
         (trained / "blend_own.py").write_text(code)
@@ -94,7 +94,7 @@ def test_a_cell_with_a_plugin_trains_again_from_its_config_and_a_folder_of_resul
     said = run(trained, "status", "results/own", status=1)  # what it holds is read, and no code is run that a config.yaml names
     assert "exchange.name is 'blend-own'; it is no exchange" in said
     assert "it uses plugins: ['blend_own.py']; give them by --plugin" in said
-    assert run(trained, "status", "results/own", "--plugin", "blend_own.py").count(": fresh") == 3
+    assert run(trained, "status", "results/own", "--plugin", "blend_own.py").count(": done\n") == 3
 
 
 def test_an_installed_package_is_a_plugin_by_its_entry_point(trained, tmp_path):

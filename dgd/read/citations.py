@@ -3,22 +3,28 @@
 import re
 from pathlib import Path
 
-from dgd import exchange, objectives, plugins, yaml_files
+from dgd import exchange, objectives, plugins, shipped, yaml_files
 from dgd.benchmark import Benchmark, objective_of
 from dgd.metrics import of_dataset
+from dgd.read.papers import check_form
 
 ARXIV = re.compile(r"\b\d{4}\.\d{4,5}\b")
 
 
-def bibtex(benchmark: Benchmark, papers: str | Path = "papers") -> str:
+def bibtex(benchmark: Benchmark, papers: str | Path | None = None) -> str:
     """Return an entry for each paper, by arXiv number; those of `papers/*.yaml` with authors and title.
 
     Args:
         benchmark: The benchmark.
-        papers: Folder of the papers' files.
+        papers: Folder of the papers' files, by default those of the package.
+
+    Raises:
+        ValueError: One of them is no paper's.
     """
-    files = {path.stem: path for path in sorted(Path(papers).glob("*.yaml"))} | plugins.PAPERS
+    files = {path.stem: path for path in shipped.papers(papers)} | plugins.PAPERS
     known = {name: yaml_files.read_mapping(path) for name, path in files.items()}
+    for name, about in known.items():
+        check_form(about, files[name])
     by_number = {str(about["arxiv"]): name for name, about in known.items() if about.get("arxiv")}
     wanted = {name: known[name].get("arxiv") for name in benchmark.papers if name in known}
     for number, source in _sources(benchmark).items():

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from dgd import data as datasets
 from dgd import files, identity, json_files, seals
@@ -27,6 +26,7 @@ from dgd.train.device import peak_memory, pick_device, release_memory, set_up, s
 from dgd.train.evaluate import Evaluator, ensemble
 from dgd.train.exchanging import exchange_weights
 from dgd.train.group import Group
+from dgd.train.live import Live, Watch
 from dgd.train.member import create
 from dgd.train.outcomes import CannotCapture, Diverged, NoImages, NoResult, NoTeacher, OutOfMemory, OutOfTime
 from dgd.train.record import RESUME, Result, Trace, norms, write_failure, write_result
@@ -74,11 +74,12 @@ def train_cell(
 
 @dataclass(frozen=True)
 class Order:
-    """A cell to train, the folder of its prepared data set, and the cell's own folder."""
+    """A cell to train, the folder of its prepared data set, the cell's own folder, and who is told of each epoch."""
 
     cell: Cell
     data: Path
     out: Path
+    watch: Watch | None = None
 
 
 def train_side_by_side(
@@ -173,14 +174,16 @@ class _Turns:
 def _train(order: Order, results: Path, device: torch.device, loaded: dict, turns: _Turns) -> Iterator[None]:
     """Train a cell and write its folder; yields where another cell may have its turn, and returns what metrics.json holds."""
     if not ranks.leads():
-        return (yield from _train_locked(order, results, device, loaded, turns))
-    with files.locked(order.out, "trained"):
+        return (yield from _train_locked(order, results, device, loaded, turns, None))
+    with files.locked(order.out, "trained") as lock, Live(order.cell, turns.number, lock, order.watch) as live:
         files.remove_unfinished(order.out, (*identity.OUTPUTS, RESUME))
-        return (yield from _train_locked(order, results, device, loaded, turns))
+        return (yield from _train_locked(order, results, device, loaded, turns, live))
 
 
-def _train_locked(order: Order, results: Path, device: torch.device, loaded: dict, turns: _Turns) -> Iterator[None]:
-    """See `_train`; this process may write the cell's folder."""
+def _train_locked(
+    order: Order, results: Path, device: torch.device, loaded: dict, turns: _Turns, live: Live | None
+) -> Iterator[None]:
+    """See `_train`; this process may write the cell's folder where it has a `live`."""
     cell, out = order.cell, order.out
     if order.data not in loaded:  # cells side by side hold it once
         loaded[order.data] = datasets.load(order.data)
@@ -202,7 +205,7 @@ def _train_locked(order: Order, results: Path, device: torch.device, loaded: dic
         teachers = [load_network(folder, dataset.of(cell.teacher_input), cell) for folder in folders]
         group = Group(cell, dataset, teachers, device, processes)
         made_from["started"] = datetime.now(UTC).isoformat(timespec="microseconds")
-        result = yield from _fit(group, dataset, out, stamp, turns)
+        result = yield from _fit(group, dataset, out, stamp, turns, live)
     except NoResult as error:
         if processes.leads:
             write_failure(out, cell, made_from, error)
@@ -216,7 +219,7 @@ def _train_locked(order: Order, results: Path, device: torch.device, loaded: dic
     return metrics
 
 
-def _fit(group: Group, dataset, out: Path, stamp: str, turns: _Turns) -> Iterator[None]:
+def _fit(group: Group, dataset, out: Path, stamp: str, turns: _Turns, live: Live | None) -> Iterator[None]:
     """Run the epochs: train, evaluate, exchange; or train, exchange, evaluate with `evaluate: after`. Returns the `Result`."""
     cell, recipe, processes, task = group.cell, group.recipe, group.ranks, group.task
     train = _loader(group, dataset, "train", recipe.batch_size, dataset.of(cell.teacher_input) if cell.paired else None)
@@ -230,16 +233,8 @@ def _fit(group: Group, dataset, out: Path, stamp: str, turns: _Turns) -> Iterato
     steps, evaluate, validate = Steps(group, train), Evaluator(group, test), None
     if dataset.sizes["validation"]:
         validate = Evaluator(group, _loader(group, dataset, "validation", EVALUATION_BATCH))
-    bar = tqdm(
-        range(first, recipe.epochs),
-        initial=first,
-        total=recipe.epochs,
-        desc=cell.path,
-        unit="epoch",
-        mininterval=5,
-        position=turns.number,
-        disable=not processes.leads,
-    )
+    if live:
+        live.begin(first)
     predictions, turns.last = None, time.monotonic()
 
     def exchange_in(phase: str, epoch: int) -> None:
@@ -249,7 +244,7 @@ def _fit(group: Group, dataset, out: Path, stamp: str, turns: _Turns) -> Iterato
                 trace.exchanges.append(epoch)
                 trace.shares.append(shares)
 
-    for epoch in bar:
+    for epoch in range(first, recipe.epochs):
         turns.begin()
         steps.start(epoch)
         turns.end(training=True)
@@ -272,19 +267,20 @@ def _fit(group: Group, dataset, out: Path, stamp: str, turns: _Turns) -> Iterato
             if validate:
                 validated = validate().scores
         history.append(_row(epoch, group.rates(epoch), rows, task.metric.name, validated, scores, losses))
-        bar.set_postfix_str(_progress(rows[0], scores[0], task.metric), False)
         exchange_in("after", epoch)
         turns.end()
+        images = train.images * len(history) * cell.networks
+        if live:
+            live.tell(history, turns.spent["seconds"], images / turns.spent["training"])
         state = None if last else group.state()
         if state:
             point = {"group": state, "history": history, "spent": turns.spent, "trace": trace.state()}
             checkpoint.save_state(out / RESUME, point | {"epoch": epoch, "stamp": stamp})
         if not last and processes.broadcast(turns.over()):
-            bar.close()
             raise OutOfTime(f"{cell.path}: stopped after epoch {epoch + 1} of {recipe.epochs}; it goes on from there")
     setting = task, group.arithmetic, processes
     together = ensemble(group.eval_networks, cell.evaluated, test, *setting) if cell.evaluated > 1 else None
-    timings = _timings(group, turns, train.images * len(history) * cell.networks, steps.launch.how)
+    timings = _timings(group, turns, images, steps.launch.how)
     models, latency = _models(group)
     timings |= latency
     retrieved = retrieval(group, dataset) if processes.leads else None  # its process has the first network
@@ -343,10 +339,6 @@ def _row(epoch: int, rates: list, rows: list[dict], metric: str, validated: list
 
 def _tested(i: int, metric: str, validated: list, scores: list, losses: list) -> dict:
     return {f"validation_{metric}_{i}": validated[i], f"test_{metric}_{i}": scores[i], f"test_loss_{i}": losses[i]}
-
-
-def _progress(row: Mapping, score: float | None, metric) -> str:
-    return f"loss {row['loss']:.3f}" + ("" if score is None else f", test {score:{metric.form}} {metric.unit}".rstrip())
 
 
 def _timings(group: Group, turns: _Turns, images: int, how: str) -> dict:

@@ -195,7 +195,7 @@ def test_without_a_home_and_utf_8_names_of_any_language_are_trained_and_listed(t
 LISTINGS = {
     "claims": ["claims", "results/decay-small", "--csv"],
     "list": ["list"],
-    "list of cells": ["list", "config/cifar100.yaml"],
+    "list of cells": ["list", "cells", "config/cifar100.yaml"],
     "status": ["status", "config/cifar100.yaml"],
     "status of results": ["status", "results/decay-small"],
     "table": ["table", "results/decay-small"],

@@ -160,7 +160,7 @@ def can_be(cells: pd.DataFrame) -> None:
 
 
 def status(root: Path) -> dict[str, str]:
-    cells = running.folder_cells(root / "results" / "t")
+    cells = identity.folder_cells(root / "results" / "t")
     return {name: str(state).partition(":")[0] for name, state in identity.states(cells, root / "results").items()}
 
 
@@ -729,7 +729,7 @@ def test_a_file_of_a_sealed_cell_that_is_gone_is_named(name, made, tmp_path):
 # ----------------------------------------------------------------------------------------------------- the command line
 
 COMMANDS = {
-    "list": (["list", "t.yaml"], "benchmark"),
+    "list": (["list", "cells", "t.yaml"], "benchmark"),
     "controls": (["controls", "results/t", "--config", "t.yaml"], "benchmark"),
     "claims": (["claims", "results/t", "--papers", "papers"], "paper"),
     "table by papers": (["table", "results/t", "--papers", "papers/paper.yaml"], "paper"),
