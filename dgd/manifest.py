@@ -14,7 +14,7 @@ from dgd import files, seals
 MANIFEST = "SHA256SUMS"
 NOT_KEPT = ("*.safetensors", "report.html")
 """Files that a folder of results may lack; with its seal, a cell's manifest has the hash of its weights all the same."""
-PASSING = (".*", "*.log", "resume.pt", "before.resume.pt")
+PASSING = (".*", "*.log", "usage.tsv", "resume.pt", "before.resume.pt")
 """Files that come and go with runs, and hold no result."""
 CELL = "*/*/*/seed*/*"
 """The files of cells, below the folder of their benchmark."""

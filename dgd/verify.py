@@ -104,15 +104,22 @@ def _cell_folders(folder: Path) -> list[Path]:
 
 def _checked(folder: Path, paths: list[Path], papers: Path) -> list[str]:
     """Return the faults of a benchmark but for those of its manifest."""
-    lines: list[str] = []
+    lines, check = _checker()
+    lines += cell_faults(folder, paths)
+    check(folder, _frozen_faults, folder)
+    check(folder, _table_faults, folder, papers)
+    return lines
+
+
+def cell_faults(folder: Path, paths: Iterable[Path]) -> list[str]:
+    """Return the faults of some cells of a benchmark: their files, numbers and records, and how these agree with each other.
+
+    Args:
+        folder: The benchmark's results.
+        paths: Folders of the cells, and of their teachers.
+    """
+    lines, check = _checker()
     cells: dict[Path, tuple[Cell, Mapping]] = {}
-
-    def check(path: Path, function: Callable[..., Iterable[str]], *args) -> None:
-        try:
-            lines.extend(line for line in function(*args) or ())
-        except Exception as error:  # whatever a damaged file makes of its reader
-            lines.append(_line(path, error))
-
     said = _standing(folder)
     for path in paths:
         check(path, lambda path=path: cells.update({path: _read(path)}))
@@ -125,9 +132,20 @@ def _checked(folder: Path, paths: list[Path], papers: Path) -> list[str]:
         check(path, _teacher_faults, path, cell, said)
     check(folder, _twice, cells)
     check(folder, _same_data, cells)
-    check(folder, _frozen_faults, folder)
-    check(folder, _table_faults, folder, papers)
     return lines
+
+
+def _checker() -> tuple[list[str], Callable[..., None]]:
+    """Return the lines of faults, and the function that adds to them what a check finds, or what a damaged file makes of it."""
+    lines: list[str] = []
+
+    def check(path: Path, function: Callable[..., Iterable[str]], *args) -> None:
+        try:
+            lines.extend(line for line in function(*args) or ())
+        except Exception as error:  # whatever a damaged file makes of its reader
+            lines.append(_line(path, error))
+
+    return lines, check
 
 
 def _line(path: Path, error: Exception) -> str:
