@@ -429,6 +429,40 @@ def controls(
     print(markdown(controls_table(cells, benchmark.controls, benchmark.report)))
 
 
+# The two commands below hand finished cells from one group to another.
+
+
+@app.command()
+def export(
+    folders: Annotated[list[str], typer.Argument(metavar="RESULTS...", help="Results of benchmarks, e.g. results/quick.")],
+    out: Annotated[str, typer.Option(help="The file to write, e.g. quick.tar.")],
+    cells: Annotated[str, typer.Option(help="Path or pattern of cells, e.g. '*/dgd/seed0'; teachers go with them.")] = "*",
+    weights: Annotated[bool, typer.Option("--weights", help="Weights too: Snakemake trains cells without them again.")] = False,
+    papers: Annotated[str, typer.Option(help="Folder of the papers' files.")] = "papers",
+) -> None:
+    """Write finished cells, with tables, provenance, licence and checksums, into one file that `import` takes in."""
+    from dgd import export as exporting
+
+    count = exporting.export(folders, out, cells, weights, papers)
+    print(f"{out}: {count} cells")
+
+
+@app.command("import")
+def import_(
+    bundle: Annotated[str, typer.Argument(help="A file that `export` wrote.")],
+    results: Annotated[str, typer.Option(help="Root of the results.")] = "results",
+    replace: Annotated[bool, typer.Option("--replace", help="Take the bundle's cells where others are there.")] = False,
+) -> None:
+    """Take the cells of such a file in, after all of it is checked; exit status 1 if a cell was left out."""
+    from dgd import export as exporting
+
+    found = exporting.take(bundle, results, replace)
+    for line in found.lines:
+        print(line)
+    print(found)
+    _exit(found.counts[exporting.LEFT] > 0)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit status; a mistake is one line on stderr."""
     for stream in (sys.stdout, sys.stderr):  # in a locale without UTF-8, what it lacks is written as \\u2190

@@ -70,7 +70,7 @@ def verify(folders: list[str | Path], papers: str | Path = "papers", strict: boo
     found = Report()
     for folder in dict.fromkeys(one for given in folders for one in benchmarks_in(Path(given))):
         lines, absent = manifest.faults(folder, strict)
-        cells = _cell_folders(folder)
+        cells = cell_folders(folder)
         lines += _checked(folder, cells, Path(papers))
         found.faults += dict.fromkeys(lines)
         found.benchmarks += 1
@@ -98,7 +98,8 @@ def _is_benchmark(folder: Path) -> bool:
     return (folder / manifest.MANIFEST).is_file() or next(folder.glob("*/*/*/seed*/*"), None) is not None
 
 
-def _cell_folders(folder: Path) -> list[Path]:
+def cell_folders(folder: Path) -> list[Path]:
+    """Return the folders of a benchmark's cells, finished or not."""
     return sorted(path for path in folder.glob("*/*/*/seed*") if path.is_dir())
 
 
