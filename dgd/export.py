@@ -299,7 +299,10 @@ def _refuse_frozen(source: Path, folder: Path) -> None:
 def _take(source: Path, folder: Path, replace: bool, found: Taken) -> None:
     """Take the cells and tables of one benchmark in."""
     sums = folder / manifest.MANIFEST
-    was_right = not verify.cell_folders(folder) or (sums.is_file() and not manifest.faults(folder)[0])
+    own = {path.relative_to(source) for path in verify.cell_folders(source)}
+    # Of a folder that has other cells and no manifest, the workflow is not done yet: it will write one.
+    only = not sums.is_file() and {path.relative_to(folder) for path in verify.cell_folders(folder)} <= own
+    right = sums.is_file() and not manifest.faults(folder)[0]
     left, came = set(), False
     for cell in _ordered(source):
         path, here = _folder(source, cell), _folder(folder, cell)
@@ -318,7 +321,7 @@ def _take(source: Path, folder: Path, replace: bool, found: Taken) -> None:
         found.lines.append(f"{here}: {text}")
         found.counts[kind] += 1
     took = (source / manifest.MANIFEST).is_file() and _take_tables(source, folder, replace or came, found)
-    if came and not took and was_right:
+    if not took and ((right and came) or (only and not left)):
         manifest.write(folder)
 
 
