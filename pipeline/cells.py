@@ -33,10 +33,10 @@ NOTHING = "Snakefile"
 SNAKEMAKE = 'PATH="$PWD/.venv/bin:$PATH" snakemake --cores 1 --nolock'
 CELL = {
     "desc": "${item.folder}",
-    "cmd": SNAKEMAKE + " ${item.arguments} && " + 'PATH="$PWD/.venv/bin:$PATH" python -m pipeline.score ${item.score}',
+    "cmd": SNAKEMAKE + " ${item.arguments} && " + 'PATH="$PWD/.venv/bin:$PATH" python -m pipeline.score ${item.quoted}',
     "deps": ["${item.config}", "dgd", "pipeline/train.py", "${item.data}", "${item.after}"],
     "outs": [{"${item.folder}": {"persist": True}}],
-    "metrics": [{"${item.scores}": {"cache": False, "persist": True}}],
+    "metrics": [{"${item.score}": {"cache": False, "persist": True}}],
 }
 DATA = {
     "desc": "${item.folder}",
@@ -70,8 +70,8 @@ def names(paths: Iterable[Path]) -> dict[str, dict]:
                 "data": identity.prepared_folder(cell).as_posix(),
                 # Of several, the last: a stage has a number of dependencies that is the same for all.
                 "after": f"{benchmark.results}/{cell.teachers[-1]}" if cell.teachers else NOTHING,
-                "score": shlex.quote(folder),
-                "scores": scores(cell),
+                "quoted": shlex.quote(folder),
+                "score": scores(cell),
             }
     return found
 

@@ -28,10 +28,14 @@ def stages(path: Path) -> tuple[list[str], list[str]]:
             left.append(f"{folder} is {states[cell.path]}")
         elif not (folder / identity.WEIGHTS).is_file():
             left.append(f"{folder / identity.WEIGHTS}: no such file; a cell is kept with its weights")
+        elif not (made := Path(item["data"]) / "manifest.json").is_file():
+            left.append(f"{folder}: its data are not there; `snakemake --cores 1 --configfile {path} -- {made}` prepares them")
         else:
             write(folder)
             kept.append(f"cell@{name}")
-    kept += [f"data@{name}" for name, item in data_sets([path]).items() if (Path(item["folder"]) / "manifest.json").is_file()]
+    # Data of which no cell is kept may be those of another config.
+    used = {found[name.removeprefix("cell@")]["data"] for name in kept}
+    kept += [f"data@{name}" for name, item in data_sets([path]).items() if item["folder"] in used]
     folder = Path(benchmark.results) / benchmark.benchmark
     missing = [out for entry in tables(path, benchmark, own)["outs"] for out in entry if not Path(out).exists()]
     faults = left or [f"{out}: no such file or folder" for out in missing] or manifest.faults(folder)[0]
@@ -53,7 +57,7 @@ def main(argv=None):
         left += own[1]
     for line in left:
         print(line, file=sys.stderr)
-    if kept and (failed := subprocess.run(["dvc", "commit", "--quiet", "--force", "--no-relink", *kept]).returncode):
+    if kept and (failed := subprocess.run(["dvc", "commit", "--force", "--no-relink", *kept]).returncode):
         sys.exit(failed)
     print(f"{len(kept)} stages are in dvc.lock, {len(left)} are not")
 

@@ -352,7 +352,7 @@ def test_dvc_names_every_cell_of_every_config(repo):
     for cell in names([hostile]).values():  # the shell that runs them reads the same words
         words = ["--configfile", hostile.as_posix(), "--", f"{cell['folder']}/metrics.json"]
         assert shlex.split(cell["arguments"]) == words
-        assert shlex.split(cell["score"]) == [cell["folder"]]
+        assert shlex.split(cell["quoted"]) == [cell["folder"]]
     shown = run(repo, "dvc", "stage", "list", "--name-only", "cell@quick-digits-cifar_resnet8-dgd-0")
     assert shown.split() == ["cell@quick-digits-cifar_resnet8-dgd-0"]
 
