@@ -29,7 +29,7 @@ HEADER = """\
 # `persist`: DVC would delete a cell before it asks for it, and Snakemake would train it again.
 """
 NOTHING = "Snakefile"
-"""Stands for the teacher where there is none: DVC leaves no dependency of a list out."""
+"""Stands in `after` for cells without a teacher: in DVC all stages of a group have the same number of dependencies."""
 SNAKEMAKE = 'PATH="$PWD/.venv/bin:$PATH" snakemake --cores 1 --nolock'
 CELL = {
     "desc": "${item.folder}",
