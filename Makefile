@@ -1,6 +1,7 @@
 # One virtual environment from the lock, made once; every target below uses it and nothing else.
 PYTHON ?= python3.11
 CORES ?= $(shell nproc)
+CONFIGS ?= config/quick.yaml
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -9,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help:           ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: .venv/.ready cells.yaml  ## make .venv from requirements.lock, install dgd-bench into it and write cells.yaml
+setup: .venv/.ready  ## make .venv from requirements.lock and install dgd-bench into it
 
 # The stamps are written last: a set-up that was interrupted starts over, a finished one is never repeated.
 .venv/.locked: requirements.lock
@@ -22,12 +23,9 @@ setup: .venv/.ready cells.yaml  ## make .venv from requirements.lock, install dg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# What DVC calls the cells. Registries are not asked, so it takes a second.
-cells.yaml: .venv/.ready $(wildcard config/*.yaml)
-	@DGD_NETWORKS=no python -m pipeline.cells
-
-cells: .venv/.ready  ## write cells.yaml, the names for `dvc repro 'cell@<name>'`
-	@DGD_NETWORKS=no python -m pipeline.cells
+# Registries are not asked, so it takes a second.
+cells: setup  ## write dvc.yaml, what DVC keeps of the benchmarks in CONFIGS
+	@DGD_NETWORKS=no python -m pipeline.cells $(CONFIGS)
 
 bench: setup  ## train the default benchmark (config/quick.yaml) and print its table
 	snakemake --cores $(CORES) --quiet rules host

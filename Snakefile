@@ -39,7 +39,7 @@ rule all:
     input:
         PRUNED,
         f"{BENCHMARK}/cells.csv",
-        f"{BENCHMARK}/logs/reading-{READING[:12]}",
+        f"{BENCHMARK}/logs/reading/{READING[:12]}",
         f"{BENCHMARK}/tables",
         f"{BENCHMARK}/figures",
         f"{BENCHMARK}/report.html",

@@ -7,6 +7,7 @@ and the report are in it where they are there, and may be missing: version contr
 import fnmatch
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from dgd import files, seals
@@ -14,7 +15,7 @@ from dgd import files, seals
 MANIFEST = "SHA256SUMS"
 NOT_KEPT = ("*.safetensors", "report.html")
 """Files that a folder of results may lack; with its seal, a cell's manifest has the hash of its weights all the same."""
-PASSING = (".*", "*.log", "resume.pt", "before.resume.pt")
+PASSING = (".*", "*.log", "usage.tsv", "resume.pt", "before.resume.pt")
 """Files that come and go with runs, and hold no result."""
 CELL = "*/*/*/seed*/*"
 """The files of cells, below the folder of their benchmark."""
@@ -50,12 +51,25 @@ def write(folder: str | Path) -> Path:
         for name, value in (seals.seal(path.parent) or {}).items():
             if may_be_missing(name):  # weights that were left out are held to what was trained
                 hashes.setdefault(path.with_name(name).relative_to(folder).as_posix(), value)
+    try:
+        content = text(hashes)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    files.write_text(folder / MANIFEST, content)
+    return folder / MANIFEST
+
+
+def text(hashes: Mapping[str, str]) -> str:
+    """Return a manifest of file -> SHA-256.
+
+    Raises:
+        ValueError: A file's name has a line break or a backslash in it.
+    """
     lines = {name: f"{value}  {name}\n" for name, value in sorted(hashes.items())}
     for name, line in lines.items():
         if not LINE.fullmatch(line):
-            raise ValueError(f"{folder / name!r}: a line break or a backslash is in its name; give it another")
-    files.write_text(folder / MANIFEST, "".join(lines.values()))
-    return folder / MANIFEST
+            raise ValueError(f"{name!r}: a line break or a backslash is in its name; give it another")
+    return "".join(lines.values())
 
 
 def read(folder: str | Path) -> dict[str, str]:

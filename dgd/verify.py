@@ -70,7 +70,7 @@ def verify(folders: list[str | Path], papers: str | Path = shipped.PAPERS, stric
     found = Report()
     for folder in dict.fromkeys(one for given in folders for one in benchmarks_in(Path(given))):
         lines, absent = manifest.faults(folder, strict)
-        cells = _cell_folders(folder)
+        cells = cell_folders(folder)
         lines += _checked(folder, cells, Path(papers))
         found.faults += dict.fromkeys(lines)
         found.benchmarks += 1
@@ -98,21 +98,29 @@ def _is_benchmark(folder: Path) -> bool:
     return (folder / manifest.MANIFEST).is_file() or next(folder.glob("*/*/*/seed*/*"), None) is not None
 
 
-def _cell_folders(folder: Path) -> list[Path]:
+def cell_folders(folder: Path) -> list[Path]:
+    """Return the folders of a benchmark's cells, finished or not."""
     return sorted(path for path in folder.glob("*/*/*/seed*") if path.is_dir())
 
 
 def _checked(folder: Path, paths: list[Path], papers: Path) -> list[str]:
     """Return the faults of a benchmark but for those of its manifest."""
-    lines: list[str] = []
+    lines, check = _checker()
+    lines += cell_faults(folder, paths)
+    check(folder, _frozen_faults, folder)
+    check(folder, _table_faults, folder, papers)
+    return lines
+
+
+def cell_faults(folder: Path, paths: Iterable[Path]) -> list[str]:
+    """Return the faults of some cells of a benchmark: their files, numbers and records, and how these agree with each other.
+
+    Args:
+        folder: The benchmark's results.
+        paths: Folders of the cells, and of their teachers.
+    """
+    lines, check = _checker()
     cells: dict[Path, tuple[Cell, Mapping]] = {}
-
-    def check(path: Path, function: Callable[..., Iterable[str]], *args) -> None:
-        try:
-            lines.extend(line for line in function(*args) or ())
-        except Exception as error:  # whatever a damaged file makes of its reader
-            lines.append(_line(path, error))
-
     said = _standing(folder)
     for path in paths:
         check(path, lambda path=path: cells.update({path: _read(path)}))
@@ -125,9 +133,20 @@ def _checked(folder: Path, paths: list[Path], papers: Path) -> list[str]:
         check(path, _teacher_faults, path, cell, said)
     check(folder, _twice, cells)
     check(folder, _same_data, cells)
-    check(folder, _frozen_faults, folder)
-    check(folder, _table_faults, folder, papers)
     return lines
+
+
+def _checker() -> tuple[list[str], Callable[..., None]]:
+    """Return the lines of faults, and the function that adds to them what a check finds, or what a damaged file makes of it."""
+    lines: list[str] = []
+
+    def check(path: Path, function: Callable[..., Iterable[str]], *args) -> None:
+        try:
+            lines.extend(line for line in function(*args) or ())
+        except Exception as error:  # whatever a damaged file makes of its reader
+            lines.append(_line(path, error))
+
+    return lines, check
 
 
 def _line(path: Path, error: Exception) -> str:

@@ -337,10 +337,10 @@ def test_a_frozen_benchmark_is_read_and_another_config_is_refused(repo):
 
 
 def test_dvc_names_every_cell_of_every_config(repo):
-    """`make cells` writes what `dvc.yaml` takes its names from, and DVC finds the README's cell by it."""
-    run(repo, "python", "-m", "pipeline.cells")
-    found = yaml.safe_load((repo / "cells.yaml").read_text())["cells"]
+    """`make cells` writes the stages, and DVC finds the README's cell among those of the repository."""
     configs = sorted(ROOT.glob("config/*.yaml"))
+    run(repo, "python", "-m", "pipeline.cells", *(f"config/{path.name}" for path in configs), "--out", "all.yaml")
+    found = yaml.safe_load((repo / "all.yaml").read_text())["stages"]["cell"]["foreach"]
     assert sorted(cell["folder"] for cell in found.values()) == sorted(
         f"results/{cell.path}" for path in configs for cell in cells_of(load(path, folders=False))
     )
@@ -351,6 +351,7 @@ def test_dvc_names_every_cell_of_every_config(repo):
     for cell in names([hostile]).values():  # the shell that runs them reads the same words
         words = ["--configfile", hostile.as_posix(), "--", f"{cell['folder']}/metrics.json"]
         assert shlex.split(cell["arguments"]) == words
+        assert shlex.split(cell["quoted"]) == [cell["folder"]]
     shown = run(repo, "dvc", "stage", "list", "--name-only", "cell@quick-digits-cifar_resnet8-dgd-0")
     assert shown.split() == ["cell@quick-digits-cifar_resnet8-dgd-0"]
 
@@ -372,22 +373,25 @@ def test_dvc_trains_a_cell_once_and_again_only_for_new_code(repo, monkeypatch):
     run(repo, "python", "-m", "pipeline.cells", "config/test/tiny.yaml")
     run(repo, "dvc", "repro", "cell@tiny-digits-cifar_resnet8-dgd-0")
     assert trained(repo) == {TEACHER: 1, DGD: 1}
+    kept = yaml.safe_load((repo / "dvc.lock").read_text())["stages"]
+    assert set(kept) == {f"cell@tiny-digits-cifar_resnet{name}-0" for name in ("20-baseline", "8-dgd")} | {"data@tiny-digits"}
 
     train_by_the_command_line(repo, monkeypatch, BASELINE)
     before = {path: path.stat().st_mtime_ns for path in repo.glob("results/**/metrics.json")}
-    run(repo, "dvc", "repro", "cell@tiny-digits-cifar_resnet8-baseline-0")
+    run(repo, "dvc", "repro", "--single-item", "cell@tiny-digits-cifar_resnet8-baseline-0")
     assert trained(repo) == {TEACHER: 1, DGD: 1}
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
     append(repo / "dgd/exchange/graft.py", "# edited\n")
-    run(repo, "dvc", "repro", "cell@tiny-digits-cifar_resnet8-dgd-0")
+    run(repo, "dvc", "repro", "--single-item", "cell@tiny-digits-cifar_resnet8-dgd-0")
     assert trained(repo) == {TEACHER: 1, DGD: 1}
     append(repo / "dgd/exchange/graft.py", "EDITED = 1\n")
-    run(repo, "dvc", "repro", "cell@tiny-digits-cifar_resnet8-dgd-0")
+    run(repo, "dvc", "repro", "--single-item", "cell@tiny-digits-cifar_resnet8-dgd-0")
     assert trained(repo) == {TEACHER: 1, DGD: 2}
-    assert "didn't change" in run(repo, "dvc", "repro", "cell@tiny-digits-cifar_resnet8-dgd-0")
+    assert "didn't change" in run(repo, "dvc", "repro", "--single-item", "cell@tiny-digits-cifar_resnet8-dgd-0")
     assert trained(repo) == {TEACHER: 1, DGD: 2}
     assert '"top1": {"last": ' in run(repo, "dvc", "metrics", "show", "--json")
+    assert json.loads((repo / f"scores/{DGD}.json").read_text()).keys() == {"top1"}
 
 
 def test_patterns_of_cells_match_them_and_nothing_else():

@@ -1,4 +1,4 @@
-"""`dgd-bench verify`, `freeze`: guard folders of results."""
+"""`dgd-bench verify`, `freeze`, `export`, `import`: guard folders of results, and hand them over."""
 
 from typing import Annotated
 
@@ -51,3 +51,41 @@ def freeze(
         return
     for row in frozen.freeze(folder):
         print(f"{folder}: frozen, {frozen.sentence(row)}")
+
+
+@app.command(rich_help_panel=PANEL)
+def export(
+    folders: Annotated[list[str], typer.Argument(metavar="RESULTS...", help="Results of benchmarks, e.g. results/quick.")],
+    out: Annotated[str, typer.Option(help="The file to write, e.g. quick.tar.")],
+    cells: Annotated[str, typer.Option(help="Path or pattern of cells, e.g. '*/dgd/seed0'; teachers go with them.")] = "*",
+    weights: Annotated[bool, typer.Option("--weights", help="Weights too: Snakemake trains cells without them again.")] = False,
+    papers: Papers = None,
+) -> None:
+    """Write finished cells, with tables, provenance, licence and checksums, into one file that `import` takes in.
+
+    Example: dgd-bench export results/quick --out quick.tar
+    """
+    from dgd import export as exporting
+    from dgd import shipped
+
+    count = exporting.export(folders, out, cells, weights, papers or shipped.PAPERS)
+    print(f"{out}: {count} cells")
+
+
+@app.command("import", rich_help_panel=PANEL)
+def import_(
+    bundle: Annotated[str, typer.Argument(help="A file that `export` wrote.")],
+    results: Annotated[str, typer.Option(help="Root of the results.")] = "results",
+    replace: Annotated[bool, typer.Option("--replace", help="Take the bundle's cells where others are there.")] = False,
+) -> None:
+    """Take the cells of such a file in, after all of it is checked; exit status 1 if a cell was left out.
+
+    Example: dgd-bench import quick.tar
+    """
+    from dgd import export as exporting
+
+    found = exporting.take(bundle, results, replace)
+    for line in found.lines:
+        print(line)
+    print(found)
+    end(found.counts[exporting.LEFT] > 0)

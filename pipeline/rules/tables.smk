@@ -9,7 +9,7 @@ REQUIRED INPUTS:
 OUTPUTS, in <results>/<benchmark>/:
 
     cells.csv           a row a cell and network
-    logs/reading-*      names the code and the config that read the cells: it is missing, and all is read again, where they changed
+    logs/reading/*      names the code and the config that read the cells: it is missing, and all is read again, where they changed
     tables/             results, methods, filters, claims, controls and density, and what only some benchmarks have: subnets, retrieval,
                         generated; as Markdown, CSV and LaTeX
     figures/            learning curves, filter-level evidence and pruning curves, as SVG, PDF and PNG
@@ -27,7 +27,7 @@ PAPERS = [
 CELLS_CSV = f"{BENCHMARK}/cells.csv"
 FIGURES = f"{BENCHMARK}/figures"
 TABLES = f"{BENCHMARK}/tables"
-READ = f"{BENCHMARK}/logs/reading-{READING[:12]}"
+READ = f"{BENCHMARK}/logs/reading/{READING[:12]}"
 
 
 rule collect:
