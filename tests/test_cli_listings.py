@@ -277,4 +277,5 @@ def test_the_examples_of_the_documentation_run(capsys, tmp_path, monkeypatch):
     assert "| 2 of 2 " in said(capsys, "table", "results/mine")[1]
     for command in app.registered_commands:
         assert "Example: dgd-bench " in command.callback.__doc__, command.callback.__name__
-        assert f"`{command.callback.__name__}" in text or f"dgd-bench {command.callback.__name__}" in text
+        name = command.name or command.callback.__name__
+        assert f"`{name}" in text or f"dgd-bench {name}" in text
