@@ -107,7 +107,7 @@ def _needed(folder: Path, pattern: str) -> list[Cell]:
     """Return the cells of a benchmark whose paths match, each after the teachers that it needs."""
     wanted = [
         cell
-        for cell in running.folder_cells(folder)
+        for cell in identity.folder_cells(folder)
         if fnmatch.fnmatch(cell.path, pattern) or fnmatch.fnmatch(cell.path, f"*/{pattern}")
     ]
     root = folder.resolve().parent
@@ -327,7 +327,7 @@ def _take(source: Path, folder: Path, replace: bool, found: Taken) -> None:
 
 def _ordered(source: Path) -> list[Cell]:
     """Return the cells of a bundle's benchmark, each after those that it learned from."""
-    cells = running.folder_cells(source)
+    cells = identity.folder_cells(source)
     return list({one.path: one for cell in cells for one in running.with_sources(cell, source.parent)}.values())
 
 
