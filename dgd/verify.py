@@ -62,7 +62,7 @@ def verify(folders: list[str | Path], papers: str | Path = shipped.PAPERS, stric
     Args:
         folders: Such as results, or results/quick.
         papers: Folder of the published numbers, which tables are made with.
-        strict: Weights and reports must be there too.
+        strict: Weights, reports and PDFs must be there too.
 
     Raises:
         ValueError: There are no results of a benchmark in one of the folders.

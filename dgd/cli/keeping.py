@@ -16,7 +16,7 @@ def verify(
         typer.Argument(metavar="[RESULTS]...", help="Results of benchmarks, or their root (default: results)."),
     ] = None,
     papers: Papers = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Weights and reports must be there too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Weights, reports and PDFs must be there too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check folders of results, and train nothing: no file was changed, and every number follows from the others.
