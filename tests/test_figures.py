@@ -454,6 +454,8 @@ def test_what_hides_at_the_end_of_an_axis_is_enlarged(tmp_path):
     assert 60 < low < 70 < high < 75
     assert len(curves({"baseline": [history(70)], "kd": [history(40)]}, TOP1, "far").axes) == 1
     assert len(curves({"baseline": [history(70)]}, TOP1, "one").axes) == 1
+    longer = {"baseline": [history(70)], "baseline-2x": [history(70.4, epochs=60)]}  # of which nothing ends at epoch 29
+    assert curves(longer, TOP1, "longer").axes[1].get_xlim() == (21.75, 59)
     # Of an error the low end is the good one.
     errors = {name: [100 - frame for frame in frames] for name, frames in near.items()}
     errors = {

@@ -57,13 +57,16 @@ def ending(drawn: Mapping[str, pd.DataFrame], metric: Metric) -> tuple[tuple[flo
     span = np.ptp(values) if len(values) else 0.0
     last = {method: metric.sign * table.iloc[-1].mean() for method, table in drawn.items() if len(table)}
     near = [drawn[method] for method in last if last[method] >= max(last.values()) - span / 10]
-    begin, end = min(table.index[0] for table in drawn.values()), max(table.index[-1] for table in drawn.values())
-    shown = [table.loc[end - (end - begin) / 4 :].to_numpy() for table in near]
-    if len(near) < 2 or end - begin < 8:
+    if len(near) < 2:
         return None
+    first, ends = min(table.index[0] for table in near), [table.index[-1] for table in near]
+    left = min(ends) - (min(ends) - first) / 4  # the last quarter of the shortest
+    shown = [table.loc[left:].to_numpy() for table in near]
     low, high = min(map(np.min, shown)), max(map(np.max, shown))
+    if min(ends) - first < 8 or not 0 < high - low <= span / 4:
+        return None
     room = 0.05 * (high - low)
-    return None if not 0 < high - low <= span / 4 else ((end - (end - begin) / 4, end), (low - room, high + room))
+    return (left, max(ends)), (low - room, high + room)
 
 
 def draw(material: Material) -> dict[str, Figure]:
