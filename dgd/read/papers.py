@@ -114,7 +114,7 @@ def read_papers(papers: Iterable[str | Path | dict], section: str = "results") -
         found = [row | _typed(row, about, f"{path}: row {keys.short(row['id'])}", section == "results") for row in found]
         for row in found:
             if row["id"] in seen:
-                raise ValueError(f"{path}: id {row['id']!r} is already used in {seen[row['id']]}")
+                raise ValueError(f"{path}: id {keys.short(row['id'])} is already used in {seen[row['id']]}")
             seen[row["id"]] = path
         rows += sorted(found, key=lambda row: order.get(row["table"], len(order)))
     return pd.DataFrame(rows, columns=["paper", *ROW, *TYPED])
@@ -179,7 +179,9 @@ def _typed(row: dict, about: _About, name: str, check: bool) -> dict:
     """Return the fields of `TYPED` of a row; what others re-ran need not be a method of the paper."""
     method = about.methods.get(row["method"])
     if method is None and row["method"] not in READINGS and check:
-        raise ValueError(f"{name}: method {row['method']!r} is not in methods{keys.nearest(row['method'], about.methods)}")
+        raise ValueError(
+            f"{name}: method {keys.short(row['method'])} is not in methods{keys.nearest(row['method'], about.methods)}"
+        )
     if method and check and (method.networks, method.teachers) != (row["networks"], row["teachers"]):
         raise ValueError(
             f"{name}: networks {row['networks']} and teachers {row['teachers']}; its method has {method.networks} and "

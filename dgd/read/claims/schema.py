@@ -221,7 +221,9 @@ def read(papers: Iterable[str | Path]) -> list[Claim]:
             seen[entry["id"]] = path
             if entry["source"] not in document["headline"]:
                 tables_there = ", ".join(document["headline"])
-                raise ValueError(f"{where}: source: {entry['source']!r} is no table of `headline`; there are {tables_there}")
+                raise ValueError(
+                    f"{where}: source: {keys.short(entry['source'])} is no table of `headline`; there are {tables_there}"
+                )
             settings = tuple(_settings(where, entry["compares"], _Paper(rows, given, methods)))
             more = {key: entry[key] for key in ("id", "claim", "source", "reproduced_if")}
             more |= {"note": entry.get("note", ""), "only": entry["compares"].get("only", {})}
@@ -288,7 +290,7 @@ def _setting(name: str, entry: dict, paper: _Paper) -> Setting:
     sides = [_reading(f"{name}: {key}", entry[key], KINDS[entry["metric"]], paper.methods) for key in ("method", "over")]
     for row in ids:
         if row not in paper.rows:
-            raise ValueError(f"{name}: published: no row of `results` has the id {row!r}")
+            raise ValueError(f"{name}: published: no row of `results` has the id {keys.short(row)}")
     rows = [paper.rows[row] for row in ids]
     (epochs,) = rows[0]["conditions"].own.get("epochs", (0,))[:1] if "epoch" in entry else (None,)
     if epochs is not None and not 0 <= entry["epoch"] < epochs:
@@ -310,10 +312,10 @@ def _setting(name: str, entry: dict, paper: _Paper) -> Setting:
 def _check_kind(name: str, entry: Mapping) -> None:
     """Check what is compared, and that it has what it needs and nothing else."""
     if entry["metric"] not in KINDS:
-        raise ValueError(f"{name}: metric: unknown metric {entry['metric']!r}; known: {', '.join(KINDS)}")
+        raise ValueError(f"{name}: metric: unknown metric {keys.short(entry['metric'])}; known: {', '.join(KINDS)}")
     kind = KINDS[entry["metric"]]
     if entry["better"] not in BETTER:
-        raise ValueError(f"{name}: better: must be one of {', '.join(BETTER)}, got {entry['better']!r}")
+        raise ValueError(f"{name}: better: must be one of {', '.join(BETTER)}, got {keys.short(entry['better'])}")
     takes = (*kind.needs, *(["layers"] if kind.layers else []))
     for key in ("threshold", "epoch", "layers"):
         if key in kind.needs and key not in entry:
@@ -331,9 +333,11 @@ def _reading(name: str, text: str, kind: Kind, methods: Mapping[str, Side]) -> S
     reading = Reading.parse(text)
     last_epoch = kind.metric and not kind.needs
     if not reading.method or reading.how not in ((LAST, ENSEMBLE) if last_epoch else (LAST,)):
-        raise ValueError(f"{name}: {text!r} is no reading; write <method>, or for a last epoch's metric <method>@{ENSEMBLE}")
+        raise ValueError(
+            f"{name}: {keys.short(text)} is no reading; write <method>, or for a last epoch's metric <method>@{ENSEMBLE}"
+        )
     if reading.method not in methods:
-        raise ValueError(f"{name}: {reading.method!r} is not in methods{keys.nearest(reading.method, methods)}")
+        raise ValueError(f"{name}: {keys.short(reading.method)} is not in methods{keys.nearest(reading.method, methods)}")
     row = methods[reading.method]
     return Side(reading, row.composition, row.networks, row.teachers, row.overrides)
 
@@ -354,4 +358,4 @@ def _check_row(name: str, row: dict, setting: Setting, side: Side) -> None:
     wanted |= {"epoch": measure.epoch} if measure.epoch is not None else {}
     for key, value in wanted.items():
         if row.get(key) != value:
-            raise ValueError(f"{name} has {key} {row.get(key)!r}, and the claim {value!r}")
+            raise ValueError(f"{name} has {key} {keys.short(row.get(key))}, and the claim {keys.short(value)}")
