@@ -85,6 +85,9 @@ def test_a_row_holds_what_was_claimed_measured_and_judged(tmp_path):
     assert (there["student"], there["published_ids"], there["n"], there["seeds"]) == ("cifar_resnet8", "", 3, "0 1 2")
     table.to_csv(tmp_path / "claims.csv", index=False)
     pd.testing.assert_frame_equal(typed(pd.read_csv(tmp_path / "claims.csv")), table)
+    one = table.assign(seeds=["0", *[""] * (len(table) - 1)])  # a column of which pandas makes floats
+    one.to_csv(tmp_path / "claims.csv", index=False)
+    assert list(typed(pd.read_csv(tmp_path / "claims.csv"))["seeds"]) == list(one["seeds"])
 
 
 @pytest.mark.parametrize(

@@ -114,11 +114,15 @@ def evaluate(claims: Sequence[Claim], benchmarks: Iterable[tuple[pd.DataFrame, s
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
     """Return the claims with "" for missing text and NaN for missing numbers, also where they come from claims.csv."""
-    columns = {
-        name: table[name].astype(object).fillna("").astype(str) if name in TEXT else table[name].astype(float)
-        for name in COLUMNS
-    }
-    return pd.DataFrame(columns)
+
+    def text(value) -> str:
+        if pd.isna(value):
+            return ""
+        # Of a file's column of one seed each and nothing else, pandas makes floats.
+        return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+    columns = {name: table[name].astype(object).map(text) if name in TEXT else table[name].astype(float) for name in COLUMNS}
+    return pd.DataFrame(columns, columns=list(COLUMNS))
 
 
 def overall(settings: Sequence[tuple[Sequence[float], Sequence[float], float | None]], published: int) -> str:
