@@ -1,6 +1,6 @@
 # One virtual environment from the lock, made once; every target below uses it and nothing else.
 PYTHON ?= python3.11
-CORES ?= $(shell nproc)
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 CONFIGS ?= config/quick.yaml
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -14,9 +14,18 @@ setup: .venv/.ready  ## make .venv from requirements.lock and install dgd-bench 
 
 # The stamps are written last: a set-up that was interrupted starts over, a finished one is never repeated.
 .venv/.locked: requirements.lock
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: $(PYTHON) is not on the PATH (set PYTHON=...)"; exit 1; }
-	@$(PYTHON) -m venv --clear .venv || { echo "python's venv module is needed (Debian: python3.11-venv)"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@[ "$$(uname -s -m)" = "Linux x86_64" ] || { echo "requirements.lock is for Linux on x86-64, and this is $$(uname -s -m):" \
+	  "docs/environments.md says how to install without it, or use Docker"; exit 1; }
+	@found=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); [ "$$found" = 3.11 ] || { \
+	  echo "Python 3.11 is needed, as requirements.lock is for it, and $(PYTHON) is $${found:-missing}: install it" \
+	  "(Debian, Ubuntu: apt install python3.11 python3.11-venv; Fedora: dnf install python3.11; anywhere: uv python install 3.11," \
+	  "pyenv install 3.11 or conda create -n py311 python=3.11), then make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) has no venv or no ensurepip: install it (Debian, Ubuntu: apt install python3.11-venv)"; exit 1; }
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock || { \
+	  echo "requirements.lock could not be installed: pip needs a package index in reach (PIP_INDEX_URL names another one)" \
+	  "and 7 GB on this disk"; exit 1; }
 	@touch $@
 
 .venv/.ready: .venv/.locked pyproject.toml
@@ -51,10 +60,17 @@ lint: setup   ## ruff, snakefmt, the contract on imports, snakemake --lint
 	lint-imports
 	snakemake --lint
 
-lock:         ## resolve pyproject.toml again into requirements.lock (needs uv)
-	uv pip compile pyproject.toml --extra pipeline --extra logs --extra dev --extra docs --generate-hashes --python-version 3.11 \
-	  --python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-header \
-	  --constraint constraints.txt --output-file requirements.lock
+# requirements.lock is the development environment. The image takes its versions from it, in two parts: torch's CUDA build with all
+# that it needs, and the other packages of a run, which are the same without CUDA.
+RESOLVE := uv pip compile --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-header
+CUDA := (torch|torchvision|triton|nvidia-[^=]+|cuda-[^=]+)
+
+lock:         ## resolve pyproject.toml again into requirements.lock and the image's two parts of it (needs uv)
+	$(RESOLVE) pyproject.toml --extra pipeline --extra logs --extra dev --extra docs --constraint constraints.txt \
+	  --output-file requirements.lock
+	printf 'torch\ntorchvision\n' | $(RESOLVE) - --constraint requirements.lock --output-file requirements-cuda.lock
+	$(RESOLVE) pyproject.toml --extra pipeline --extra logs --constraint requirements.lock --output-file requirements-run.lock \
+	  $$(sed -nE 's/^$(CUDA)==.*/--no-emit-package \1/p' requirements-cuda.lock)
 
 # In an environment of their own, so that what lists the packages is not one of them.
 licences: setup  ## list what .venv and the image hold: docs/licences.md, and build/sbom.json (CycloneDX)

@@ -13,6 +13,7 @@ OUTPUTS:
     DATA        name of the folder of a prepared data set -> how it is made: REAL ones, and generated IMAGES
     TEACHERS    paths of the cells that other cells learn from, or train on the images of
     BENCHMARK   folder of this benchmark's results
+    DEVICE      the recipe's device: auto, cpu or cuda, each with a conda environment
     FROZEN      the benchmark is frozen: its cells are read, and there are no rules that would make them
     READING     hash of what reads the cells
     BUNDLE      path of a cell that is trained side by side with others -> the file that their job makes
@@ -53,6 +54,7 @@ except dgd_config.ConfigError as error:
 
 CONFIG = CHECKED.plain()
 RESULTS = CONFIG["results"]
+DEVICE = CONFIG["recipe"]["device"]
 BENCHMARK = f"{RESULTS}/{CONFIG['benchmark']}"
 PREPARED = f"{CONFIG['data']['dir']}/prepared/{CONFIG['benchmark']}"
 CELLS = {cell.path: cell for cell in dgd_config.cells(CHECKED)}

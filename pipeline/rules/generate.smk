@@ -36,7 +36,7 @@ rule generate:
         images=one_of(IMAGES),
     priority: 1
     conda:
-        "../../envs/train.yaml"
+        f"../../envs/train-{DEVICE}.yaml"
     threads: lambda wildcards: IMAGES[wildcards.images].cell.recipe.threads
     resources:
         gpu=lambda wildcards: min(1, gpus(IMAGES[wildcards.images].cell)),

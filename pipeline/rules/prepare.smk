@@ -28,7 +28,7 @@ rule prepare:
     wildcard_constraints:
         dataset=one_of(REAL),
     conda:
-        "../../envs/train.yaml"
+        f"../../envs/train-{DEVICE}.yaml"
     threads: 1
     resources:
         mem_mb=4000,

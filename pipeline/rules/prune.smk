@@ -38,7 +38,7 @@ rule prune:
             or not os.path.exists(f"{RESULTS}/{path}/pruning.csv")
         ),
     conda:
-        "../../envs/train.yaml"
+        f"../../envs/train-{DEVICE}.yaml"
     threads: lambda wildcards: CELLS[wildcards.cell].recipe.threads
     resources:
         gpu=lambda wildcards: min(1, gpus(CELLS[wildcards.cell])),

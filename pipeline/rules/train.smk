@@ -52,7 +52,7 @@ rule train:
     wildcard_constraints:
         cell=one_of(path for path in ALONE if path not in TEACHERS),
     conda:
-        "../../envs/train.yaml"
+        f"../../envs/train-{DEVICE}.yaml"
     threads: lambda wildcards: threads(CELLS[wildcards.cell])
     resources:
         gpu=lambda wildcards: gpus(CELLS[wildcards.cell]),
@@ -99,7 +99,7 @@ rule train_together:
         time="[0-9a-f]+",
         cells=rf"(?!{TEACHES})[\d-]+",
     conda:
-        "../../envs/train.yaml"
+        f"../../envs/train-{DEVICE}.yaml"
     threads: lambda wildcards: threads(cells_of(wildcards)[0])
     resources:
         gpu=lambda wildcards: gpus(cells_of(wildcards)[0]),

@@ -3,6 +3,7 @@
 `docker build -t dgd-bench .`, then DGD_IMAGE=dgd-bench make faults.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -42,4 +43,25 @@ def test_a_folder_that_it_cannot_write_is_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         '/results is not writable for user 4321: mount a folder that is, with -v FOLDER:/results --user "$(id -u)"'
+        " (Apptainer: --bind FOLDER:/results)"
     ]
+
+
+def test_a_command_of_ours_runs_in_it():
+    done = run(IMAGE, "dgd-bench", "doctor")
+    assert done.returncode == 0, done.stderr
+    assert "torch " in done.stdout
+
+
+def test_a_run_starts_in_any_folder(tmp_path):
+    """Apptainer keeps the folder that it is called from."""
+    done = run("--workdir", "/tmp", IMAGE, "--configfile", "config/test/tiny.yaml", "-n")
+    assert done.returncode == 0, done.stderr
+    assert "prepare" in done.stdout + done.stderr
+
+
+def test_the_image_is_labelled():
+    done = subprocess.run(["docker", "inspect", "--format", "{{json .Config.Labels}}", IMAGE], capture_output=True, text=True)
+    labels = json.loads(done.stdout)
+    assert labels["org.opencontainers.image.title"] == "dgd-bench"
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
