@@ -137,7 +137,7 @@ def paper_methods(document: Mapping, path: str | Path) -> dict[str, Method]:
         try:
             name, method = methods.resolve(entry)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{path}: {str(error).partition(chr(10))[0]}") from None  # the first mistake
         found[name] = method
     return found
 

@@ -674,6 +674,8 @@ FOUND = [
     ("paper", of_yaml(lambda whole: whole["results"].append(None)), "results\\[.*\\] is None; it must be a mapping of keys"),
     ("paper", of_yaml(lambda whole: whole["results"][0].update(value=101)), "value is 101; top1 is from 0 to 100|is from "),
     ("paper", of_yaml(lambda whole: whole.update(headline=None)), "headline is None; it must be a list"),
+    ("paper", of_yaml(lambda whole: whole.update(results=None)), "no row of `results` has the id"),
+    ("paper", of_yaml(lambda whole: whole["methods"].append({"x": {"id": 1, "table": 2}})), "methods.x.id: unknown key"),
     ("paper", of_yaml(lambda whole: whole["results"][0].update(dataset="[" * 50_000)), "has dataset|dataset"),
     ("config.yaml unsealed", lambda content: b"[1, 2]\n", "it holds \\[1, 2\\]; it must be a mapping of keys"),
     (

@@ -211,7 +211,7 @@ def read(papers: Iterable[str | Path]) -> list[Claim]:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         methods = {name: _side(name, row) for name, row in published.paper_methods(document, path).items()}
-        given = {row["id"]: row for row in document["results"]}
+        given = {row["id"]: row for row in document["results"] or ()}
         shared = {name: published.checked_conditions(of, f"{path}: {name}") for name, of in document["conditions"].items()}
         for entry in document["claims"]:
             where = f"{path}: claim {keys.short(entry.get('id'))}"
