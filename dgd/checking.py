@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dgd import config, data, plugins, running
+from dgd import config, data, metrics, plugins, running
 from dgd.cell import EXCHANGES, Cell, Method
 from dgd.files import file_hash
 from dgd.identity import WEIGHTS
@@ -34,6 +34,8 @@ COMPARED = ("history.csv", "predictions.npz", "filters.npz", WEIGHTS)
 STEPS = 60
 """Steps on one batch in which a term by itself must come down to `FALLS` of what it was."""
 FALLS = 0.9
+DIGITS = {"classification": "digits", "regression": "digits-angle"}
+"""The data set on which rows of a task are tried where the plugin has none."""
 SIDE = 32
 """Side of the random images that networks are tried on."""
 
@@ -67,7 +69,13 @@ def check(given: str) -> Iterator[Tried]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name, row in _rows(added).items():
-            yield from _tried(f"row {name}", given, root / "rows", {"methods": [{"checked": _plain(row)}]}, terms=True)
+            task = _task_of(row)
+            images = next((own for own in added["DATASETS"] if metrics.of_dataset(own) == task), DIGITS.get(task))
+            if not images:
+                yield Tried(f"row {name}", f"it is for {task}, and no data set is; add one to DATASETS, with task={task!r}")
+                continue
+            asked = {"methods": [{"checked": _plain(row)}], "datasets": [images]}
+            yield from _tried(f"row {name}", given, root / task, asked, terms=True)
         if added["NETWORKS"]:
             _draw_images(root / "images")
         for name in added["NETWORKS"]:
@@ -84,6 +92,12 @@ def check(given: str) -> Iterator[Tried]:
             yield from _tried(f"data set {name}", given, root / "data", asked)
 
 
+def _task_of(row: Method) -> str:
+    """Return the task of a row: that of the first of its terms that is for one alone."""
+    tasks = (TERMS[term]().requires.task for term in row.objective)
+    return next(filter(None, tasks), "classification")
+
+
 def _rows(added: Mapping[str, list[str]]) -> dict[str, Method]:
     """Return the rows that a plugin adds, and one for each of its terms and exchanges that none of them has."""
     rows = {name: METHODS[name] for name in added["METHODS"]}
@@ -93,7 +107,8 @@ def _rows(added: Mapping[str, list[str]]) -> dict[str, Method]:
             needs = TERMS[name]().requires
             teachers = 2 if needs.runs == "teachers" else int(bool(needs.teacher))
             networks = 2 if needs.peers or needs.runs == "peers" else 1
-            rows[name] = Method({"ce": 1.0, name: 1.0}, teachers=teachers, networks=networks, subnets=needs.heads)
+            objective = {name: 1.0} if name in metrics.TERMS.values() else {"ce": 1.0, name: 1.0}
+            rows[name] = Method(objective, teachers=teachers, networks=networks, subnets=needs.heads)
     for name in added["EXCHANGES"]:
         if name not in used:
             rows[name] = Method(exchange={"name": name}, networks=EXCHANGES[name].networks)

@@ -28,7 +28,7 @@ CELL = {
         "seed": COUNT,
         "networks?": COUNT,
         "teachers?": COUNT,
-        "task?": Value(str, choices=tuple(METRICS)),
+        "task?": Value(str, choices=METRICS.keys()),
     },
 }
 

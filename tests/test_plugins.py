@@ -188,3 +188,84 @@ def test_what_is_wrong_with_a_term_is_found(tmp_path):
     for name, (fault, (wrong, said)) in zip("abc", faults.items()):
         (tmp_path / f"{name}.py").write_text(code.replace(fault, wrong))
         assert said in run(tmp_path, "check", f"{name}.py", status=1)
+
+
+COUNTING = """
+import numpy as np
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+
+from dgd.data import Part, Raw, Source
+from dgd.metrics import Metric
+from dgd.objectives import Requires, Term
+from dgd.task import Regression
+
+
+class Poisson(Term):
+    source = "textbook"
+    requires = Requires(task="counting")
+
+    def forward(self, batch):
+        return F.poisson_nll_loss(F.softplus(batch.own.value.float()), batch.labels, log_input=False)
+
+
+class Counting(Regression):
+    metric = Metric("mae", "mean absolute error", "", False, ".3f")
+    term = "poisson"
+
+    def predict(self, answers):
+        return F.softplus(answers)
+
+    def total(self, predictions, labels):
+        return (predictions.float() - labels).abs().sum(-1)
+
+    def score(self, total, images):
+        return total / images
+
+
+def read(data_dir):
+    images, labels = load_digits(return_X_y=True)
+    images = np.round(images * 255 / 16).astype(np.uint8).reshape(-1, 1, 8, 8)
+    parts = [Part(labels.astype(np.float32)[start::4], images[start::4]) for start in (0, 1)]
+    return Raw(train=parts[0], test=parts[1], classes=[], sha256={})
+
+
+TASKS = {"counting": Counting()}
+TERMS = {"poisson": Poisson}
+DATASETS = {"counted": Source(read, pad=1, flip=False, shape=(0, 1, 8, 450, 449), task="counting", files=lambda data_dir: [])}
+"""
+
+
+@pytest.fixture(scope="module")
+def counting(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("counting")
+    (folder / "counting.py").write_text(COUNTING)
+    return folder
+
+
+def test_a_task_has_its_own_metric_from_training_to_the_table(counting):
+    own = {"plugins": ["counting.py"], "datasets": ["counted"], "methods": ["baseline", "grafting"]}
+    run(counting, "train", write(counting, **own, recipe={"epochs": 2, "batch_size": 20, "lr": 0.01, "device": "cpu"}))
+    with_plugin = ("--plugin", "counting.py")
+    table = run(counting, *with_plugin, "table", "results/own")
+    assert "Mean absolute error on the test split" in table
+    assert table.count("(n=1)") == 2
+    assert run(counting, *with_plugin, "status", "results/own").count(": done\n") == 2
+    run(counting, *with_plugin, "freeze", "results/own")
+    assert "2 cells" in run(counting, *with_plugin, "verify", "results/own")
+    metrics = json.loads((counting / "results/own/counted/cifar_resnet8/baseline/seed0/metrics.json").read_text())
+    history = (counting / "results/own/counted/cifar_resnet8/baseline/seed0/history.csv").read_text()
+    assert next(iter(metrics["networks"][0]["last"])) == "mae"
+    assert "test_mae_0" in history
+
+
+@pytest.mark.slow
+def test_a_term_of_a_task_is_tried_on_a_data_set_of_it(counting):
+    said = run(counting, "check", "counting.py")
+    assert "row poisson: right" in said
+    assert "data set counted: right" in said
+    alone = COUNTING.partition("DATASETS")[0]
+    (counting / "alone.py").write_text(alone)
+    assert "row poisson: it is for counting, and no data set is; add one to DATASETS" in run(
+        counting, "check", "alone.py", status=1
+    )
