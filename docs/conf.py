@@ -17,7 +17,19 @@ release = version = dgd.__version__
 root_doc = "docs/index"
 include_patterns = ["docs/*.md", "[crs]*/README.md", "results/*/tables/*.md", "CHANGELOG.md", "CONTRIBUTING.md"]
 # Folders that are not walked: they hold no page, and cells and environments have many thousands of files.
-exclude_patterns = [".*", "build", "data", "dgd", "pipeline", "tests", "papers", "profiles", "envs", "results/*/*[0-9]*", "mutants"]
+exclude_patterns = [
+    ".*",
+    "build",
+    "data",
+    "dgd",
+    "pipeline",
+    "tests",
+    "papers",
+    "profiles",
+    "envs",
+    "results/*/*[0-9]*",
+    "mutants",
+]
 # Committed tables are reached from results/README.md; tests/test_pages.py holds every other page to the index.
 suppress_warnings = ["toc.not_included", "myst.header"]
 default_role = "code"
