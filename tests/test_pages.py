@@ -1,4 +1,4 @@
-"""README and documentation: every link leads somewhere, every command is run or says why not, numbers are those of the files."""
+"""README and documentation: links lead somewhere, commands are run or say why not, numbers are those of the files."""
 
 import json
 import re
@@ -7,7 +7,6 @@ import subprocess
 import sys
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from statistics import median
 
 import pytest
@@ -100,7 +99,8 @@ def commands(block: str) -> list[str]:
 
 
 def test_blocks_are_found_with_their_markers():
-    text = "# a\n<!-- run by x -->\n## b\n\n    one\n\n<!-- not run: y -->\n```sh\ntwo\n```\n## c\n```console\n$ three\nout\n```\n# d\n\n    four\n"
+    first = "# a\n<!-- run by x -->\n## b\n\n    one\n\n<!-- not run: y -->\n```sh\ntwo\n```\n"
+    text = first + "## c\n```console\n$ three\nout\n```\n# d\n\n    four\n"
     marked = [(marker and MARKER.match(marker)[2], commands(block)) for marker, block in blocks(text)]
     assert marked == [("x", ["one"]), ("y", ["two"]), ("x", ["three"]), (None, ["four"])]
 
@@ -136,6 +136,12 @@ def test_what_commands_name_is_there(page):
                 assert all(word in targets or "=" in word for word in words[1:]), f"{page}: {line}"
             elif words[:2] == ["python", "-m"] and words[2].startswith(("pipeline", "speed", "tests", "dgd")):
                 assert find_spec(words[2]), f"{page}: {line}"
+
+
+def test_every_module_has_its_room():
+    names = {path.stem for folder in ("dgd", "dgd/train") for path in (ROOT / folder).glob("*.py")} - {"__init__"}
+    named = set(re.findall(r"\b(\w+)(?:\.py)?`", read("docs/architecture.md")))
+    assert names <= named, names - named
 
 
 def test_the_readme_has_two_screens():
