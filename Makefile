@@ -61,7 +61,7 @@ lint: setup   ## ruff, snakefmt, the contract on imports, snakemake --lint
 	snakemake --lint
 
 docs: setup   ## build the documentation into build/docs; a warning, such as a link to nowhere, is an error
-	python -m sphinx --fail-on-warning --keep-going --quiet -c docs . build/docs
+	python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env -c docs . build/docs
 
 # requirements.lock is the development environment. The image takes its versions from it, in two parts: torch's CUDA build with all
 # that it needs, and the other packages of a run, which are the same without CUDA.

@@ -59,7 +59,9 @@ def mathml(equation: str, block: bool = False) -> str:
     """Return an equation of LaTeX as MathML."""
     for pattern, plain in PLAIN:
         equation = re.sub(pattern, plain, equation)
-    return tex2mathml(equation, as_block=block)
+    return tex2mathml(equation, as_block=block).replace(
+        "<mo>‖</mo>", '<mo stretchy="false">‖</mo>'
+    )  # one of a pair has an index
 
 
 def visit_math(writer, node: nodes.math) -> None:
@@ -70,7 +72,7 @@ def visit_math(writer, node: nodes.math) -> None:
 
 def visit_math_block(writer, node: nodes.math_block) -> None:
     """Write an equation on lines of its own."""
-    writer.body.append(f'<div class="math">{mathml(node.astext(), block=True)}</div>')
+    writer.body.append(f'<div class="math" style="overflow-x: auto">{mathml(node.astext(), block=True)}</div>')
     raise nodes.SkipNode
 
 
@@ -86,9 +88,9 @@ def keep_tables(app, what, name, obj, options, lines: list[str]) -> None:
 def add_commands(app, name: str, source: list[str]) -> None:
     """Append all commands and options of `dgd-bench` to their page, as typer writes them."""
     if name == "docs/commands":
-        command = [sys.executable, "-m", "typer", "dgd.cli", "utils", "docs", "--name", "dgd-bench"]
+        command = [sys.executable, "-m", "typer", "--app", "app", "dgd.cli.entry", "utils", "docs", "--name", "dgd-bench"]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        source[0] += re.sub(r"\A# .*\n", "", text)
+        source[0] += re.sub(r"\A# .*\n", "", text).replace("&#x27;", "'")
 
 
 def setup(app) -> dict:

@@ -16,12 +16,13 @@ import yaml
 from dgd import __version__, cli
 from dgd.cli.common import app
 from dgd.read.statistics import minimum_detectable_effect
-from tests.helpers import ROOT
+from tests.helpers import ROOT, cells_of
 
 OUTSIDE = ("config/README.md", "results/README.md", "speed/README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 PAGES = ["README.md", *OUTSIDE, *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 COMMANDS = {"", "console", "sh", "bash", "shell"}
 OTHERS = {"yaml", "python", "math", "mermaid", "text", "{toctree}", "{eval-rst}"}
+PAIR = {"student": "cifar_resnet8", "teacher": "cifar_resnet14"}
 MARKER = re.compile(r"<!-- (run by|not run:) (.+?) -->")
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
@@ -161,6 +162,15 @@ def test_costs_are_counted_by_the_commands_of_the_page(capsys, tmp_path, monkeyp
     (line,) = [line for block in marked for line in commands(block)]
     assert cli.main(shlex.split(line)[1:]) == 0
     assert "cifar_resnet8/dgd/seed4" in capsys.readouterr().out
+
+
+def test_rows_of_the_questions_can_be_trained():
+    found = re.findall(r"`(\{\w+: \{base: .*\}\})`", read("docs/faq.md"))
+    assert found
+    for row in found:
+        assert cells_of(
+            {"benchmark": "t", "seeds": [0], "datasets": ["digits"], "pairs": [PAIR], "methods": [yaml.safe_load(row)]}
+        )
 
 
 def rows(page: str, header: str) -> list[list[str]]:
