@@ -85,7 +85,7 @@ def blocks(text: str) -> list[tuple[str | None, str]]:
             if kind in COMMANDS:
                 found.append((held[max(held)] if held else None, "\n".join(lines[number + 1 : end])))
             number = end
-        elif line.startswith("    ") and not lines[number - 1].strip():
+        elif line.startswith("    ") and (not lines[number - 1].strip() or MARKER.match(lines[number - 1])):
             end = next((k for k in range(number, len(lines)) if not lines[k].startswith("    ")), len(lines))
             found.append((held[max(held)] if held else None, "\n".join(text[4:] for text in lines[number:end])))
             number = end
