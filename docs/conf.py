@@ -33,6 +33,7 @@ exclude_patterns = [
 # Committed tables are reached from results/README.md; tests/test_pages.py holds every other page to the index.
 suppress_warnings = ["toc.not_included", "myst.header"]
 default_role = "code"
+smartquotes = False  # `--option` in a text keeps both dashes
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath"]
