@@ -5,7 +5,7 @@ CONFIGS ?= config/quick.yaml
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup cells bench test test-all faults speed lint lock licences clean
+.PHONY: help setup cells bench test test-all faults speed lint docs lock licences clean
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ lint: setup   ## ruff, snakefmt, the contract on imports, snakemake --lint
 	snakefmt --check Snakefile pipeline/rules
 	lint-imports
 	snakemake --lint
+
+docs: setup   ## build the documentation into build/docs; a warning, such as a link to nowhere, is an error
+	python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env -c docs . build/docs
 
 # requirements.lock is the development environment. The image takes its versions from it, in two parts: torch's CUDA build with all
 # that it needs, and the other packages of a run, which are the same without CUDA.

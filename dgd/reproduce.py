@@ -2,11 +2,11 @@
 
 A level is what may differ between here and the machine that the cell's provenance.json names, and what is promised then:
 
-A  the same processor, versions, code and device: equal bytes.
-B  other numbers of cores, threads or processes, another order, side by side, resumed: equal bytes where no sum is taken in
-   another order; else, with other threads or with batches that processes share, equal within a tolerance: rounding grows with
-   each step, so the losses of the first epoch agree within `TOLERANCE` and the result is statistically equal.
-C  other versions, code or devices: statistically equal.
+* A, the same processor, versions, code and device: equal bytes.
+* B, other numbers of cores, threads or processes, another order, side by side, resumed: equal bytes where no sum is taken in
+  another order; else, with other threads or with batches that processes share, equal within a tolerance: rounding grows with
+  each step, so the losses of the first epoch agree within `TOLERANCE` and the result is statistically equal.
+* C, other versions, code or devices: statistically equal.
 """
 
 import contextlib

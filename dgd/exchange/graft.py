@@ -30,17 +30,17 @@ def blending_weights(states: Sequence[State], **options) -> list[dict[str, float
         states: State dicts of N >= 2 networks of one architecture.
         options: Options of `dgd.cell.Graft`, which describes each.
 
-            a: Amplitude A; 0 is plain averaging of neighbours.
-            c: Slope, per unit of the criterion.
-            criterion: Measure of the information in a layer or filter. 'entropy', nats (2001.05868 equation 6); 'l1', norm of
-                the weights; 'bn-gamma', sum of |gamma| of the batch norm that follows.
-            level: 'layer' (equation 6) or 'filter' (equation 5).
-            rule: 'arctan', the formula above; 'ratio', own / (own + neighbour's), 0.5 where both are 0.
-            share: A fixed share, instead of one by criterion and rule.
-            protocol: 'paper' or 'reference-code', which decides the next three where they are not given.
-            layers: Tensors with a share of their own: 'dimension', weights of dimension 4; 'name', keys with 'conv' in them.
-            include_max: The entropy's last bin holds the largest weight.
-            digits: Decimals that a share is rounded to; None does not round.
+            * a: Amplitude A; 0 is plain averaging of neighbours.
+            * c: Slope, per unit of the criterion.
+            * criterion: Measure of the information in a layer or filter. 'entropy', nats (2001.05868 equation 6); 'l1', norm of
+              the weights; 'bn-gamma', sum of the absolute gammas of the batch norm that follows.
+            * level: 'layer' (equation 6) or 'filter' (equation 5).
+            * rule: 'arctan', the formula above; 'ratio', own / (own + neighbour's), 0.5 where both are 0.
+            * share: A fixed share, instead of one by criterion and rule.
+            * protocol: 'paper' or 'reference-code', which decides the next three where they are not given.
+            * layers: Tensors with a share of their own: 'dimension', weights of dimension 4; 'name', keys with 'conv' in them.
+            * include_max: The entropy's last bin holds the largest weight.
+            * digits: Decimals that a share is rounded to; None does not round.
 
     Raises:
         GraftingError: These networks cannot be grafted, or an option is unknown.

@@ -1,4 +1,4 @@
-"""Read published numbers from papers/*.yaml and check them, with what each was measured under as typed fields."""
+"""Read published numbers from `papers/*.yaml` and check them, with what each was measured under as typed fields."""
 
 import math
 from collections.abc import Iterable, Mapping
