@@ -17,6 +17,8 @@ CIFAR = [
     *("cifar_mobilenetv2", "cifar_vgg16_bn", "cifar_wrn10_1", "cifar_wrn28_10"),
 ]
 SMALL = ["cifar_resnet8", "cifar_resnet20", "cifar_resnet8_leaky", "cifar_mobilenetv2", "cifar_vgg16_bn", "cifar_wrn10_1"]
+CRD = ["crd_resnet8", "crd_wrn_16_2", "crd_vgg8", "crd_mobilenetv2_half", "crd_shufflenetv1", "crd_shufflenetv2"]
+OURS = SMALL + CRD
 
 
 def convs(model):
@@ -106,7 +108,7 @@ def test_published_rule_does_not_see_vgg():
         graft(states, protocol="reference-code")
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", OURS)
 def test_two_networks_of_each_can_be_grafted(name):
     torch.manual_seed(0)
     nets = [models.create(name, num_classes=10) for _ in range(2)]
@@ -208,7 +210,7 @@ def test_initialisation_is_kaiming_normal():
         assert layer.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.03)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 28), (1, 8)])
 def test_timm_interface(name, channels, size):
     model = timm.create_model(name, num_classes=7, in_chans=channels).eval()
@@ -238,7 +240,7 @@ def test_timm_interface(name, channels, size):
     assert all(p.grad is not None for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", OURS)
 def test_feature_modules_can_be_hooked(name):
     """A hook on the module that `feature_info` names gives the tap, and one before the activation gives negatives."""
     model = timm.create_model(name).eval()
@@ -255,7 +257,7 @@ def test_feature_modules_can_be_hooked(name):
     assert not any(module.inplace for module in activations)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", OURS)
 def test_reset_classifier(name):
     model = timm.create_model(name, num_classes=10)
     x = torch.randn(2, 3, 8, 8)
@@ -271,7 +273,7 @@ def test_reset_classifier(name):
     assert timm.create_model(name, drop_rate=0.3).drop.p == 0.3
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", OURS)
 def test_features_only_and_pruning(name):
     x = torch.randn(2, 3, 8, 8)
     whole = timm.create_model(name).eval()
@@ -413,7 +415,7 @@ def test_sizes_a_model_cannot_take(name, size, adapt_stem, reason):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", OURS)
 def test_models_compile_into_one_graph(name):
     model = timm.create_model(name).eval()
     x = torch.randn(2, 3, 8, 8)

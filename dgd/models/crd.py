@@ -1,0 +1,59 @@
+"""What the networks of the CRD benchmark (arXiv 1910.10699, github.com/HobbitLong/RepDistiller) share: stages, a start, a maker.
+
+They are written anew for the interface of timm, one file for each family. They compute what the benchmark's code computes for 32x32
+images, and have its initialisation; the modules stand in the order in which that code calls them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from timm.models import build_model_with_cfg
+from torch import nn
+
+from dgd.models.cifar_resnet import CifarNet
+
+__all__ = ["CrdNet", "build"]
+
+
+class CrdNet(CifarNet):
+    """A network whose stages are its children `layer1`, `layer2`, ...; a subclass adds each by `add_stage`."""
+
+    def __init__(self, in_chans: int, drop_rate: float, global_pool: str) -> None:
+        super().__init__(in_chans, drop_rate, global_pool)
+        self.feature_info = []
+
+    def add_stage(self, stage: nn.Module, channels: int, stride: int) -> None:
+        """Add the next stage, which makes maps of so many channels and divides their sides by the stride."""
+        name, before = f"layer{len(self.feature_info)}", self.feature_info[-1]["reduction"]
+        self.add_module(name, stage)
+        self.feature_info.append({"num_chs": channels, "reduction": before * stride, "module": name})
+
+    def stages(self) -> Sequence[nn.Module]:
+        """Return `layer1`, `layer2`, ..."""
+        return [getattr(self, f"layer{number}") for number in range(1, len(self.feature_info))]
+
+    def drop_stages(self, keep: int) -> None:
+        """Empty the stages after the first `keep`."""
+        for number in range(keep + 1, len(self.feature_info)):
+            setattr(self, f"layer{number}", nn.Sequential())
+
+
+@torch.no_grad()
+def start_normal(layer: nn.Module) -> None:
+    """Draw a layer's weights as the benchmark does for VGG and MobileNetV2; batch norms start as PyTorch's do.
+
+    A convolution's are normal with the variance 2 / (filters times pixels of a filter), a classifier's have the deviation 0.01;
+    biases are 0.
+    """
+    if isinstance(layer, nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(layer, nn.Linear):
+        nn.init.normal_(layer.weight, std=0.01)
+    if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def build(network: type[CifarNet], name: str, pretrained: bool, taps: int, **kwargs) -> CifarNet:
+    """Build a network through timm, which returns its first `taps` intermediate features by `features_only`."""
+    features = {"out_indices": tuple(range(taps)), "feature_cls": "getter"}
+    return build_model_with_cfg(network, name, pretrained, feature_cfg=features, **kwargs)
