@@ -307,8 +307,9 @@ class Graft(Ring):
     non_conv: str | float = key(
         "last",
         "The share of all other tensors: that of the `last` convolution before them (both protocols), their `own` from their "
-        "own values, `none` (they stay), or a number.",
-        choices=("last", "own", "none"),
+        "own values, `none` (they stay), or a number. `norms`: batch norms have that of the last convolution, and biases, "
+        "classifier and counters stay, as in the published script for VGG (with `layers: dimension`).",
+        choices=("last", "own", "none", "norms"),
         least=0,
         most=1,
         filled="by protocol",

@@ -285,6 +285,40 @@ def test_what_other_tensors_get():
     assert torch.allclose(filter_by_filter["conv1.weight"], mixed(states, "conv1.weight", own), atol=1e-6)
 
 
+def script_for_vgg(own, neighbour):
+    """What the published filter_level script does at layer level, restated: it walks convolutions and batch norms alone."""
+    new, layers = {}, own.named_modules()
+    others = dict(neighbour.named_modules())
+    for name, layer in layers:
+        other = others[name]
+        if isinstance(layer, torch.nn.Conv2d):
+            gap = [float(filters.entropy(one.weight, include_max=False)) for one in (layer, other)]
+            w = round(0.4 / math.pi * math.atan(500 * (gap[0] - gap[1])) + 0.5, 2)
+            new[f"{name}.weight"] = layer.weight * w + other.weight * (1 - w)
+        elif isinstance(layer, torch.nn.BatchNorm2d):
+            for part in ("weight", "bias", "running_mean", "running_var"):
+                new[f"{name}.{part}"] = getattr(layer, part) * w + getattr(other, part) * (1 - w)
+    return new
+
+
+@pytest.mark.parametrize("name", ["cifar_vgg16_bn", "crd_vgg8"])
+@torch.no_grad()
+def test_vgg_at_layer_level_as_the_code_does_it(name):
+    nets = [timm.create_model(name, num_classes=10) for _ in range(2)]
+    for value in [value for net in nets for value in net.state_dict().values() if value.ndim == 1]:
+        value.uniform_()  # at the start batch norms are equal
+    states = [net.state_dict() for net in nets]
+    states[1]["linear.bias"] += 1
+    wanted = script_for_vgg(*nets)
+    new = graft(states, protocol="reference-code", layers="dimension", non_conv="norms")[0]
+    for key, value in new.items():
+        assert torch.equal(value, wanted.get(key, states[0][key])), key
+    stays = [key for key in new if key not in wanted and not key.endswith("num_batches_tracked")]
+    convolutions = [key for key, value in new.items() if value.ndim == 4]
+    assert stays == [*(key.replace("weight", "bias") for key in convolutions), "linear.weight", "linear.bias"]
+    assert not torch.equal(graft(states, layers="dimension")[0]["linear.bias"], states[0]["linear.bias"])
+
+
 def test_what_stands_before_the_first_convolution_has_its_share():
     states = [{"norm.weight": torch.randn(3), **state} for state in two()]
     new, weights = graft(states, c=3)[0], blending_weights(states, c=3)[0]
@@ -310,7 +344,7 @@ def test_counters_stay_or_are_blended():
     [
         ({"criterion": "l2"}, "criterion is 'l2'; it must be one of entropy, l1, bn-gamma"),
         ({"share": 1.5}, "share is 1.5; it must be at least 0 and at most 1"),
-        ({"non_conv": "some"}, "non_conv is 'some'; it must be one of last, own, none, or a number"),
+        ({"non_conv": "some"}, "non_conv is 'some'; it must be one of last, own, none, norms, or a number"),
         ({"include_max": 1}, "include_max is 1; it must be true or false"),
         ({"c": "500"}, "c is '500'; it must be a number"),
         ({"a": 5}, "a is 5; it must be at least 0 and at most 1"),

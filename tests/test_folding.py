@@ -36,6 +36,12 @@ NAMES = {
     "cifar_mobilenetv2": 0,
     "cifar_vgg16_bn": 0,
     "cifar_wrn10_1": 7,  # the first shortcut reads the stem's convolution itself, so nothing is folded
+    "crd_resnet8": 0,
+    "crd_wrn_16_2": 6,  # what follows a sum stays
+    "crd_vgg8": 0,
+    "crd_mobilenetv2_half": 0,
+    "crd_shufflenetv1": 0,
+    "crd_shufflenetv2": 0,
     "resnet18": 0,
     "mobilenetv3_small_100": 0,
     "test_efficientnet": 0,

@@ -144,7 +144,7 @@ def _table(rows: list[dict]) -> str:
 def _models(pattern: str | None) -> list[str]:
     from dgd import models as networks
 
-    return networks.registered([pattern] if pattern else ["cifar_*", "audio_*"])
+    return networks.registered([pattern] if pattern else ["cifar_*", "crd_*", "audio_*"])
 
 
 def _methods() -> list[dict]:

@@ -62,8 +62,8 @@ def graft(states: Sequence[State], **options) -> list[dict[str, Tensor]]:
     """Graft N networks once, in a ring: `states[i]` receives from `states[i - 1]`, all from un-grafted weights.
 
     `non_conv` decides the share of a tensor that has none of its own (batch norm, bias, classifier): 'last', the share of the
-    convolution before it in the state dict; 'own', one computed from its own values; 'none', it stays; or a number. A tensor
-    before the first convolution takes the first one's share ('dimension') or is an error, as in the script ('name'). Integer
+    convolution before it in the state dict; 'own', one computed from its own values; 'none', it stays; or a number. 'norms' is
+    'last' for batch norms and 'none' for the rest. A tensor before the first convolution takes the first one's share ('dimension') or is an error, as in the script ('name'). Integer
     tensors (batch counters) stay the network's own; the script blends and truncates them (`counters: blend`).
 
     At filter level a filter's batch norm entries and bias have its share. There 'reference-code' follows the published
@@ -182,7 +182,7 @@ def _all_shares(state: State, weights: Mapping, options: Graft) -> Shares:
         w = weights.get(key, w)
         if key not in weights:
             share = w if number is None else number
-            if rest == "none":
+            if rest == "none" or (rest == "norms" and not (value.ndim == 1 and _is_norm(key, state))):
                 share = None
             elif share is None:
                 raise GraftingError(
