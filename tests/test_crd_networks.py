@@ -1,4 +1,4 @@
-"""The CRD benchmark's networks compute what its code does: its outputs for weights and images that a rule makes, and its maps."""
+"""The CRD benchmark's networks compute what its code does: outputs for weights and images that a rule makes, and maps."""
 
 import json
 import math
@@ -10,14 +10,16 @@ import pandas as pd
 import pytest
 import timm
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 
 from dgd import codehash, data, models
+from dgd.exchange import GraftingError
 from dgd.exchange.graft import blending_weights, graft
 from dgd.train import train_cell
 from dgd.train.features import Reader
-from tests.helpers import digits_cells, make_teacher
+from tests.helpers import ROOT, digits_cells, make_teacher
 
 THEIRS = json.loads((Path(__file__).parent / "crd-networks.json").read_text())
 """Measured with the benchmark's own code, for 100 classes."""
@@ -26,6 +28,7 @@ NAMES |= {"ShuffleV1": "crd_shufflenetv1", "ShuffleV2": "crd_shufflenetv2"}
 NAMES = {theirs: NAMES.get(theirs, f"crd_{theirs}") for theirs in THEIRS}
 """Their names -> ours."""
 LONG = {"ResNet50", "resnet110", "resnet32x4", "wrn_40_2", "vgg11", "vgg13", "vgg16", "vgg19"}
+TEXT = (ROOT / "docs" / "models.md").read_text()
 KINDS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
 
 
@@ -73,8 +76,11 @@ def test_outputs_and_maps_are_the_benchmarks(theirs):
     assert logits.abs().mean().item() == pytest.approx(facts["mean_abs_logit"], abs=1e-6)
 
 
-def test_each_is_registered():
+def test_each_is_registered_and_described():
     assert set(models.registered("crd_*")) == set(NAMES.values())
+    rows = [line.split("|")[1:-1] for line in TEXT.splitlines() if line.startswith("| `crd_") and "`crd_*`" not in line]
+    described = {name.strip(" `"): (theirs.strip(" `"), int(size.replace(",", ""))) for name, theirs, size, *_ in rows}
+    assert described == {ours: (theirs, THEIRS[theirs]["parameters"]) for theirs, ours in NAMES.items()}
 
 
 def test_a_network_has_the_code_of_its_own_family():
@@ -89,9 +95,7 @@ def test_convolutions_start_by_fan_out(name, fan_out):
     """In the last stage; batch norms start from 1 and 0."""
     torch.manual_seed(0)
     model = models.create(name, num_classes=100)
-    last = [module for module in model.modules() if isinstance(module, nn.Conv2d)][-1]
-    if last.kernel_size == (1, 1):
-        last, fan_out = model.layer3[0].conv2, fan_out
+    last = [module for module in model.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)][-1]
     assert last.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.03)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert all((norm.weight == 1).all() and not norm.bias.any() for norm in norms)
@@ -118,10 +122,28 @@ def test_terms_read_one_map_of_each_resolution(name):
     assert output.pooled.shape == (2, model.num_features)
     ends = name not in ("crd_shufflenetv2", "crd_wrn_16_2")
     for stage, before in zip(output.stages, output.before, strict=True):
-        assert (not torch.equal(stage, before)) is (ends or stage is output.stages[0] and name == "crd_shufflenetv2")
+        assert (not torch.equal(stage, before)) is (ends or (name == "crd_shufflenetv2" and stage is output.stages[0]))
         if not torch.equal(stage, before):
             assert torch.equal(stage, before.relu())
             assert (before < 0).any()
+
+
+@pytest.mark.parametrize("name", ["crd_resnet8", "crd_vgg8", "crd_mobilenetv2_half", "crd_shufflenetv1", "crd_shufflenetv2"])
+def test_each_family_can_be_grafted_by_filter(name):
+    torch.manual_seed(0)
+    nets = [models.create(name, num_classes=10) for _ in range(2)]
+    states = [net.state_dict() for net in nets]
+    shares, new = blending_weights(states, level="filter")[0], graft(states, level="filter")[0]
+    assert list(shares) == [f"{path}.weight" for path, layer in nets[0].named_modules() if isinstance(layer, nn.Conv2d)]
+    for key, share in shares.items():
+        wanted = torch.lerp(states[1][key], states[0][key], share.float().view(-1, 1, 1, 1))
+        assert torch.allclose(new[key], wanted, atol=1e-6), key
+
+
+def test_the_row_for_vgg_in_the_docs_is_one():
+    row = yaml.safe_load(next(line for line in TEXT.splitlines() if line.startswith("grafting-vgg:")))
+    (own,) = digits_cells([row], "crd_vgg8", None)
+    assert (own.exchange.layers, own.exchange.non_conv, own.exchange.digits) == ("dimension", "norms", 2)
 
 
 @pytest.mark.parametrize("level", ["layer", "filter"])
@@ -140,6 +162,8 @@ def test_wide_networks_can_be_grafted(level):
         share = torch.as_tensor(shares[conv], dtype=torch.float32)
         share = share.view(-1, *[1] * (states[0][key].ndim - 1)) if level == "filter" else share
         assert torch.allclose(new[key], torch.lerp(states[1][key], states[0][key], share), atol=1e-6)
+    with pytest.raises(GraftingError, match="criterion 'bn-gamma' needs a batch norm after each convolution"):
+        graft(states, criterion="bn-gamma", level=level)
 
 
 def few_pictures(folder):

@@ -89,11 +89,14 @@ def test_a_step_moves_every_network_and_every_module_and_no_teacher(few_digits, 
 
 # What timm calls a backbone: residual, inverted bottlenecks, no stages at all; wide and deep ones of our own.
 NETWORKS = ("test_resnet", "test_efficientnet", "test_vit", "cifar_mobilenetv2", "cifar_wrn10_1", "cifar_vgg16_bn")
+LONG = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("crd_shufflenetv1", "crd_shufflenetv2", "crd_wrn_16_2", "crd_vgg8")
+]
 # A transformer has no convolutions and one stage; the teacher of test_efficientnet has none beside its second one.
 NONE = {"test_vit": {"grafting", "dgd", "repr", "ffsd", "fitnet", "ddnn"}, "test_efficientnet": {"fitnet"}}
 
 
-@pytest.mark.parametrize("student", NETWORKS)
+@pytest.mark.parametrize("student", [*NETWORKS, *LONG])
 @pytest.mark.parametrize("name", covering(METHODS))
 def test_every_method_on_every_kind_of_network(pictures, name, student):
     """Teacher and student of different kinds; where a method has no meaning for one, it says so."""

@@ -62,9 +62,10 @@ def graft(states: Sequence[State], **options) -> list[dict[str, Tensor]]:
     """Graft N networks once, in a ring: `states[i]` receives from `states[i - 1]`, all from un-grafted weights.
 
     `non_conv` decides the share of a tensor that has none of its own (batch norm, bias, classifier): 'last', the share of the
-    convolution before it in the state dict; 'own', one computed from its own values; 'none', it stays; or a number. 'norms' is
-    'last' for batch norms and 'none' for the rest. A tensor before the first convolution takes the first one's share ('dimension') or is an error, as in the script ('name'). Integer
-    tensors (batch counters) stay the network's own; the script blends and truncates them (`counters: blend`).
+    convolution before it in the state dict; 'own', one computed from its own values; 'none', it stays; 'norms', as 'last' for
+    batch norms and 'none' for the rest; or a number. A tensor before the first convolution takes the first one's share
+    ('dimension') or is an error, as in the script ('name'). Integer tensors (batch counters) stay the network's own; the script
+    blends and truncates them (`counters: blend`).
 
     At filter level a filter's batch norm entries and bias have its share. There 'reference-code' follows the published
     filter_level script: it blends each filter by its own share and its inputs by those of the layer before, and re-blends the

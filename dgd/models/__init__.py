@@ -2,8 +2,8 @@
 
 Importing this package imports its files that use timm's `@register_model`, and so registers `cifar_resnet8/14/20/32/44/56/110`,
 `cifar_resnet8/20/32/56/110_leaky`, `cifar_mobilenetv2`, `cifar_vgg16_bn`, `cifar_wrn28_10`, `cifar_wrn10_1`, the 22 networks
-`crd_*` of the CRD benchmark, and `audio_resnet8/20`. `gan_generator`, `gan_discriminator`, `ratio_mlp3` and `ratio_mlp5` make training images. A new file needs
-no entry here. Weights are never downloaded.
+`crd_*` of the CRD benchmark (docs/models.md), and `audio_resnet8/20`. `gan_generator`, `gan_discriminator`, `ratio_mlp3` and
+`ratio_mlp5` make training images. A new file needs no entry here. Weights are never downloaded.
 """
 
 import difflib

@@ -1,7 +1,8 @@
-"""What the networks of the CRD benchmark (arXiv 1910.10699, github.com/HobbitLong/RepDistiller) share: stages, a start, a maker.
+"""What the networks of the CRD benchmark share: stages, a start, a maker.
 
-They are written anew for the interface of timm, one file for each family. They compute what the benchmark's code computes for 32x32
-images, and have its initialisation; the modules stand in the order in which that code calls them.
+They are those of arXiv 1910.10699 and github.com/HobbitLong/RepDistiller, written anew for timm's interface, in one file for
+each family. For 32x32 images they compute what the benchmark's code computes, and start as there; the modules stand in the
+order in which that code calls them.
 """
 
 from collections.abc import Sequence

@@ -36,8 +36,8 @@ class PlainBlock(InvertedResidual):
 class CrdMobileNetV2(CrdNet):
     """A MobileNetV2 of half the width, but for its 1280 features, with a 3x3 stem of 16 channels and stride 2.
 
-    Taps are the stem's output after its ReLU, and the last block's of each resolution, which has none. `adapt_stem` would take the
-    stem's stride away, which is another network than the benchmark's.
+    Taps are the stem's output after its ReLU, and the last block's of each resolution, which has none. `adapt_stem` takes the
+    stem's stride away, and the network is then not the benchmark's.
 
     Args:
         num_classes: Width of the classifier; 0 leaves it out.

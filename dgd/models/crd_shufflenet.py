@@ -143,8 +143,8 @@ class CrdShuffleNetV1(_ShuffleNet):
 class CrdShuffleNetV2(_ShuffleNet):
     """A ShuffleNet V2 of size 1: stages of 116, 232 and 464 channels, then a 1x1 convolution to 1024 features.
 
-    Taps are the stem's and the stages' outputs. A stage ends in a shuffle and not in an activation, so what a term takes before an
-    activation is the stage's output itself.
+    Taps are the stem's and the stages' outputs. A stage ends in a shuffle and not in an activation, so what a term takes before
+    an activation is the stage's output itself.
 
     Args:
         num_classes: Width of the classifier; 0 leaves it out.
