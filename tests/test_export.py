@@ -71,8 +71,8 @@ def test_committed_results_come_out_as_they_went_in(tmp_path):
     cells = export([COMMITTED], tmp_path / "one.tar")
     taken = take(tmp_path / "one.tar", tmp_path / "here")
     assert (cells, taken.counts["came in"]) == (11, 11)
-    passing = {name for name in contents(COMMITTED) if name.endswith("usage.tsv")}  # of the runs, and no result
-    assert contents(tmp_path / "here" / "fast-path") == {k: v for k, v in contents(COMMITTED).items() if k not in passing}
+    kept = {name for name in manifest.listed(COMMITTED) if not manifest.may_be_missing(name)} | {manifest.MANIFEST}
+    assert contents(tmp_path / "here" / "fast-path") == {name: (COMMITTED / name).read_bytes() for name in kept}
     found = verify.verify([tmp_path / "here"], ROOT / "papers")
     assert (found.faults, found.cells) == ([], 11)
     assert frozen.is_frozen(tmp_path / "here" / "fast-path")

@@ -30,15 +30,11 @@ def train_with(room: int, words: list[str]) -> None:
     raise SystemExit(cli.main(words))
 
 
-@pytest.mark.parametrize("room", [100, *(pytest.param(mib, marks=pytest.mark.faults) for mib in (60, 160))])
+@pytest.mark.parametrize("room", [300, *(pytest.param(mib, marks=pytest.mark.faults) for mib in (200, 500))])
 def test_too_little_memory_ends_one_cell_and_says_what_to_lower(tmp_path, room):
-    """A batch of all digits takes more than what a batch of 20 does; with little room neither is trained.
-
-    Between what a step of the small batch and one of the large batch takes there are sizes at which torch's own kernels crash
-    instead (130, 200 MiB here): nothing in Python can say anything then.
-    """
+    """A batch of all digits takes far more than one of 20; near what a step takes torch's own kernels may crash instead."""
     large = {"large": {"base": "baseline", "recipe": {"batch_size": 1100}}}
-    keys = {"pairs": [{"student": "cifar_resnet20"}], "methods": [large, "baseline"]}
+    keys = {"pairs": [{"student": "cifar_resnet110"}], "methods": [large, "baseline"]}
     data = {"dir": str(tmp_path / "data"), "train_images": 1150}
     path = benchmark(tmp_path, {"epochs": 1}, data=data, **keys)
     running.prepared(running.benchmark_cells(path)[0])
@@ -47,12 +43,11 @@ def test_too_little_memory_ends_one_cell_and_says_what_to_lower(tmp_path, room):
     process.join(300)
     assert process.exitcode == 1
     lines = [line for line in re.split("[\r\n]+", (tmp_path / "printed").read_text()) if line and "epoch" not in line]
-    cells = {name: tmp_path / "results/t/digits/cifar_resnet20" / name / "seed0" for name in ("large", "baseline")}
-    said = r"failed: t/digits/cifar_resnet20/{0}/seed0: not enough memory; lower recipe.batch_size or together \(.+\)"
+    cells = {name: tmp_path / "results/t/digits/cifar_resnet110" / name / "seed0" for name in ("large", "baseline")}
+    said = r"failed: t/digits/cifar_resnet110/{0}/seed0: not enough memory; lower recipe.batch_size or together \(.+\)"
     done = [name for name, folder in cells.items() if (folder / "metrics.json").is_file()]
     failed = [name for name in cells if name not in done]
-    assert "large" in failed
-    assert room != 100 or done == ["baseline"], lines
+    assert (done, failed) == (["baseline"], ["large"]), lines
     for name in failed:
         assert sum(bool(re.fullmatch(rf"{cells[name]}: {said.format(name)}", line)) for line in lines) == 1, lines
     assert len(lines) == len(failed), lines
