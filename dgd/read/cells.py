@@ -106,7 +106,7 @@ def collect(
         if path:
             root_of(path / "config.yaml", cell.path, renamed=True)
             if cell.path != (asked or cell).path or cell.benchmark != metrics["cell"]["benchmark"]:
-                raise ValueError(f"{path / 'config.yaml'} is that of the cell {cell.path}; {AGAIN}")
+                raise ValueError(f"{path / 'config.yaml'} is that of the cell {cell.path[:200]}; {AGAIN}")
         networks = norms(name)
         for network, row in enumerate(_rows(path, metrics, cell)):
             row["folder"] = name if path else ""
