@@ -1,4 +1,4 @@
-"""What the networks of the CRD benchmark share: stages, a start, a maker.
+"""What the networks of the CRD benchmark share: stem, stages, tail, a start, a maker.
 
 They are those of arXiv 1910.10699 and github.com/HobbitLong/RepDistiller, written anew for timm's interface, in one file for
 each family. For 32x32 images they compute what the benchmark's code computes, and start as there; the modules stand in the
@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 import torch
 from timm.models import build_model_with_cfg
-from torch import nn
+from torch import Tensor, nn
 
 from dgd.models.cifar_resnet import CifarNet
+from dgd.models.fused_norm import norm_act
 
-__all__ = ["CrdNet", "build"]
+__all__ = ["CrdNet", "CrdNetWithTail", "build"]
 
 
 class CrdNet(CifarNet):
@@ -22,6 +23,13 @@ class CrdNet(CifarNet):
     def __init__(self, in_chans: int, drop_rate: float, global_pool: str) -> None:
         super().__init__(in_chans, drop_rate, global_pool)
         self.feature_info = []
+
+    def add_stem(self, in_chans: int, channels: int, kernel: int, stride: int = 1) -> None:
+        """Add a convolution without biases, batch norm and a ReLU, whose output is the first tap."""
+        self.conv1 = nn.Conv2d(in_chans, channels, kernel, stride, padding=kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.act1 = nn.ReLU()
+        self.feature_info.append({"num_chs": channels, "reduction": stride, "module": "act1"})
 
     def add_stage(self, stage: nn.Module, channels: int, stride: int) -> None:
         """Add the next stage, which makes maps of so many channels and divides their sides by the stride."""
@@ -37,6 +45,25 @@ class CrdNet(CifarNet):
         """Empty the stages after the first `keep`."""
         for number in range(keep + 1, len(self.feature_info)):
             setattr(self, f"layer{number}", nn.Sequential())
+
+
+class CrdNetWithTail(CrdNet):
+    """A network with a 1x1 convolution to many features between the last stage and the pooling."""
+
+    def add_tail(self, channels: int, features: int) -> None:
+        """Add the convolution without biases, batch norm and a ReLU."""
+        self.conv2 = nn.Conv2d(channels, features, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(features)
+        self.act2 = nn.ReLU()
+        self.num_features = features
+
+    def tail(self, x: Tensor) -> Tensor:
+        """Apply the 1x1 convolution, its batch norm and activation."""
+        return norm_act(self.bn2, self.conv2(x), self.act2)
+
+    def drop_tail(self) -> None:
+        """Remove the 1x1 convolution."""
+        self.conv2 = self.bn2 = self.act2 = nn.Identity()
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from dgd.models.cifar_mobilenetv2 import InvertedResidual
 from dgd.models.cifar_resnet import cifar_cfg
-from dgd.models.crd import CrdNet, build, start_normal
+from dgd.models.crd import CrdNetWithTail, build, start_normal
 from dgd.models.fused_norm import norm_act
 
 __all__ = ["CrdMobileNetV2"]
@@ -33,7 +33,7 @@ class PlainBlock(InvertedResidual):
         return norm_act(self.bn3, self.conv3(out), residual=x if self.shortcut is not None else None)
 
 
-class CrdMobileNetV2(CrdNet):
+class CrdMobileNetV2(CrdNetWithTail):
     """A MobileNetV2 of half the width, but for its 1280 features, with a 3x3 stem of 16 channels and stride 2.
 
     Taps are the stem's output after its ReLU, and the last block's of each resolution, which has none. `adapt_stem` takes the
@@ -49,10 +49,7 @@ class CrdMobileNetV2(CrdNet):
     def __init__(self, num_classes: int = 10, in_chans: int = 3, global_pool: str = "avg", drop_rate: float = 0.0) -> None:
         super().__init__(in_chans, drop_rate, global_pool)
         before = 16
-        self.conv1 = nn.Conv2d(in_chans, before, 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(before)
-        self.act1 = nn.ReLU()
-        self.feature_info.append({"num_chs": before, "reduction": 2, "module": "act1"})
+        self.add_stem(in_chans, before, kernel=3, stride=2)
         for stride, rows in STAGES:
             blocks = []
             for expansion, channels, count in rows:
@@ -60,24 +57,13 @@ class CrdMobileNetV2(CrdNet):
                     blocks.append(PlainBlock(before, channels, expansion, 1 if blocks else stride))
                     before = channels
             self.add_stage(nn.Sequential(*blocks), before, stride)
-        self.conv2 = nn.Conv2d(before, 1280, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(1280)
-        self.act2 = nn.ReLU()
-        self.num_features = 1280
+        self.add_tail(before, 1280)
         self.apply(self.init_layer)
         self.reset_classifier(num_classes)
 
     def init_layer(self, layer: nn.Module) -> None:
         """Initialise one layer as the benchmark does."""
         start_normal(layer)
-
-    def tail(self, x: Tensor) -> Tensor:
-        """Apply the 1x1 convolution to 1280 features, its batch norm and activation."""
-        return norm_act(self.bn2, self.conv2(x), self.act2)
-
-    def drop_tail(self) -> None:
-        """Remove the 1x1 convolution to 1280 features."""
-        self.conv2 = self.bn2 = self.act2 = nn.Identity()
 
 
 default_cfgs = generate_default_cfgs({"crd_mobilenetv2_half": cifar_cfg()})

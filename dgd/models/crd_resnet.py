@@ -84,10 +84,7 @@ class CrdResNet(CrdNet):
     ) -> None:
         super().__init__(in_chans, drop_rate, global_pool)
         before, *widths = widths
-        self.conv1 = nn.Conv2d(in_chans, before, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(before)
-        self.act1 = nn.ReLU()
-        self.feature_info.append({"num_chs": before, "reduction": 1, "module": "act1"})
+        self.add_stem(in_chans, before, kernel=3)
         for number, (count, width) in enumerate(zip(blocks, widths, strict=True)):
             stride, channels = 1 if number == 0 else 2, width * block.expansion
             rest = [block(channels, width, 1) for _ in range(count - 1)]

@@ -8,7 +8,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from dgd.models.cifar_resnet import cifar_cfg
-from dgd.models.crd import CrdNet, build
+from dgd.models.crd import CrdNet, CrdNetWithTail, build
 from dgd.models.fused_norm import norm_act
 
 __all__ = ["CrdShuffleNetV1", "CrdShuffleNetV2"]
@@ -106,18 +106,7 @@ class ShuffleBlockV2(nn.Module):
         return self.shuffle(torch.cat([kept, out], 1))
 
 
-class _ShuffleNet(CrdNet):
-    """The stem that both have."""
-
-    def __init__(self, in_chans: int, drop_rate: float, global_pool: str) -> None:
-        super().__init__(in_chans, drop_rate, global_pool)
-        self.conv1 = nn.Conv2d(in_chans, STEM, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(STEM)
-        self.act1 = nn.ReLU()
-        self.feature_info.append({"num_chs": STEM, "reduction": 1, "module": "act1"})
-
-
-class CrdShuffleNetV1(_ShuffleNet):
+class CrdShuffleNetV1(CrdNet):
     """A ShuffleNet V1 with 3 groups and stages of 240, 480 and 960 channels, with a ReLU after the depthwise convolutions.
 
     Taps are the stem's and the stages' outputs, after their ReLU.
@@ -131,6 +120,7 @@ class CrdShuffleNetV1(_ShuffleNet):
 
     def __init__(self, num_classes: int = 10, in_chans: int = 3, global_pool: str = "avg", drop_rate: float = 0.0) -> None:
         super().__init__(in_chans, drop_rate, global_pool)
+        self.add_stem(in_chans, STEM, kernel=1)
         before = STEM
         for count, width in zip(COUNTS, (240, 480, 960), strict=True):
             rest = [ShuffleBlockV1(width, width, 1) for _ in range(count - 1)]
@@ -140,7 +130,7 @@ class CrdShuffleNetV1(_ShuffleNet):
         self.reset_classifier(num_classes)
 
 
-class CrdShuffleNetV2(_ShuffleNet):
+class CrdShuffleNetV2(CrdNetWithTail):
     """A ShuffleNet V2 of size 1: stages of 116, 232 and 464 channels, then a 1x1 convolution to 1024 features.
 
     Taps are the stem's and the stages' outputs. A stage ends in a shuffle and not in an activation, so what a term takes before
@@ -155,24 +145,14 @@ class CrdShuffleNetV2(_ShuffleNet):
 
     def __init__(self, num_classes: int = 10, in_chans: int = 3, global_pool: str = "avg", drop_rate: float = 0.0) -> None:
         super().__init__(in_chans, drop_rate, global_pool)
+        self.add_stem(in_chans, STEM, kernel=1)
         before = STEM
         for count, width in zip(COUNTS, (116, 232, 464), strict=True):
             rest = [ShuffleBlockV2(width) for _ in range(count - 1)]
             self.add_stage(nn.Sequential(DownBlockV2(before, width), *rest), width, 2)
             before = width
-        self.conv2 = nn.Conv2d(before, 1024, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(1024)
-        self.act2 = nn.ReLU()
-        self.num_features = 1024
+        self.add_tail(before, 1024)
         self.reset_classifier(num_classes)
-
-    def tail(self, x: Tensor) -> Tensor:
-        """Apply the 1x1 convolution to 1024 features, its batch norm and activation."""
-        return norm_act(self.bn2, self.conv2(x), self.act2)
-
-    def drop_tail(self) -> None:
-        """Remove the 1x1 convolution to 1024 features."""
-        self.conv2 = self.bn2 = self.act2 = nn.Identity()
 
 
 default_cfgs = generate_default_cfgs({name: cifar_cfg() for name in ("crd_shufflenetv1", "crd_shufflenetv2")})
