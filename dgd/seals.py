@@ -78,6 +78,11 @@ def _parsed(path: Path, mtime: int, size: int) -> tuple[str | None, dict[str, st
     raise ValueError(f"{path} {CHANGED}")
 
 
+def misplaced(path: str | Path, cell: str, remedy: str = MOVED) -> ValueError:
+    """Return the error of a file that is another cell's than its place says; a name that no folder could have is cut."""
+    return ValueError(f"{path} is that of the cell {cell[:200]}; {remedy}")
+
+
 def root_of(path: str | Path, cell: str, *, renamed: bool = False) -> Path:
     """Return the root of the results that a file of a cell lies below.
 
@@ -91,7 +96,7 @@ def root_of(path: str | Path, cell: str, *, renamed: bool = False) -> Path:
     """
     folder, parts = Path(path).absolute().parent, cell.split("/")
     if folder.parts[-len(parts) :][renamed:] != tuple(parts)[renamed:]:
-        raise ValueError(f"{path} is that of the cell {cell[:200]}; {MOVED}")
+        raise misplaced(path, cell)
     return folder.parents[len(parts) - 1]
 
 

@@ -19,9 +19,9 @@ from dgd import json_files, keys
 from dgd.cell import PROTOCOL_NAMES, Cell, Data, Recipe
 from dgd.measured import STATUSES
 from dgd.metrics import MAKERS, METRICS, Metric, metric_named
-from dgd.read.files import AGAIN, LABELS, MOVED, has, numbers, read_cells, read_columns, read_config, read_filters
+from dgd.read.files import AGAIN, LABELS, has, numbers, read_cells, read_columns, read_config, read_filters
 from dgd.read.thresholds import FILTERS, THRESHOLDS, column, filter_sets, spelled
-from dgd.seals import root_of
+from dgd.seals import MOVED, misplaced, root_of
 
 CONDITIONS = {
     name: (kind, spec.attribute)
@@ -106,7 +106,7 @@ def collect(
         if path:
             root_of(path / "config.yaml", cell.path, renamed=True)
             if cell.path != (asked or cell).path or cell.benchmark != metrics["cell"]["benchmark"]:
-                raise ValueError(f"{path / 'config.yaml'} is that of the cell {cell.path[:200]}; {AGAIN}")
+                raise misplaced(path / "config.yaml", cell.path, AGAIN)
         networks = norms(name)
         for network, row in enumerate(_rows(path, metrics, cell)):
             row["folder"] = name if path else ""

@@ -19,7 +19,7 @@ from dgd.cell import Cell, slug
 from dgd.measured import LABELS as LABELS
 from dgd.measured import read_metrics as read_metrics
 from dgd.metrics import METRICS, Metric
-from dgd.seals import AGAIN, MOVED, RECORD, cell_of, check_seal, root_of, seal
+from dgd.seals import AGAIN, RECORD, cell_of, check_seal, misplaced, root_of, seal
 
 PRUNING = ("share", "removed", "filters_left", "parameters_left")
 """The columns of pruning.csv besides the metric's own two, `<metric>` and `<metric>_random`; see `dgd.pruning`."""
@@ -49,7 +49,7 @@ def read_cells(folder: str | Path) -> Iterator[tuple[Path, dict]]:
         for name, said in ((path.name, own), (RECORD, cell_of(path.parent) or own)):
             root_of(path.with_name(name), said, renamed=True)
             if said.partition("/")[0] != benchmark:
-                raise ValueError(f"{path.with_name(name)} is that of the cell {said[:200]}; {MOVED}")
+                raise misplaced(path.with_name(name), said)
         yield path.parent, metrics
 
 

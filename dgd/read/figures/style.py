@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import matplotlib.style
@@ -196,12 +196,18 @@ def _letters(path: str) -> frozenset[str]:
     return frozenset(() if font.family_name.startswith("Last Resort") else map(chr, font.get_charmap()))
 
 
+@cache
+def _find_new_fonts() -> None:
+    """Make matplotlib know the fonts that were installed after it made its list, which it keeps; once a process."""
+    known = {font.fname for font in fontManager.ttflist}
+    for path in set(findSystemFonts()) - known:
+        fontManager.addfont(path)
+
+
 @lru_cache
 def _fonts(letters: frozenset[str]) -> tuple[list[str], frozenset[str]]:
     """Return families of this machine that have these letters, and the letters that none has."""
-    known = {font.fname for font in fontManager.ttflist}
-    for path in set(findSystemFonts()) - known:  # installed after matplotlib made its list, which it keeps
-        fontManager.addfont(path)
+    _find_new_fonts()
     families, missing = [], letters
     for font in sorted(fontManager.ttflist, key=lambda font: (font.weight != 400, "Sans" not in font.name, font.name)):
         if missing & _letters(font.fname):
