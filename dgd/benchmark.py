@@ -5,7 +5,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from dgd import keys, methods, metrics
@@ -35,6 +35,10 @@ class Pair:
         "from its class anew in each epoch.",
         names=True,
     )
+
+
+BASELINE = "baseline"
+"""The row that gains are over, and that teachers are cells of, where a row names no other one."""
 
 
 def _control_problems(value: Mapping, where: str) -> list[str]:
@@ -87,7 +91,8 @@ class Benchmark:
     )
     teacher_seeds: tuple[int, ...] = key(
         (0,),
-        "Seeds of the teachers. A teacher is a `baseline` cell; a method with M teachers takes the first M seeds.",
+        "Seeds of the teachers. A teacher is a cell of `baseline`, or of the row that `taught_by` names; a method with M "
+        "teachers takes the first M seeds.",
         least=0,
         most=LAST_SEED,
     )
@@ -138,7 +143,8 @@ class Benchmark:
     recipe: Recipe = key(Recipe(), "How every network is trained. A method's own `recipe` overrides single keys.")
     teacher_recipe: Mapping = key(
         {},
-        "Keys of the recipe that teachers' cells override; for teachers that are no students of the benchmark.",
+        "Keys of the recipe that teachers' cells override; for teachers that are no students of the benchmark. Rows with "
+        "`taught_by` have teachers of another recipe.",
         of=Recipe,
     )
     together: int | None = key(
@@ -168,6 +174,21 @@ class Benchmark:
 def rows_of(pair: Pair, rows: Mapping[str, Method]) -> dict[str, Method]:
     """Return the methods that a pair is trained by: all, or those that it names."""
     return {name: row for name, row in rows.items() if pair.methods is None or name in pair.methods}
+
+
+def teacher_row(benchmark: Benchmark, row: Method) -> tuple[str, Method]:
+    """Return the name and the method of the cells that teach a row: of the one that it names, or the baseline's."""
+    if row.taught_by not in (None, BASELINE):
+        return row.taught_by, benchmark.rows[row.taught_by]
+    baseline = methods.METHODS[BASELINE]
+    return BASELINE, replace(baseline, recipe={**baseline.recipe, **benchmark.teacher_recipe})
+
+
+def own_baseline(benchmark: Benchmark, name: str) -> str:
+    """Return the row that a row's gain is over: itself where other rows name it as their baseline, or as their teachers'."""
+    row = benchmark.rows.get(name)
+    named = {other for one in benchmark.rows.values() for other in (one.baseline, one.taught_by)}
+    return (row.baseline if row else None) or (name if name in named else BASELINE)
 
 
 def overridden(recipe: Recipe, changes: Mapping) -> Recipe:

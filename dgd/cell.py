@@ -32,6 +32,53 @@ def _rising(value: Any, where: str) -> list[str]:
     return [] if list(value) == sorted(value) else [f"{where} is {list(value)}; epochs must rise"]
 
 
+def _as_many(value: Any, where: str) -> list[str]:
+    """Check that there is a mean and a standard deviation for each channel."""
+    mean, std = value["mean"], value["std"]
+    if len(mean) == len(std):
+        return []
+    return [f"{where}.std has {len(std)} numbers and {where}.mean {len(mean)}; give one of each for each channel"]
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """The constants that images are normalised by, in units of 0..1: (image - mean) / std."""
+
+    mean: tuple[float, ...] = key(says="Mean of each channel.", least=0, most=1, nonempty=True, repeats=True)
+    std: tuple[float, ...] = key(says="Standard deviation of each channel.", above=0, most=1, nonempty=True, repeats=True)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training images are augmented: padded and cropped to their size, and mirrored left to right half of the time."""
+
+    pad: int | None = key(
+        None,
+        "Pixels that are added on each side before the crop; 0 does not crop. `null` is the data set's own number "
+        "(docs/extending.md).",
+        least=0,
+    )
+    mode: str = key(
+        "zeros", "What is added: `zeros`, or the image itself, mirrored at its edge (`reflect`).", choices=("zeros", "reflect")
+    )
+    flip: bool | None = key(
+        None, "Mirror images; false where a mirrored one means something else (letters, signs). `null` is the data set's own."
+    )
+
+    def of(self, dataset: str) -> "Augment":
+        """Return what this is for a data set: with its own values for those that are `null`, as far as they are known here."""
+        pad, flip = OWN_AUGMENTATION.get(dataset.partition(":")[0], (None, None))
+        return Augment(pad if self.pad is None else self.pad, self.mode, flip if self.flip is None else self.flip)
+
+
+OWN_AUGMENTATION: dict[str, tuple[int | None, bool]] = {
+    **{"digits": (1, False), "digits-rotation": (1, False), "digits-angle": (1, False), "digits-spoken": (1, False)},
+    **{"cifar10": (4, True), "cifar100": (4, True), "fashion_mnist": (4, True), "imagefolder": (None, True)},
+}
+"""Data set -> the padding of its training images (None: an eighth of their side), and whether they are mirrored. That of a data
+set that a plugin adds is not known here."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How every network of a cell is trained."""
@@ -125,6 +172,22 @@ class Recipe:
         choices=("epoch", "step"),
     )
     average_from: int = key(1, "First epoch, from 1, that the average takes in.", least=1)
+    normalise: Normalise | None = key(
+        None,
+        "Constants that all images of the input `image` are normalised by, `{mean: [...], std: [...]}` with a number for each "
+        "channel, in 0..1; `null` measures them of the training images (a streamed folder's are ImageNet's). A teacher has "
+        "those of its cells.",
+        condition=True,
+        check=_as_many,
+        later=True,
+    )
+    augment: Augment = key(
+        Augment(),
+        "How training images of the input `image` are augmented, `{pad: ..., mode: ..., flip: ...}`. The `stream` loader crops "
+        "at random sizes instead and knows `flip` only.",
+        condition=True,
+        later=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -497,6 +560,18 @@ class Method:
     generated: str | None = key(
         None, "Name of the benchmark's `generated` whose images it trains on; `null` is the real ones.", names=True
     )
+    baseline: str | None = key(
+        None,
+        "Row of `methods` that its gain is over, of a network trained alone, such as one with this row's recipe. `null` is "
+        "`baseline`; a row that others name has no gain itself.",
+        names=True,
+    )
+    taught_by: str | None = key(
+        None,
+        "Row of `methods` that its teachers are cells of, of a network trained alone. `null` is `baseline` with the "
+        "benchmark's `teacher_recipe`.",
+        names=True,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ cells
@@ -519,6 +594,7 @@ class Cell:
     networks: int = key(1, "Networks that learn together.", least=1, condition=True)
     partners: tuple[str, ...] = key((), "Networks of the last members, which only help to train the others.", names=True)
     partner_steps: int = key(1, "Steps of the partners for each step of the others.", least=1)
+    baseline: str = key("baseline", "Name of the row that its gain is over.", decides=False, names=True)
     teachers: tuple[str, ...] = key((), "Paths of the cells that it learns from, below the root of the results.", decides=False)
     subnets: tuple[str, ...] = key((), "Sub-nets that each network contains, by their names in timm.")
     subnet_batch_norm: str = key("own", SUBNET_BATCH_NORM, choices=SUBNET_PARTS)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dgd
 from dgd import keys, methods, metrics, plugins, shipped, terms
-from dgd.benchmark import GAN_RECIPE, RATIO_RECIPE, Benchmark, objective_of, overridden, rows_of
+from dgd.benchmark import GAN_RECIPE, RATIO_RECIPE, Benchmark, objective_of, overridden, rows_of, teacher_row
 from dgd.cell import Recipe, RePr, exchange, slug
 
 READINGS = ("last", "best-on-test", "mean", "best", "ensemble")
@@ -78,6 +78,49 @@ def _folder_problems(benchmark: Benchmark) -> list[str]:
     ]
 
 
+def _image_problems(benchmark: Benchmark) -> list[str]:
+    """Check each recipe's constants and padding against the images of the data sets, as far as these are known."""
+    lines = []
+    for where, recipe in _recipes(benchmark):
+        if benchmark.data.loader == "stream" and (recipe.augment.pad, recipe.augment.mode) != (None, "zeros"):
+            lines.append(f"{where}.augment: pad and mode do not apply to data.loader: stream, only flip does; leave them out")
+        for name in benchmark.datasets:
+            channels, side = _image_shape(benchmark, name)
+            count = len(recipe.normalise.mean) if recipe.normalise else channels
+            if count != channels:
+                lines.append(
+                    f"{where}.normalise.mean has {count} numbers, and images of {keys.short(name)} have {channels} channels; "
+                    "give one for each"
+                )
+            pad = recipe.augment.of(name).pad
+            if recipe.augment.mode == "reflect" and pad is not None and side and pad >= side:
+                lines.append(
+                    f"{where}.augment.pad is {pad}; images of {keys.short(name)}, of {side} pixels, are reflected by at most "
+                    f"{side - 1}"
+                )
+    return lines
+
+
+def _recipes(benchmark: Benchmark) -> list[tuple[str, Recipe]]:
+    """Return the benchmark's recipe and those of teachers and rows that change it, with the key of each."""
+    made = {"teacher_recipe": benchmark.teacher_recipe}
+    made |= {f"methods.{name}.recipe": row.recipe for name, row in benchmark.rows.items()}
+    own = [(where, overridden(benchmark.recipe, changes)) for where, changes in made.items() if changes]
+    return [("recipe", benchmark.recipe), *own]
+
+
+def _image_shape(benchmark: Benchmark, dataset: str) -> tuple[int | None, int | None]:
+    """Return channels and side of a data set's images, as far as they are known."""
+    if dataset.startswith("imagefolder:"):
+        return 3, benchmark.data.image_size
+    if not dgd.NETWORKS:
+        return None, None
+    from dgd import data
+
+    shape = data.SOURCES[dataset].shape if dataset in data.SOURCES else None
+    return shape[1:3] if shape else (None, None)
+
+
 def _unknown_dataset(name: str) -> list[str]:
     if not dgd.NETWORKS:
         return [] if ":" not in name and "/" not in name else [f"datasets: unknown data set {keys.short(name)}"]
@@ -117,6 +160,49 @@ def _pair_names(benchmark: Benchmark) -> list[str]:
         for name in pair.methods or ()
         if name not in rows
     ]
+
+
+def _named_rows(benchmark: Benchmark) -> list[str]:
+    """Check the rows that rows name as their baseline and as their teachers': of one network that is trained alone."""
+    lines, rows = [], benchmark.rows
+    trained: dict[str, set[str]] = {}
+    for pair in benchmark.pairs:
+        trained.setdefault(pair.student, set()).update(rows_of(pair, rows))
+    for name, row in rows.items():
+        for key, other in (("baseline", row.baseline), ("taught_by", row.taught_by)):
+            where = f"methods.{name}.{key}"
+            if other is None:
+                continue
+            if other not in rows:
+                lines.append(f"{where} is {other!r}; it is no name of methods{keys.nearest(other, rows)}")
+            elif rows[other].networks > 1 or rows[other].teachers or rows[other].generated or rows[other].subnets:
+                lines.append(f"{where} is {other!r}, which is no row of a network trained alone on the data set; name one")
+            elif rows[other].baseline and other != rows[other].baseline:
+                lines.append(f"{where} is {other!r}, which has a baseline itself, {rows[other].baseline!r}; leave that out")
+        if row.taught_by and not row.teachers:
+            lines.append(f"methods.{name}.taught_by: {name} has no teachers; leave it out, or set teachers: 1")
+        for student, there in trained.items():
+            if row.baseline in rows and name in there and row.baseline not in there:
+                lines.append(
+                    f"pairs: {student} is trained by {name!r} and not by its baseline {row.baseline!r}; add it to methods"
+                )
+    return lines
+
+
+def _taught_constants(benchmark: Benchmark) -> list[str]:
+    """Check that teachers learned from images of the constants that their students' have: both see the same ones."""
+    lines = []
+    for name, row in benchmark.rows.items():
+        if not row.teachers or (row.taught_by and row.taught_by not in benchmark.rows):
+            continue
+        own = overridden(benchmark.recipe, row.recipe)
+        teacher, taught = teacher_row(benchmark, row)
+        if own.normalise != overridden(benchmark.recipe, taught.recipe).normalise:
+            lines.append(
+                f"methods.{name}.recipe.normalise: its teachers, of {teacher!r}, have other constants, and see the same "
+                "images; give both the same, by taught_by or teacher_recipe"
+            )
+    return lines
 
 
 def _pair_teachers(benchmark: Benchmark) -> list[str]:
@@ -360,9 +446,12 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Benchmark], list[str]]], ...] = 
     (("datasets", "pairs", "methods", "seeds"), _size_problems),
     (("papers",), _paper_problems),
     (("datasets", "data"), _dataset_problems),
+    (("datasets", "data", "recipe", "teacher_recipe", "methods"), _image_problems),
     (("controls", "methods"), _control_names),
     (("pairs", "methods"), _pair_names),
     (("pairs", "methods"), _pair_teachers),
+    (("pairs", "methods"), _named_rows),
+    (("methods", "recipe", "teacher_recipe"), _taught_constants),
     (("datasets", "pairs"), _inputs),
     (("pairs", "methods", "teacher_seeds"), _teacher_seeds),
     (("pairs",), _models),
@@ -375,5 +464,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Benchmark], list[str]]], ...] = 
     (("datasets", "methods"), _tasks),
     (("datasets", "methods", "recipe", "protocol"), _needs),
 )
-_OF_REGISTRIES = (_paper_problems, _dataset_problems, _pair_subnets, _inputs, _models, _generator_models, _needs)
+_OF_REGISTRIES = (
+    *(_paper_problems, _dataset_problems, _image_problems, _pair_subnets, _inputs, _models, _generator_models, _needs),
+)
 """Those that ask which papers, data sets, networks and terms there are."""

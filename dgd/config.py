@@ -11,7 +11,18 @@ from typing import Any
 import yaml
 
 from dgd import checks, files, keys, methods, metrics, plugins, shipped, yaml_files
-from dgd.benchmark import GAN_RECIPE, RATIO_RECIPE, Benchmark, Pair, objective_of, overridden, rows_of
+from dgd.benchmark import (
+    BASELINE,
+    GAN_RECIPE,
+    RATIO_RECIPE,
+    Benchmark,
+    Pair,
+    objective_of,
+    overridden,
+    own_baseline,
+    rows_of,
+    teacher_row,
+)
 from dgd.cell import IMAGE, Cell, Generated, Method, exchange, slug
 
 ASKED = "benchmark.yaml"
@@ -127,17 +138,15 @@ def _known_part(given: Mapping, wrong: Mapping) -> Benchmark:
 def cells(benchmark: Benchmark) -> list[Cell]:
     """Return the cells of a benchmark: teachers first, then data sets, pairs, methods and seeds in order.
 
-    A teacher is a `baseline` cell of another model: the same training, run earlier. The cells that generate images come after
-    the teacher that judges them. A method whose teachers differ from pair to pair of one student has a folder
-    `<student>-by-<teacher>` for each.
+    A teacher is a cell of another model, of `baseline` or of the row that `taught_by` names: the same training, run earlier.
+    The cells that generate images come after the teacher that judges them. A method whose teachers differ from pair to pair of
+    one student has a folder `<student>-by-<teacher>` for each.
     """
     rows = benchmark.rows
     teachers_of: dict[str, set] = {}
     for pair in benchmark.pairs:
         if pair.teacher:
             teachers_of.setdefault(pair.student, set()).add(pair.teacher)
-    baseline = methods.find("baseline")
-    teacher_row = replace(baseline, recipe={**baseline.recipe, **benchmark.teacher_recipe})
     found: dict[str, Cell] = {}
 
     def add(dataset: str, pair: Pair, name: str, row: Method, seed: int) -> None:
@@ -149,10 +158,14 @@ def cells(benchmark: Benchmark) -> list[Cell]:
     for dataset in benchmark.datasets:
         for pair in benchmark.pairs:
             used = rows_of(pair, rows).values()
-            needed = max((row.teachers for row in used), default=0)
             generated = [keys.build(Generated, benchmark.generated[row.generated]) for row in used if row.generated]
-            for seed in benchmark.teacher_seeds[: max(needed, bool(generated))]:
-                add(dataset, Pair(pair.teacher, input=pair.teacher_input), "baseline", teacher_row, seed)
+            needed = {BASELINE: (teacher_row(benchmark, methods.BASELINE)[1], bool(generated))}
+            for row in used:
+                name, taught = teacher_row(benchmark, row)
+                needed[name] = taught, max(row.teachers, needed.get(name, (taught, 0))[1])
+            for name, (taught, count) in needed.items():
+                for seed in benchmark.teacher_seeds[:count]:
+                    add(dataset, Pair(pair.teacher, input=pair.teacher_input), name, taught, seed)
             makers = _makers(benchmark, dataset, pair.teacher) if generated else []
             for cell in makers if any(one.subsample for one in generated) else makers[:1]:
                 found.setdefault(cell.path, cell)
@@ -167,7 +180,7 @@ def _cell(benchmark: Benchmark, dataset: str, pair: Pair, name: str, row: Method
     kind = metrics.of_dataset(dataset)
     images = keys.build(Generated, benchmark.generated[row.generated]) if row.generated else None
     makers = [cell.path for cell in _makers(benchmark, dataset, pair.teacher)] if images else []
-    root = f"{benchmark.benchmark}/{slug(dataset)}"
+    root, taught_by = f"{benchmark.benchmark}/{slug(dataset)}", teacher_row(benchmark, row)[0]
     return Cell(
         benchmark=benchmark.benchmark,
         dataset=dataset,
@@ -180,10 +193,11 @@ def _cell(benchmark: Benchmark, dataset: str, pair: Pair, name: str, row: Method
         subnets=pair.subnets if row.subnets else (),
         subnet_batch_norm=row.subnet_batch_norm,
         subnet_classifier=row.subnet_classifier,
-        teachers=tuple(f"{root}/{pair.teacher}/baseline/seed{k}" for k in benchmark.teacher_seeds[: row.teachers]),
+        baseline=own_baseline(benchmark, name),
+        teachers=tuple(f"{root}/{pair.teacher}/{taught_by}/seed{k}" for k in benchmark.teacher_seeds[: row.teachers]),
         generated=images,
         images=row.generated,
-        makers=_paths(images, makers, f"{root}/{pair.teacher}/baseline/seed{benchmark.teacher_seeds[0]}") if images else (),
+        makers=_paths(images, makers, f"{root}/{pair.teacher}/{BASELINE}/seed{benchmark.teacher_seeds[0]}") if images else (),
         objective=objective_of(row, benchmark.protocol, kind),
         exchange=exchange(row.exchange, benchmark.protocol),
         protocol=benchmark.protocol,
@@ -209,7 +223,7 @@ def _makers(benchmark: Benchmark, dataset: str, teacher: str) -> list[Cell]:
         **{"benchmark": benchmark.benchmark, "dataset": dataset, "seed": given.seed, "teacher": teacher},
         **{"protocol": benchmark.protocol, "adapt_stem": benchmark.adapt_stem, "data": benchmark.data},
     }
-    taught = f"{benchmark.benchmark}/{slug(dataset)}/{teacher}/baseline/seed{benchmark.teacher_seeds[0]}"
+    taught = f"{benchmark.benchmark}/{slug(dataset)}/{teacher}/{BASELINE}/seed{benchmark.teacher_seeds[0]}"
     gan = Cell(
         model=given.network,
         method="gan",

@@ -223,8 +223,14 @@ def _of_folder(folder: Path, results: Path) -> Identity:
     )
 
 
+def recorded_fields(folder: str | Path) -> Mapping[str, Any]:
+    """Return the typed fields that a folder's cell was recorded with, see `fields`; none where nothing was recorded."""
+    return (_recorded(Path(folder)) or {"fields": {}})["fields"]
+
+
 def _deciding(kind: Any) -> dict[str, Any]:
-    return {name: getattr(kind, spec.attribute) for name, spec in keys.specs(type(kind)).items() if spec.key.decides}
+    found = {name: (spec, getattr(kind, spec.attribute)) for name, spec in keys.specs(type(kind)).items() if spec.key.decides}
+    return {name: value for name, (spec, value) in found.items() if not (spec.key.later and value == spec.default)}
 
 
 def _number(value: Any) -> Any:
@@ -312,7 +318,7 @@ def field_differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     """Say in a sentence each which fields differ; a field that an older record lacks had its default."""
     lines = []
     for name in [*now, *(name for name in was if name not in now)]:
-        before, after = was.get(name, _default(name, now)), now.get(name, MISSING)
+        before, after = was.get(name, _default(name, was, now)), now.get(name, MISSING)
         if before != after:
             before, after = (value if value == MISSING else _said(value) for value in (before, after))
             lines.append(f"{name} {before if before == MISSING else f'was {before}'} and {_is(after)}")
@@ -327,9 +333,11 @@ def _said(value: Any) -> str:
     return json.dumps(value).strip('"')
 
 
-def _default(name: str, now: Mapping[str, Any]) -> Any:
+def _default(name: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> Any:
     """Return the value of a key that a record of an older version lacks."""
     place, _, option = name.rpartition(".")
+    if f"{place}.weight" in was:  # a term that it had, without an option that came later
+        return _number(terms.options(place.removeprefix("objective.")).get(option, (None, MISSING))[1])
     kind = {
         "": Cell,
         "recipe": Recipe,

@@ -33,6 +33,8 @@ class Key:
         names: A text, or each text of a list, that names a folder or a file: see `NAME`.
         nonempty: A list or a mapping that holds something.
         of: A mapping holds some keys of this kind, which replace those of another place.
+        repeats: A list may hold a value more than once.
+        later: It is younger than recorded identities, which are those of its default; an identity leaves that out.
     """
 
     says: str
@@ -49,6 +51,8 @@ class Key:
     names: bool = False
     nonempty: bool = False
     of: type | None = None
+    repeats: bool = False
+    later: bool = False
 
 
 # The end is written as JSON schema's regular expressions know it too: `$` would let a line's end through.
@@ -217,7 +221,8 @@ def of_type(hint: Any, value: Any, where: str, about: Key) -> list[str]:
         (inner,) = [get_args(kind)[0] for kind in _alternatives(hint) if get_origin(kind) is tuple]
         each = _of_items(about)
         lines = [line for i, item in enumerate(value) for line in of_type(inner, item, f"{where}[{i}]", each)]
-        lines = lines or [f"{where} has {short(item)} twice; name each once" for item in _twice(value, inner)[:1]]
+        twice = [] if about.repeats else _twice(value, inner)[:1]
+        lines = lines or [f"{where} has {short(item)} twice; name each once" for item in twice]
     elif nested and isinstance(value, Mapping):
         lines = problems(nested, value, where)
     elif not _allowed(value, about):
@@ -341,7 +346,7 @@ def _of_type(hint: Any, about: Key) -> dict:
             found |= {name: value for name, value in schema(about.of or kind).items() if name != "type"}
         if origin is tuple:
             inner = get_args(kind)[0]
-            found |= {"items": _of_type(inner, _of_items(about)), "uniqueItems": True}
+            found |= {"items": _of_type(inner, _of_items(about)), "uniqueItems": not about.repeats}
     found["type"] = names[0] if len(names) == 1 else names
     if about.nonempty:
         found |= {"array": {"minItems": 1}, "object": {"minProperties": 1}}[names[0]]

@@ -12,7 +12,7 @@ import yaml
 
 from dgd import keys, terms
 from dgd.benchmark import Benchmark, Pair, schema
-from dgd.cell import EXCHANGES, Data, Exchange, Generated, Generator, Recipe, Ring
+from dgd.cell import EXCHANGES, Augment, Data, Exchange, Generated, Generator, Normalise, Recipe, Ring
 from dgd.exchange.repr import RePr
 from dgd.files import write_text
 from dgd.methods import Row
@@ -31,6 +31,9 @@ INSIDE = {
     "generated": ("generated.<name>.", Generated),
 }
 
+# Keys that hold keys of a kind, in those.
+WITHIN = {"normalise": Normalise, "augment": Augment}
+
 
 def render() -> str:
     """Return the keys of a config as a Markdown table, between the two marks."""
@@ -40,7 +43,10 @@ def render() -> str:
             prefix, kind = INSIDE[name]
             rows.append(f"| **`{name}`** | {_needed(spec)} | {_said(spec)} |")
             inner = sorted(keys.specs(kind).values(), key=lambda spec: spec.name != "base")
-            rows += [_row(prefix, spec) for spec in inner]
+            for spec in inner:
+                rows.append(_row(prefix, spec))
+                within = keys.specs(WITHIN[spec.name]).values() if spec.name in WITHIN else ()
+                rows += [_row(f"{prefix}{spec.name}.", own) for own in within]
         else:
             rows.append(_row("", spec))
     kinds = " ".join(f"`{name}`: {keys.summary(kind)}" for name, kind in EXCHANGES.items())

@@ -1,15 +1,15 @@
 """Read a prepared data set and give batches of it, augmented on the device.
 
-All images of a split lie on the device as uint8, zero-padded once; a batch is one gather, one flip and one conversion. The
-distribution is that of torchvision's RandomCrop(size, padding), RandomHorizontalFlip, ToTensor and Normalize for each image,
-and given the same shifts and flips the values are equal to the last bit.
+All images of a split lie on the device as uint8, padded once; a batch is one gather, one flip and one conversion. The
+distribution is that of torchvision's RandomCrop(size, padding, padding_mode), RandomHorizontalFlip, ToTensor and Normalize for
+each image, and given the same shifts and flips the values are equal to the last bit.
 """
 
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import pad as zero_pad
 from torchvision.transforms import v2
 
-from dgd.cell import IMAGE
+from dgd.cell import IMAGE, Augment, Normalise, Recipe
 from dgd.data.preparation import FORMAT, check_manifest, check_tensors, list_sha256, read_manifest
 from dgd.data.sources import decode, find
 from dgd.files import file_hash
@@ -29,6 +29,7 @@ from dgd.source_files import place
 EVALUATION_BATCH = 500
 SHARED = "/dev/shm"
 """Where worker processes leave batches."""
+STREAMED = "recipe.augment: pad and mode are for images in memory; of a streamed folder only flip is known, leave them out"
 MORE_ROOM = "give the container more (docker run --shm-size=2g), or lower data.workers"
 
 
@@ -79,7 +80,7 @@ def augment(
     """Crop, flip and normalise some of the images.
 
     Args:
-        padded: all images with `pad` zeros on each side, uint8 (N, C, H + 2 pad, W + 2 pad).
+        padded: all images with `pad` pixels more on each side, uint8 (N, C, H + 2 pad, W + 2 pad).
         index: which images, int64 (B,).
         shifts: row and column of each crop's first pixel in the padded image, int64 (2, B) in 0..2 pad; None for the
             image itself.
@@ -101,6 +102,23 @@ def augment(
     if flips is not None:
         images = torch.where(flips[:, None, None, None], images.flip(3), images)
     return normalize(images, mean, std, channels_last)
+
+
+def pad_images(images: torch.Tensor, augmentation: Mapping) -> torch.Tensor:
+    """Return images with `pad` pixels more on each side: zeros, or by `mode: reflect` the image, mirrored at its edge.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        augmentation: Of a data set's manifest; see `Dataset.under`.
+    """
+    pad = augmentation["pad"]
+    if augmentation.get("mode") != "reflect":
+        return zero_pad(images, [pad] * 4)
+    for axis in (2, 3):
+        last = images.shape[axis] - 1
+        place = torch.arange(-pad, last + pad + 1, device=images.device).abs()  # -1 is 1, and last + 1 is last - 1
+        images = images.index_select(axis, last - (last - place).abs())
+    return images
 
 
 class Loader:
@@ -322,10 +340,11 @@ class StreamLoader(Loader):
         self.workers = workers
         size, data = self.dataset.image_size, self.dataset
         root = find(data.name)[1]
+        mirrored = [v2.RandomHorizontalFlip()] if data.manifest["augmentation"]["flip"] else []
         self.files = _Files(
             [str(place(root, file)) for file in data.manifest["files"][self.split]],
             data.tensors[f"{self.split}_labels"],
-            v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.PILToTensor()]),
+            v2.Compose([v2.RandomResizedCrop(size), *mirrored, v2.PILToTensor()]),
             v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), v2.PILToTensor()]),
         )
 
@@ -445,7 +464,7 @@ class Dataset:
         self.mean: list[float] = manifest["mean"]
         self.std: list[float] = manifest["std"]
         self.sizes: dict[str, int] = manifest["sizes"]
-        self._on_device = {}
+        self._on_device, self._under = {}, {}
         self._inputs = {input: self}
         for other, about in manifest.get("inputs", {}).items() if input == IMAGE else ():
             own = {key.removeprefix(f"{other}."): tensor for key, tensor in tensors.items() if key.startswith(f"{other}.")}
@@ -462,17 +481,54 @@ class Dataset:
             raise ValueError(f"{self.name} has no input {input!r}; it has {', '.join(self._inputs)}")
         return self._inputs[input]
 
+    def under(self, recipe: Recipe) -> "Dataset":
+        """Return the data set with its images as a recipe normalises and augments them; itself where the recipe leaves both.
+
+        Other inputs than `image` stay as they are.
+
+        Raises:
+            ValueError: The recipe's constants are not one for each channel, its padding is larger than can be reflected, or it
+                pads images that are streamed; the message names the key.
+        """
+        given = recipe.normalise, recipe.augment
+        if given == (None, Augment()):
+            return self
+        if given not in self._under:
+            self._under[given] = Dataset(self.manifest | self._changes(*given), self.tensors)
+        return self._under[given]
+
+    def _changes(self, normalise: Normalise | None, augment: Augment) -> dict:
+        """Return what a recipe changes of the manifest; see `under`."""
+        changes, own = {}, self.manifest["augmentation"]
+        if normalise:
+            if len(normalise.mean) != self.in_chans:
+                raise ValueError(
+                    f"recipe.normalise.mean has {len(normalise.mean)} numbers, and images of {self.name} have {self.in_chans} "
+                    "channels; give one for each"
+                )
+            changes |= {"mean": list(normalise.mean), "std": list(normalise.std)}
+        if self.manifest["loader"] == "stream" and (augment.pad, augment.mode) != (None, "zeros"):
+            raise ValueError(STREAMED)
+        given = {"pad": augment.pad, "mode": augment.mode, "flip": augment.flip}
+        found = own | {name: value for name, value in given.items() if value is not None}
+        if augment.mode == "reflect" and found["pad"] >= self.image_size:
+            raise ValueError(
+                f"recipe.augment.pad is {found['pad']}; images of {self.image_size} pixels are reflected by at most "
+                f"{self.image_size - 1}"
+            )
+        return changes | {"augmentation": found}
+
     def normalisation(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation on a device, float32 (C, 1, 1) each."""
         return tuple(torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
 
     def on_device(self, split: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a split's images (training images zero-padded) and labels on a device: one copy for all loaders."""
+        """Return a split's images (training images padded) and labels on a device: one copy for all loaders."""
         key = split, device
         if key not in self._on_device:
             images = self.tensors[f"{split}_images"].to(device)
             if split == "train":
-                images = zero_pad(images, [self.manifest["augmentation"]["pad"]] * 4)
+                images = pad_images(images, self.manifest["augmentation"])
             self._on_device[key] = images, self.tensors[f"{split}_labels"].to(device)
             if device.type == "cuda":  # they are read in other streams than this one
                 torch.cuda.synchronize(device)

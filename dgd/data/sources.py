@@ -28,6 +28,7 @@ from torchvision.transforms import functional as F
 
 from dgd import source_files
 from dgd.cell import IMAGE
+from dgd.cell import OWN_AUGMENTATION as OWN
 from dgd.data import spoken
 
 DIGITS_SPLIT_SEED = 0
@@ -408,20 +409,19 @@ def resized(image: Image.Image, image_size: int) -> np.ndarray:
 
 
 SOURCES: dict[str, Source] = {
-    "digits": Source(_digits, pad=1, flip=False, shape=(10, 1, 8, 1198, 599)),
-    "digits-rotation": Source(_digits_rotation, pad=1, flip=False, shape=(1, 1, 8, 1198, 599)),
-    "digits-angle": Source(_digits_angle, pad=1, flip=False, shape=(1, 1, 16, 1198, 599)),
+    "digits": Source(_digits, *OWN["digits"], shape=(10, 1, 8, 1198, 599)),
+    "digits-rotation": Source(_digits_rotation, *OWN["digits-rotation"], shape=(1, 1, 8, 1198, 599)),
+    "digits-angle": Source(_digits_angle, *OWN["digits-angle"], shape=(1, 1, 16, 1198, 599)),
     "digits-spoken": Source(
         _digits_spoken,
-        pad=1,
-        flip=False,
+        *OWN["digits-spoken"],
         shape=(10, 1, 8, 1198, 599),
         others={"audio": Augmented(pad=2, flip=False, shape=(10, 1, 32, 2000, 1000))},
     ),
-    "cifar10": Source(lambda data_dir: _cifar(data_dir, CIFAR10), pad=4, flip=True, shape=(10, 3, 32, 50_000, 10_000)),
-    "cifar100": Source(lambda data_dir: _cifar(data_dir, CIFAR100), pad=4, flip=True, shape=(100, 3, 32, 50_000, 10_000)),
-    "fashion_mnist": Source(_fashion_mnist, pad=4, flip=True, shape=(10, 1, 28, 60_000, 10_000)),
-    "imagefolder": Source(_image_folder, pad=None, flip=True),
+    "cifar10": Source(lambda data_dir: _cifar(data_dir, CIFAR10), *OWN["cifar10"], shape=(10, 3, 32, 50_000, 10_000)),
+    "cifar100": Source(lambda data_dir: _cifar(data_dir, CIFAR100), *OWN["cifar100"], shape=(100, 3, 32, 50_000, 10_000)),
+    "fashion_mnist": Source(_fashion_mnist, *OWN["fashion_mnist"], shape=(10, 1, 28, 60_000, 10_000)),
+    "imagefolder": Source(_image_folder, *OWN["imagefolder"]),
 }
 FOLDER = "imagefolder"
 

@@ -38,6 +38,7 @@ class FeatureFusionSelfDistillation(Term):
         ramp: Epochs over which the weights rise: in epoch e from 1, times exp(-5 (1 - e / ramp)^2).
         self_distillation: w of the students: 'code' is lam_div, which is so small that it has hardly any effect; 'meant' is
             lam_sd, which the code's name for that weight suggests. The leader's is lam_f in both.
+        chain_decay: Weight decay of the chains, which Adam trains: 1e-4 is that of the code's own recipe, whatever this one's.
     """
 
     source = "2103.14473; github.com/SJLeo/FFSD"
@@ -45,7 +46,7 @@ class FeatureFusionSelfDistillation(Term):
     deviations = (
         "The recipe says schedule, epochs, augmentation and whether momentum is Nesterov's; the code has Nesterov's and trains "
         "299 of its 300 epochs.",
-        "The chain's weight decay under Adam is fixed at 1e-4; the code takes the recipe's.",
+        "The chain's weight decay under Adam is `chain_decay`, 1e-4 as in the code's recipe; the code takes the recipe's.",
         "The fusion module's classifier has the data's classes; the CIFAR code's has 100 on all data.",
         "The chain takes channels and sizes of the network's own stages; the code halves channels, or lists them by network.",
         "A stem with a resolution of its own counts as a stage; the code takes the stages after the stem.",
@@ -60,17 +61,24 @@ class FeatureFusionSelfDistillation(Term):
         lam_f: float = 10.0,
         ramp: float = 5,
         self_distillation: str = "code",
+        chain_decay: float = 1e-4,
     ):
         super().__init__()
         if tau <= 0:
             raise ValueError(f"ffsd: tau is {tau}; it must be above 0")
-        for name, value in {"lam_div": lam_div, "lam_sd": lam_sd, "lam_f": lam_f, "ramp": ramp}.items():
+        for name, value in {
+            "lam_div": lam_div,
+            "lam_sd": lam_sd,
+            "lam_f": lam_f,
+            "ramp": ramp,
+            "chain_decay": chain_decay,
+        }.items():
             if value < 0:
                 raise ValueError(f"ffsd: {name} is {value}; it must be 0 or more")
         if self_distillation not in ("code", "meant"):
             raise ValueError(f"ffsd: self_distillation is {self_distillation!r}; it must be 'code' or 'meant'")
         self.tau, self.lam_div, self.lam_sd, self.lam_f, self.rise = tau, lam_div, lam_sd, lam_f, ramp
-        self.self_distillation = self_distillation
+        self.self_distillation, self.chain_decay = self_distillation, chain_decay
         self.network = self.chain = self.fusion = self.trans = None
 
     def setup(self, example, setting) -> None:
@@ -101,7 +109,9 @@ class FeatureFusionSelfDistillation(Term):
         """Return the chain's group (Adam) and the fusion module's (its own weight decay); `trans` is trained as the leader."""
         groups = []
         if self.chain is not None:
-            groups.append({"params": list(self.chain.parameters()), "optimiser": "adam", "lr": 1e-3, "weight_decay": 1e-4})
+            groups.append(
+                {"params": list(self.chain.parameters()), "optimiser": "adam", "lr": 1e-3, "weight_decay": self.chain_decay}
+            )
         if self.fusion is not None:
             groups.append({"params": list(self.fusion.parameters()), "weight_decay": 1e-5})
         return groups

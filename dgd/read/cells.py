@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from dgd import json_files, keys
-from dgd.cell import PROTOCOL_NAMES, Cell, Data, Recipe
+from dgd.benchmark import BASELINE
+from dgd.cell import PROTOCOL_NAMES, Augment, Cell, Data, Recipe
 from dgd.measured import STATUSES
 from dgd.metrics import MAKERS, METRICS, Metric, metric_named
 from dgd.read.files import AGAIN, LABELS, has, numbers, read_cells, read_columns, read_config, read_filters
@@ -31,13 +32,20 @@ CONDITIONS = {
 }
 """Every condition of a published number that a row has besides its labels: column -> where it is defined."""
 
+OWN = ("baseline", "taught_by", "normalise", "augment")
+"""The columns that follow in a benchmark of which a cell has something of its own: without them, and where they are empty, a
+gain is over `baseline`, teachers are cells of `baseline`, and images are normalised and augmented as the data set's own.
+
+`normalise` and `augment` are JSON.
+"""
+
 VALUES = ("last", "validation_last", "best_on_test", "epoch_best_on_test", "validation_selected", "epoch_validation_selected")
 """The columns of one network's results, in the unit of the row's `metric`; epochs count from 0."""
 
 COLUMNS = (
     *LABELS,
     *("network", "status", "standing", "networks", "teachers"),
-    *CONDITIONS,
+    *(name for name in CONDITIONS if name not in OWN),
     *("protocol", "metric"),
     *VALUES,
     *("ensemble", "parameters", "conv_filters"),
@@ -81,8 +89,8 @@ def collect(
         standing: Path of a cell -> whether its result is the one that is asked for, see `dgd.frozen.standing`.
 
     Returns:
-        Frame with `COLUMNS`, and `SUBNETS` where a cell has sub-nets. A cell that did not finish has one row, network 0, with
-        its status and no numbers.
+        Frame with `COLUMNS`, those of `OWN` that some cell has, and `SUBNETS` where a cell has sub-nets. A cell that did not
+        finish has one row, network 0, with its status and no numbers.
 
     Raises:
         ValueError: A file is damaged or was changed, a folder holds another cell than its path says, a cell is there twice, a
@@ -103,6 +111,7 @@ def collect(
     for name, asked in wanted.items():
         path, metrics = found.get(name, (None, {"status": "missing"}))
         cell = read_config(path / "config.yaml") if path else asked
+        over = (asked or cell).baseline  # a label: a cell is not trained again where another row becomes its baseline
         if path:
             root_of(path / "config.yaml", cell.path, renamed=True)
             if cell.path != (asked or cell).path or cell.benchmark != metrics["cell"]["benchmark"]:
@@ -110,19 +119,21 @@ def collect(
         networks = norms(name)
         for network, row in enumerate(_rows(path, metrics, cell)):
             row["folder"] = name if path else ""
+            row["baseline"] = None if over == BASELINE else over
             row["standing"] = (standing or {}).get(cell.path) if path else None
             own = networks.get(network)
             _check_norms(path, metrics, networks, network)
             model = row.get("subnet") or cell.student
-            baseline = baselines(f"{cell.slug}/{model}/baseline/seed{cell.seed}")
+            baseline = baselines(f"{cell.slug}/{model}/{over}/seed{cell.seed}")
             if own is not None and baseline is not None:
                 try:
                     row |= _filter_columns(own, baseline)
                 except ValueError as error:
                     raise ValueError(f"{path / 'filters.npz'}: {error}") from error
             rows.append(row)
+    more = [name for name in OWN if any(row[name] is not None for row in rows)]
     nested = SUBNETS if any("subnet" in row for row in rows) else ()
-    return pd.DataFrame(rows, columns=[*COLUMNS, *nested])
+    return pd.DataFrame(rows, columns=[*COLUMNS, *more, *nested])
 
 
 def read_collected(path: str | Path) -> pd.DataFrame:
@@ -154,7 +165,7 @@ def read_collected(path: str | Path) -> pd.DataFrame:
     for name in (*(label for label in LABELS if label != "teacher"), "network", "networks", "teachers", "objective"):
         if "" in columns[name]:
             raise ValueError(f"{path}: {name} of row {columns[name].index('') + 1} is empty; {COLLECT_AGAIN}")
-    for name in ("objective", "exchange", "generated"):
+    for name in ("objective", "exchange", "generated", "normalise", "augment"):
         for text in set(columns.get(name, ())) - {""}:
             json_files.parse_mapping(text, f"{path}: {name}", COLLECT_AGAIN)
     return pd.read_csv(path)
@@ -227,6 +238,9 @@ def conditions(cell: Cell) -> dict:
     exchanged = cell.exchange and {"name": cell.exchange.name, **keys.plain(cell.exchange)}
     found["exchange"] = json.dumps(exchanged, sort_keys=True) if exchanged else None
     found["generated"] = json.dumps(keys.plain(cell.generated), sort_keys=True) if cell.generated else None
+    for name, absent in (("normalise", None), ("augment", Augment())):
+        given = getattr(cell.recipe, name)
+        found[name] = None if given == absent else json.dumps(keys.plain(given), sort_keys=True)
     found["milestones"] = "/".join(map(str, cell.recipe.milestones)) or None
     return found
 
@@ -242,6 +256,8 @@ def _rows(path: Path | None, metrics: Mapping, cell: Cell) -> list[dict]:
     row = {name: getattr(cell, name) for name in LABELS} | {"dataset": cell.slug}
     row |= {"teacher": cell.teacher if cell.teachers else None, "status": metrics["status"], "network": 0}
     row |= {"networks": cell.networks, "teachers": len(cell.teachers)} | conditions(cell)
+    taught_by = cell.teachers[0].split("/")[-2] if cell.teachers else BASELINE
+    row["taught_by"] = None if taught_by == BASELINE else taught_by
     row |= {"protocol": cell.protocol, "metric": metric.name} | ({"subnet": None} if cell.subnets else {})
     if metrics["status"] != "finished":
         return [row]
@@ -324,6 +340,25 @@ def _filter_columns(own: Mapping[str, np.ndarray], baseline: Mapping[str, np.nda
 # ---------------------------------------------------------------------------------------------------------- reducing
 
 
+def baseline_of(cells: pd.DataFrame) -> str:
+    """Return the row that the gain of a method's cells is over; the method itself where it has none."""
+    return _own(cells, "baseline").iloc[0]
+
+
+def taught_by(cells: pd.DataFrame) -> str:
+    """Return the row that the teachers of a method's cells are cells of."""
+    return _own(cells, "taught_by").iloc[0]
+
+
+def is_baseline(cells: pd.DataFrame) -> pd.Series:
+    """Return of each cell whether others' gains are over it, and it has none."""
+    return _own(cells, "baseline") == cells["method"]
+
+
+def _own(cells: pd.DataFrame, name: str) -> pd.Series:
+    return cells[name].fillna(BASELINE) if name in cells else pd.Series(BASELINE, cells.index)
+
+
 def grouped(part: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
     """Group the rows of one data set by (student, teacher, method) as a reader expects them.
 
@@ -334,11 +369,11 @@ def grouped(part: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame
     """
     groups = {key: group for key, group in part.groupby(["student", "teacher", "method"], sort=False)}
     methods = [*METHODS, *(name for name in part["method"].unique() if name not in METHODS)]
-    pupils = list(dict.fromkeys(student for student, _, method in groups if method != "baseline"))
+    pupils = list(dict.fromkeys(part["student"][~is_baseline(part)]))
     order = []
     for student in [*pupils, *part["student"].unique()]:
         own = [key for key in groups if key[0] == student]
-        order += [(teacher, "", "baseline") for _, teacher, _ in own if teacher]
+        order += [(key[1], "", taught_by(groups[key])) for key in own if key[1]]
         order += sorted(own, key=lambda key: methods.index(key[2]))
     return [(key, groups[key]) for key in dict.fromkeys(order) if key in groups]
 

@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from dgd.metrics import Metric, metric_named
-from dgd.read.cells import CONDITIONS, metric_of, reported
+from dgd.read.cells import CONDITIONS, baseline_of, metric_of, reported
 from dgd.read.readings import Reading
 from dgd.read.results import gain_over
 from dgd.read.statistics import Difference, detectable_between, holm
@@ -93,23 +93,24 @@ def controls_table(cells: pd.DataFrame, controls: Mapping[str, Sequence[str]], r
             for teacher, own in part[part["method"] == method].groupby("teacher", sort=False):
                 # A control learns from the method's teacher or from none.
                 near = part[part["teacher"].isin(["", teacher])]
-                base = near[near["method"] == "baseline"]
+                base = near[near["method"] == baseline_of(own)]
                 where = {"dataset": dataset, "student": student, "teacher": teacher, "method": method}
                 where["metric"] = metric_of(part).name
-                for control, how, found, more in _controls(near, list(map(Reading.parse, readings)), report):
+                for control, how, found, more in _controls(near, base, list(map(Reading.parse, readings)), report):
                     rows.append(where | {"control": control} | _row(own, base, found, how, report) | more)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame["p_holm"] = holm(frame["p"].astype(float))
     return Table(frame, pd.DataFrame([_text(row) for row in frame.itertuples()], columns=HEADERS), _footnotes(frame))
 
 
-def _controls(near: pd.DataFrame, readings: Sequence[Reading], report: str) -> list[tuple[str, str, pd.DataFrame, dict]]:
+def _controls(
+    near: pd.DataFrame, base: pd.DataFrame, readings: Sequence[Reading], report: str
+) -> list[tuple[str, str, pd.DataFrame, dict]]:
     """Return each reading with its cells, and the tuned baseline after the rows that it is chosen from."""
     found = [(str(reading), reading.how, near[near["method"] == reading.method], {}) for reading in readings]
-    base = near[near["method"] == "baseline"]
     tried = [reading for reading in readings if reading.how == "last" and _another_rate(near, reading.method, base)]
     if tried:
-        names = dict.fromkeys(["baseline", *(reading.method for reading in tried)])
+        names = dict.fromkeys([base.iloc[0]["method"], *(reading.method for reading in tried)])
         candidates = {name: near[near["method"] == name] for name in names}
         run = {name: rows for name, rows in candidates.items() if len(_values(rows, "last", report))}
         more: dict[str, Any] = {"tuned_from": f"{len(run)} of {len(candidates)}"}
@@ -133,7 +134,7 @@ def _another_rate(near: pd.DataFrame, method: str, base: pd.DataFrame) -> bool:
         return False
 
     def made_of(row: pd.Series) -> list:
-        values = row[["networks", "teachers", *CONDITIONS]].drop("lr")
+        values = row.reindex(["networks", "teachers", *CONDITIONS]).drop("lr")
         return values.astype(object).where(values.notna(), None).tolist()
 
     return rows.iloc[0]["lr"] != base.iloc[0]["lr"] and made_of(rows.iloc[0]) == made_of(base.iloc[0])

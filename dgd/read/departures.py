@@ -1,11 +1,15 @@
 """Compare a cell with what a published number was measured under: one typed `Departure` a condition that differs."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 import pandas as pd
+
+from dgd import keys
+from dgd.cell import Augment, Normalise
 
 PUBLISHED = "as published"
 """What a cell without any departure reads."""
@@ -14,7 +18,7 @@ STEPS = ("step_epochs", "milestones", "gamma")
 """Conditions that a schedule without steps does not have."""
 STEPLESS = ("dlr", "cosine")
 
-ABSENT = {"train_images": None, "milestones": ()}
+ABSENT = {"train_images": None, "milestones": (), "normalise": None}
 """What an empty field of cells.csv stands for, where it is a value of its own; any other empty field is not recorded."""
 
 
@@ -47,6 +51,8 @@ def departures(row: Mapping, published: Mapping[str, tuple], whose: str = "") ->
     wanted = dict(published)
     if set(wanted.get("schedule", ())) & set(STEPLESS):
         wanted = {key: allowed for key, allowed in wanted.items() if key not in STEPS}
+    if "augment" in wanted:  # as it is for this data set, whichever side leaves it to that
+        wanted["augment"] = tuple(one.of(row["dataset"]) for one in wanted["augment"])
     ours = {key: _ours(row, key) for key in (*wanted, *STEPS, "epochs")}
     if "milestones" in wanted or ("step_epochs" in wanted and ours["milestones"]):
         # When the rate drops is compared, in whichever of the two ways a side says it.
@@ -74,9 +80,18 @@ def render(found: Iterable[Departure]) -> str:
 def _ours(row: Mapping, key: str) -> Any:
     """Return the value that a row of cells.csv has for a condition; None where it has none."""
     value = row.get("student" if key == "network" else key)
+    if key == "augment":
+        return _kind(Augment, "{}" if value is None or pd.isna(value) else value).of(row["dataset"])
     if value is None or (not isinstance(value, tuple | list) and pd.isna(value)):
         return ABSENT.get(key)
+    if key == "normalise":
+        return _kind(Normalise, value)
     return milestones(value) if key == "milestones" else value
+
+
+def _kind(kind: type, text: str) -> Any:
+    """Return the kind of a condition that cells.csv holds as JSON."""
+    return keys.build(kind, json.loads(text))
 
 
 def milestones(value: Any) -> tuple[int, ...]:
@@ -139,6 +154,20 @@ def _validation(ours: float | None, theirs: Any) -> str:
     return "validation images not recorded" if ours is None else f"{ours:,.0f} images held out for validation"
 
 
+def _normalised(ours: Normalise | None, theirs: Any) -> str:
+    if ours is None:
+        return "images normalised by the mean and deviation of the data set itself"
+    mean, std = ("/".join(f"{value:.4g}" for value in values) for values in (ours.mean, ours.std))
+    return f"images normalised by mean {mean} and deviation {std}"
+
+
+def _augmented(ours: Augment, theirs: Any) -> str:
+    pad = "padding not recorded" if ours.pad is None else f"{ours.pad} pixels of {MODES[ours.mode]}" if ours.pad else "no crop"
+    flip = "flips not recorded" if ours.flip is None else "flips" if ours.flip else "no flips"
+    return f"augmentation: {pad}, {flip}"
+
+
+MODES = {"zeros": "zeros", "reflect": "reflection"}
 NAMES = {"batch_size": "batch"}
 WORDS = {
     "epochs": _epochs,
@@ -146,6 +175,8 @@ WORDS = {
     "milestones": _steps,
     "train_images": _training,
     "validation_images": _validation,
+    "normalise": _normalised,
+    "augment": _augmented,
     "network": lambda ours, theirs: f"network {ours}, published with {theirs}",
     "copied_from": lambda ours, theirs: f"the published number is that of {theirs}",
     "counts": lambda ours, theirs: f"the published number counts {theirs} filters only",

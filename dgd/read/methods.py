@@ -13,7 +13,7 @@ import pandas as pd
 
 from dgd.methods import grafted
 from dgd.metrics import Metric, metric_named
-from dgd.read.cells import metric_of, outcomes, reported
+from dgd.read.cells import baseline_of, is_baseline, metric_of, outcomes, reported
 from dgd.read.results import gain_over, metrics_in, whose_words
 from dgd.read.statistics import holm, mean_interval
 from dgd.read.table import PAIR, Table, gain, interval, number, p_value, pair
@@ -48,9 +48,9 @@ def methods_table(cells: pd.DataFrame, report: str = "first") -> Table:
     """
     rows = []
     cells = cells.assign(**{name: cells[name].fillna("") for name in ("teacher", *ABOUT)})
-    students = set(cells.loc[cells["method"] != "baseline", "student"])
+    students = set(cells.loc[~is_baseline(cells), "student"])
     for (dataset, student), part in cells.groupby(["dataset", "student"], sort=False):
-        base, metric = part[part["method"] == "baseline"], metric_of(part)
+        metric = metric_of(part)
         groups = dict(list(part.groupby(["teacher", "method"], sort=False)))
         combinations = {(teacher, grafted(method)) for teacher, method in groups}
         for (teacher, method), own in groups.items():
@@ -59,7 +59,8 @@ def methods_table(cells: pd.DataFrame, report: str = "first") -> Table:
             role = "teacher" if student in set(cells["teacher"]) - students else "student"
             row: dict[str, Any] = {"dataset": dataset, "student": student, "teacher": teacher, "role": role, "method": method}
             row |= {"teachers": int(own.iloc[0]["teachers"]), "metric": metric.name, "report": reported(own, report)[1]}
-            row |= _side(own, base if method != "baseline" else None, base, report) | _group(own)
+            base = part[part["method"] == baseline_of(own)]
+            row |= _side(own, base if method != baseline_of(own) else None, base, report) | _group(own)
             both = groups.get((teacher, grafted(method)))
             if both is not None:
                 row["grafted"] = grafted(method)

@@ -5,10 +5,12 @@ from typing import Any
 
 import pandas as pd
 
+from dgd.benchmark import BASELINE
 from dgd.metrics import Metric, metric_named
-from dgd.read.cells import grouped, members, metric_of, outcomes, reported
+from dgd.read.cells import baseline_of, grouped, is_baseline, members, metric_of, outcomes, reported, taught_by
 from dgd.read.departures import PUBLISHED, Departure, departures, render, together
-from dgd.read.matching import Published, is_baseline
+from dgd.read.matching import Published
+from dgd.read.matching import is_baseline as is_published_baseline
 from dgd.read.papers import Conditions, read_papers, source_text, value_text
 from dgd.read.statistics import (
     Difference,
@@ -33,9 +35,12 @@ COLUMNS = (
     *("best_on_test", "validation_selected", "mean_of_networks", "status", "scale"),
 )
 
+OVER = "over"
+"""The column that follows where a gain is over another row than `baseline`: which one, or the method itself, which has none."""
+
 TEXT = (
     *("dataset", "student", "teacher", "method", "role", "protocol", "metric", "report", "paper", "paper_source"),
-    *("paper_others", "paper_within", "paper_baseline", "verdict", "status", "scale"),
+    *("paper_others", "paper_within", "paper_baseline", "verdict", "status", "scale", "over"),
 )
 """The columns that hold text; all others hold numbers."""
 
@@ -68,14 +73,15 @@ def results_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable, report: 
     published = Published(papers if isinstance(papers, pd.DataFrame) else read_papers(papers))
     cells = cells.assign(teacher=cells["teacher"].fillna(""))
     teachers = set(cells["teacher"]) - {""}
-    students = set(cells.loc[cells["method"] != "baseline", "student"])
+    students = set(cells.loc[~is_baseline(cells), "student"])
     for dataset in cells["dataset"].unique():
         part = cells[cells["dataset"] == dataset]
-        alone = dict(list(part[part["method"] == "baseline"].groupby("student")))
+        alone = dict(list(part[part["teacher"] == ""].groupby(["student", "method"])))
         for (student, teacher, method), group in grouped(part):
-            base, taught = (alone.get(name, part.iloc[:0]) for name in (student, teacher))
+            sides = (student, baseline_of(group)), (teacher, taught_by(group))
+            base, taught = (alone.get(side, part.iloc[:0]) for side in sides)
             roles = [name for name, among in (("teacher", teachers), ("student", students)) if student in among]
-            role = " and ".join(roles) if method == "baseline" and roles else "student"
+            role = " and ".join(roles) if method == baseline_of(group) and roles else "student"
             row = {"dataset": dataset, "student": student, "teacher": teacher, "method": method, "role": role}
             rows.append(row | _ours(group, base, report) | _theirs(group, base, taught, published))
     pooled = _pooled(cells, report)
@@ -83,7 +89,8 @@ def results_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable, report: 
         if row["method"] in pooled.get(row["metric"], {}):
             found = pooled[row["metric"]][row["method"]]
             row |= {f"pooled_{name}": value for name, value in found._asdict().items()}
-    frame = _judged(_with_types(pd.DataFrame(rows, columns=list(COLUMNS))))
+    frame = _judged(_with_types(pd.DataFrame(rows, columns=[*COLUMNS, OVER])))
+    frame = frame.drop(columns=OVER) if (frame[OVER] == BASELINE).all() else frame
     return Table(frame, pd.DataFrame([_text(row) for row in frame.itertuples()]), tuple(_footnotes(frame)))
 
 
@@ -94,7 +101,7 @@ def _judged(frame: pd.DataFrame) -> pd.DataFrame:
     frame.loc[frame[["predict_low", "paper_mean"]].isna().any(axis=1) | (frame["scale"] != PUBLISHED), "paper_within"] = ""
     frame["gain_p_holm"] = holm(frame["gain_p"])
     frame["verdict"] = [
-        "" if row.method == "baseline" else verdict((row.gain_low, row.gain_high), _or_none(row.paper_gain))
+        "" if row.over == row.method else verdict((row.gain_low, row.gain_high), _or_none(row.paper_gain))
         for row in frame.itertuples()
     ]
     return frame
@@ -110,6 +117,11 @@ def _with_types(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, columns=frame.columns)
 
 
+def with_gain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a results table that can have a gain: not those that others' gains are over."""
+    return frame[frame["method"] != frame.get(OVER, BASELINE)]
+
+
 def gain_over(values: Iterable[float], base: Iterable[float], metric: Metric) -> Difference:
     """Return the gain of one sample over another, positive where it is better, with Welch's interval."""
     return difference(values, base) if metric.higher else difference(base, values)
@@ -122,9 +134,10 @@ def _pooled(cells: pd.DataFrame, report: str) -> dict[str, dict[str, Pooled]]:
         metric = metric_of(part)
         groups = part.groupby("method", sort=False)
         values = {method: reported(group, report)[0]["last"].astype(float) for method, group in groups}
-        base = values.pop("baseline", ())
+        over = {method: baseline_of(group) for method, group in groups}
         for method, ours in values.items():
-            if min(len(ours), len(base)) > 1:
+            base = values.get(over[method], ())
+            if over[method] != method and min(len(ours), len(base)) > 1:
                 both = (ours, base) if metric.higher else (base, ours)
                 settings.setdefault(metric.name, {}).setdefault(method, []).append(both)
     return {
@@ -147,7 +160,8 @@ def _ours(group: pd.DataFrame, base: pd.DataFrame, report: str) -> dict[str, Any
     last = first["last"].astype(float)
     row |= mean_interval(last)._asdict()
     row["predict_low"], row["predict_high"] = prediction_interval(last)
-    if group.iloc[0]["method"] != "baseline":
+    row["over"] = baseline_of(group)
+    if group.iloc[0]["method"] != row["over"]:
         others = base["last"].astype(float)
         found = gain_over(last, others, metric)
         row |= {"gain": found.difference, "gain_low": found.low, "gain_high": found.high, "gain_p": found.p}
@@ -173,7 +187,7 @@ def _theirs(group: pd.DataFrame, base: pd.DataFrame, taught: pd.DataFrame, publi
     row |= {"paper": value_text(best), "paper_source": source_text(best), "scale": render(departed)}
     row |= {"paper_mean": best["value"], "paper_sd": best["sd"], "paper_n": best["n"]}
     other = published.baseline(best)
-    if other and not is_baseline(best):
+    if other and not is_published_baseline(best):
         row["paper_baseline"] = f"{value_text(other)} ({source_text(other)})"
         if not departed:
             row["paper_gain"] = metric.sign * (best["value"] - other["value"])
@@ -274,6 +288,10 @@ def _footnotes(frame: pd.DataFrame) -> Iterable[str]:
         "lo ≤ 0 and hi < g, or if hi < 0; inconclusive otherwise, and always with fewer than two seeds. Verdicts are "
         "not corrected for their number."
     )
+    if OVER in frame:
+        own = frame[(frame[OVER] != BASELINE) & (frame[OVER] != frame["method"])]
+        for over, rows in own.groupby(OVER, sort=False):
+            yield f"Gains over {over} instead of {BASELINE}: {', '.join(rows['method'].unique())}."
     recipes = frame[["protocol", "epochs"]].dropna().drop_duplicates()
     yield "Ours: " + "; ".join(f"protocol {row.protocol}, {int(row.epochs)} epochs" for row in recipes.itertuples()) + "."
     yield from _pooled_footnotes(frame)

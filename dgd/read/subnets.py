@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from dgd.metrics import metric_named
-from dgd.read.cells import metric_of
+from dgd.read.cells import baseline_of, is_baseline, metric_of
 from dgd.read.results import gain_over, metrics_in
 from dgd.read.statistics import detectable_between, holm, mean_interval
 from dgd.read.table import NOT_RUN, Table, gain, interval, number, p_value
@@ -36,16 +36,14 @@ def subnets_table(cells: pd.DataFrame) -> Table:
     rows = []
     cells = cells.assign(teacher=cells["teacher"].fillna(""), subnet=cells["subnet"].fillna("") if "subnet" in cells else "")
     finished = cells[cells["status"] == "finished"]
-    alone = dict(
-        list(finished[(finished["method"] == "baseline") & (finished["network"] == 0)].groupby(["dataset", "student"]))
-    )
+    alone = dict(list(finished[is_baseline(finished) & (finished["network"] == 0)].groupby(["dataset", "student", "method"])))
     for key, group in finished.groupby(["dataset", "student", "teacher", "method"], sort=False):
         if not (group["subnet"] != "").any():
             continue
         first = group.drop_duplicates(["seed", "subnet"])  # members come before their sub-nets, and the first before the second
         for subnet, own in first.groupby("subnet", sort=False):
             name, metric = subnet or key[1], metric_of(own)
-            values, others = (_last(part) for part in (own, alone.get((key[0], name), own.iloc[:0])))
+            values, others = (_last(part) for part in (own, alone.get((key[0], name, baseline_of(group)), own.iloc[:0])))
             row: dict[str, Any] = dict(zip(COLUMNS[:4], key, strict=True)) | {"network": name, "metric": metric.name}
             row |= {"role": "sub-net" if subnet else "full net"} | mean_interval(values)._asdict()
             row |= {f"alone_{field}": value for field, value in mean_interval(others)._asdict().items()}

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dgd import data as datasets
-from dgd import files, identity, json_files, seals
-from dgd.cell import PER_PROCESS, Cell
+from dgd import files, identity, json_files, keys, seals
+from dgd.cell import IMAGE, PER_PROCESS, Cell
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.json_files import Value
 from dgd.models.nested import plain_parameters, plain_state
@@ -187,7 +187,7 @@ def _train_locked(
     cell, out = order.cell, order.out
     if order.data not in loaded:  # cells side by side hold it once
         loaded[order.data] = datasets.load(order.data)
-    dataset = loaded[order.data].of(cell.input)
+    dataset = loaded[order.data].under(cell.recipe).of(cell.input)
     folders = [results / path for path in cell.teachers]
     made_from = {
         "identity": identity.record(cell, results=results, data=order.data),
@@ -373,7 +373,7 @@ def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
     Raises:
         NoTeacher: The cell in `folder` has no result.
         ValueError: The folder holds no cell, or weights that are not those that were trained, of another shape, not finite, or
-            no floating-point numbers.
+            no floating-point numbers; or it learned from images that were normalised by other constants.
     """
     metrics, path = folder / "metrics.json", folder / identity.WEIGHTS
     if not metrics.is_file():
@@ -386,6 +386,8 @@ def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
         raise ValueError(f"{metrics}: {line}; {seals.AGAIN}")
     if not finished:
         raise NoTeacher(f"the teacher in {folder} has no result: {record.get('error', record['status'])}")
+    if cell.teacher_input == IMAGE:
+        _check_constants(folder, cell)
     network = create(record["cell"]["student"], dataset, replace(cell, task=record["cell"].get("task", cell.task)))
     weights = {key[2:]: value for key, value in checkpoint.load_weights(path).items() if key.startswith("0.")}
     for key, own in network.state_dict().items():
@@ -396,6 +398,19 @@ def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
     except RuntimeError as error:
         raise ValueError(f"{path}: {str(error).splitlines()[-1].strip()}") from None
     return network
+
+
+def _check_constants(folder: Path, cell: Cell) -> None:
+    """Refuse a network that learned from images of other constants than the cell's: it would see images that it does not know.
+
+    A cell of before there were such constants has none, those of the training images.
+    """
+    own, theirs = keys.plain(cell.recipe.normalise), identity.recorded_fields(folder).get("recipe.normalise")
+    if own != theirs:
+        raise ValueError(
+            f"{folder}: it was trained with recipe.normalise {keys.short(theirs)}, and {cell.path} has {keys.short(own)}; give "
+            "both one"
+        )
 
 
 def _check_values(values: Tensor, own: Tensor, name: str) -> None:

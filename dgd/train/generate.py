@@ -90,18 +90,23 @@ class _Maker:
     """
 
     def __init__(self, cell: Cell, results: Path, real: data.Dataset, device: torch.device):
-        self.spec, self.real, self.device = cell.generated, real, device
+        self.spec, self.device = cell.generated, device
         self.name = f"{cell.slug}: generated.{cell.images}"
-        self.generator, self.teacher, *ratio = (self._load(results / path) for path in cell.makers)
+        cells = {results / path: self._cell(results / path) for path in cell.makers}
+        self.real = real.under(next(iter(cells.values())).recipe)  # all of them have its constants; see `load_network`
+        self.generator, self.teacher, *ratio = (self._load(folder, cell) for folder, cell in cells.items())
         self.ratio = ratio[0] if ratio else None
         self.code = LabelCode(real.tensors["train_labels"], real.num_classes)
         example = torch.zeros(2, real.in_chans, real.image_size, real.image_size, device=device)
         self.reader = Reader(self.teacher, example, features=True)
 
-    def _load(self, folder: Path) -> nn.Module:
+    def _cell(self, folder: Path) -> Cell:
         cell = identity.cell_of(folder)
         if cell is None:
             raise ValueError(f"{folder}: no finished cell in it, and {self.name} is made by it; train it first")
+        return cell
+
+    def _load(self, folder: Path, cell: Cell) -> nn.Module:
         return load_network(folder, self.real, cell).to(self.device).eval().requires_grad_(False)
 
     @torch.no_grad()

@@ -175,7 +175,7 @@ def prune_cell(folder: str | Path, prepared: str | Path, shares: Sequence[float]
     curve = pd.DataFrame(columns=columns(task.metric))
     if metrics["status"] == "finished" and metrics["conv_filters"]:
         set_up(recipe)
-        device, dataset = pick_device(recipe.device), data.load(prepared).of(cell.input)
+        device, dataset = pick_device(recipe.device), data.load(prepared).under(recipe).of(cell.input)
         model = arithmetic(recipe, device).place(load_network(folder, dataset, cell))
         loader = dataset.loader(
             "test",

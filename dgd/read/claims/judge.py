@@ -289,7 +289,10 @@ def _scale(
     found = chain(
         _departures(ours, both[0].own),
         _departures(theirs, both[1].own),
-        *(_departures(source.teachers(where), conditions.teacher, "teacher") for conditions in both),
+        *(
+            _departures(source.teachers(where, cells), conditions.teacher, "teacher")
+            for cells, conditions in zip((ours, theirs), both, strict=True)
+        ),
         _epochs((*ours, *theirs), setting),
     )
     return Scale(together(found), same, setting.dataset is not None)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dgd.benchmark import BASELINE
 from dgd.cell import Data, Recipe
 from dgd.metrics import metric_named
 from dgd.read.cells import CONDITIONS
@@ -17,10 +18,6 @@ from dgd.read.departures import departures
 from dgd.read.files import AGAIN, has, read_entropies, read_filters, read_history
 from dgd.read.matching import composition_of
 from dgd.read.thresholds import THRESHOLDS, column
-
-BASELINE = "baseline"
-"""The row of methods that every teacher is a cell of, and whose filters fix how many are valid and invalid in the other rows of
-cells.csv; no config can give it another meaning."""
 
 Where = tuple[str, str, str]
 """Data set, student and teacher, "" without one."""
@@ -75,7 +72,7 @@ class Benchmark:
             ours, others = self.rows[name, mine], self.rows[over, theirs]
             compared = [ours[0], others[0]]
             if kind.by_baseline:
-                compared += self.rows.get((BASELINE, (*mine[:2], "")), [])[:1]
+                compared += self.rows.get((_label(ours[0], "baseline"), (*mine[:2], "")), [])[:1]
             alike = all(_same(ours[0].get(key), cell.get(key)) for cell in compared for key in SHARED if key not in overridden)
             if alike and (not kind.metric or ours[0]["metric"] == others[0]["metric"] == kind.metric):
                 yield (*mine[:2], mine[2] or theirs[2]), ours, others
@@ -90,9 +87,10 @@ class Benchmark:
             self._assigned[id(claim.methods)] = found
         return self._assigned[id(claim.methods)]
 
-    def teachers(self, where: Where) -> list[dict]:
-        """Return the cells of a pair's teacher that are in this benchmark."""
-        return self.rows.get((BASELINE, (where[0], where[2], "")), []) if where[2] else []
+    def teachers(self, where: Where, cells: list[dict]) -> list[dict]:
+        """Return the cells of a pair's teacher that are in this benchmark, of the row that teaches these cells."""
+        names = dict.fromkeys(_label(cell, "taught_by") for cell in cells if cell["teacher"])
+        return [one for name in names for one in self.rows.get((name, (where[0], where[2], "")), [])]
 
     def values(self, cells: list[dict], measure: Measure, side: Side) -> tuple[list[float] | None, str]:
         """Return one value a cell that has one, and a remark on those that have none; None if no layer is meant."""
@@ -172,6 +170,12 @@ def _method_of(cell: Mapping, methods: Mapping[str, Side]) -> str | None:
         if (side.composition, side.networks, side.teachers) == made and not departures(cell, side.overrides)
     ]
     return max(agree, key=lambda label: len(methods[label].overrides), default=None)
+
+
+def _label(cell: Mapping, name: str) -> str:
+    """Return the row that is the baseline of a cell or that its teachers are of: `baseline` unless cells.csv names another."""
+    found = cell.get(name)
+    return BASELINE if found is None or pd.isna(found) else found
 
 
 def _same(one, other) -> bool:

@@ -40,6 +40,7 @@ class Material:
         norms: {seed: L1 norms (filters,)}.
         projections: {seed: L1 norms of the projection filters}; see `PROJECTION`.
         traces: {seed: what was recorded over epochs}.
+        over: The row that a method's gain is over.
         made: Images that the first seed generated, uint8 (N, C, H, W), and their labels (N,).
     """
 
@@ -53,12 +54,12 @@ class Material:
     norms: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     projections: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     traces: dict[str, dict[int, Traces]] = field(default_factory=dict)
+    over: dict[str, str] = field(default_factory=dict)
     made: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
-    @property
-    def baselines(self) -> dict[int, np.ndarray]:
-        """Return the L1 norms of the baseline of each seed."""
-        return self.norms.get("baseline", {})
+    def baselines(self, method: str) -> dict[int, np.ndarray]:
+        """Return the L1 norms of the baseline of a method, of each seed."""
+        return self.norms.get(self.over[method], {})
 
 
 def gather(sources: Sequence[Source], title: str) -> Material:
@@ -85,6 +86,8 @@ def _add(found: Material, source: Source) -> None:
     method, seed, folder, metric = source.method, source.seed, source.folder, found.metric
     results = source.metrics.get("networks", [])
     found.networks[method] = source.metrics.get("cell", {}).get("networks", len(results))  # sub-nets are none of the group
+    if method not in found.over:
+        found.over[method] = read_config(folder / "config.yaml").baseline
     if has(folder / "history.csv"):
         found.histories[method].append(read_history(folder / "history.csv", metric))
     if metric is METRICS["generation"] and method not in found.made:

@@ -78,7 +78,7 @@ def draw(material: Material) -> dict[str, Figure]:
     for threshold in THRESHOLDS:
         for method, traced in material.traces.items():
             for seed, traces in traced.items():
-                baseline = material.baselines.get(seed)
+                baseline = material.baselines(method).get(seed)
                 if baseline is not None:
                     sets[threshold][method].append(sets_over_epochs(traces, baseline, threshold))
     return {"sets": sets_by_epoch(sets, material.title)} if any(sets[THRESHOLDS[0]].values()) else {}

@@ -13,6 +13,7 @@ from dgd.read.departures import PUBLISHED
 from dgd.read.report import charts, cost
 from dgd.read.report.found import Benchmark
 from dgd.read.report.rows import Row, Shown, sort_key
+from dgd.read.results import with_gain
 from dgd.read.table import NOT_RUN, PAIR, gain, pair
 
 NAMED = 6
@@ -93,8 +94,7 @@ def _kind(scale: str) -> str:
 def question(benchmark: Benchmark) -> str:
     """Return what a benchmark asks."""
     frame = benchmark.tables["results"].frame
-    methods = [method for method in frame["method"].unique() if method != "baseline"]
-    students = frame.loc[frame["method"] != "baseline", "student"].unique()
+    methods, students = (list(with_gain(frame)[name].unique()) for name in ("method", "student"))
     if not methods:
         return f"How good are the baselines on {_and(frame['dataset'].unique())}?"
     who = f"Does {methods[0]} make" if len(methods) == 1 else f"Which of {len(methods)} methods makes"
@@ -136,7 +136,7 @@ def _gains(benchmark: Benchmark) -> Iterator[Markup]:
 def _published(benchmark: Benchmark) -> Iterator[Markup]:
     """Yield how the rows that are run as published compare, or that there is none."""
     frame = benchmark.tables["results"].frame
-    frame = frame[frame["method"] != "baseline"]
+    frame = with_gain(frame)
     same = frame[(frame["scale"] == PUBLISHED) & frame["paper_gain"].notna()]
     if len(same):
         counts = ", ".join(f"{count} {verdict}" for verdict, count in same["verdict"].value_counts().items())
@@ -258,7 +258,7 @@ def overview(benchmarks: Sequence[Benchmark]) -> Shown:
         senses = [charts.sense(one.low, one.high) for one in found]
         done = sum(one.finished for one in benchmark.cells.values())
         cores, gpus = cost.hours(benchmark)
-        texts = (benchmark.name, _and(frame["dataset"]), _and(frame.loc[frame["method"] != "baseline", "student"]))
+        texts = (benchmark.name, _and(frame["dataset"]), _and(with_gain(frame)["student"]))
         texts += (str(frame["method"].nunique()), f"{done} of {len(benchmark.cells)}")
         texts += (*(str(senses.count(word)) for word in charts.SENSES), f"{cores:.1f}", f"{gpus:.1f}" if gpus else "–")
         rows.append(Row(f"row/overview/{benchmark.name}", texts, links={"benchmark": f"#b/{benchmark.name}"}))

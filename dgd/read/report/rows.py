@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from dgd.benchmark import BASELINE
 from dgd.metrics import MAKERS, METRICS
 from dgd.read import claims
 from dgd.read.readings import Reading
@@ -152,6 +153,7 @@ class Cells:
 
     def __init__(self, benchmark: Benchmark):
         self.benchmark, self.groups, self.images = benchmark, {}, {}
+        self.over = {(one.cell.slug, one.cell.student, one.cell.method): one.cell.baseline for one in benchmark.cells.values()}
         for path, found in benchmark.cells.items():
             cell, one = found.cell, (found.cell.seed, path, found.status)
             teacher = cell.teacher if cell.teachers else ""
@@ -174,17 +176,17 @@ class Cells:
             return
         teacher = values["teacher"] if isinstance(values["teacher"], str) else ""
         place = values["dataset"], values["student"], teacher
-        methods = [values["method"]]
+        methods, over = [values["method"]], self.over.get((*place[:2], values["method"]), BASELINE)
         if isinstance(values.get("grafted"), str):
             methods.append(values["grafted"])
         if "control" in values:
             methods.append(Reading.parse(values["control"].removeprefix(TUNED)).method)
         if any(name in values for name in ("gain", "alone_mean", "baseline_valid")):
-            methods.append("baseline")
+            methods.append(over)
         for method in dict.fromkeys(methods):
             yield self.of(*place, method)
         if isinstance(values.get("network"), str) and values["network"] != values["student"]:  # a sub-net, trained alone
-            yield self.of(values["dataset"], values["network"], "", "baseline", f"{values['network']} alone")
+            yield self.of(values["dataset"], values["network"], "", over, f"{values['network']} alone")
 
 
 def claims_shown(benchmark: Benchmark) -> tuple[Shown, Shown, int]:
