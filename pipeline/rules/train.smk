@@ -1,5 +1,5 @@
 """
-This part of the workflow trains the cells that are missing or stale. A teacher is a `baseline` cell of another model: the same rule, run earlier.
+This part of the workflow trains the cells that are missing or stale. A teacher is a cell of another model: the same rule, run earlier.
 
 REQUIRED INPUTS:
 
