@@ -1,7 +1,7 @@
 """The manifest of a benchmark's results: SHA256SUMS, with the SHA-256 of each file, as `sha256sum` writes and checks it.
 
 It holds what no cell's seal does: tables, figures, pruning curves, cells of older code, and that no file came or went. Weights,
-the report and figures as PDF are in it where they are there, and may be missing: version control does not keep them.
+and the report are in it where they are there, and may be missing: version control does not keep them.
 """
 
 import fnmatch
@@ -13,7 +13,7 @@ from pathlib import Path
 from dgd import files, seals
 
 MANIFEST = "SHA256SUMS"
-NOT_KEPT = ("*.safetensors", "*.pdf", "report.html")
+NOT_KEPT = ("*.safetensors", "report.html")
 """Files that a folder of results may lack; with its seal, a cell's manifest has the hash of its weights all the same."""
 PASSING = (".*", "*.log", "usage.tsv", "resume.pt", "before.resume.pt")
 """Files that come and go with runs, and hold no result."""

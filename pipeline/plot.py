@@ -9,7 +9,7 @@ from pipeline import script
 
 
 def main(argv=None):
-    """Draw learning curves, filter-level evidence and pruning curves of a benchmark's cells, as SVG, PDF and PNG."""
+    """Draw learning curves, filter-level evidence and pruning curves of a benchmark's cells, as SVG."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="the benchmark's results")
     parser.add_argument("--out", type=Path, required=True)

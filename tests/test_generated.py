@@ -174,7 +174,7 @@ def test_tables_and_figures_of_generated_images(trained, tmp_path):
     assert set(frame["metric"]) == {"top1", "ffd", "ratio_loss"}
     assert markdown(generated_table(frame[frame["method"] == "baseline"], results / "g"))
     drawn = [path.name for path in from_cells(results / "g", tmp_path)]
-    assert "samples-digits-gan_generator.png" in drawn
+    assert "samples-digits-gan_generator.svg" in drawn
     assert "curves-digits-gan_generator.svg" in drawn
 
 

@@ -85,7 +85,7 @@ def test_a_page_on_several_benchmarks_is_whole(together):
     assert "in root mean square error" in page.text
     assert "b/ddnn/subnets" in page.ids
     assert "b/cgan-kd-angle/generated" in page.ids
-    assert any(attributes.get("src", "").startswith("data:image/png") for _, attributes in page.tags)
+    assert any(attributes.get("src", "").startswith("data:image/svg+xml") for _, attributes in page.tags)
     assert "Two networks that graft each other give a more accurate network than training one alone." in page.text
 
 

@@ -1,5 +1,6 @@
 """The commands that read what is finished: tables, claims, controls, figures, filters, references; nothing here trains."""
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -7,6 +8,12 @@ import typer
 from dgd.cli.common import PANELS, AsJson, CellFolder, ConfigPath, Papers, ResultsFolder, app, show
 
 PANEL = PANELS[2]
+
+
+class Format(StrEnum):
+    """What `plot` writes."""
+
+    SVG, PDF, PNG = "svg", "pdf", "png"
 
 
 @app.command(rich_help_panel=PANEL)
@@ -170,13 +177,16 @@ def _filters_text(found: list[dict]) -> str:
 @app.command(rich_help_panel=PANEL)
 def plot(
     folder: ResultsFolder,
-    out: Annotated[str | None, typer.Option(help="Folder of the figures (default: RESULTS/figures).")] = None,
+    out: Annotated[str, typer.Option(help="Folder of the figures.")] = "figures",
+    formats: Annotated[list[Format] | None, typer.Option("--format", help="May be repeated (default: all).")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Networks whose figures are drawn at once.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Draw the figures of a benchmark's results: learning curves, norms and entropies of filters, pruning curves.
 
-    Example: dgd-bench plot results/ddnn --out figures
+    The workflow keeps them as SVG in RESULTS/figures; here they are written as SVG, PDF and PNG.
+
+    Example: dgd-bench plot results/ddnn --out figures --format pdf
     """
     from pathlib import Path
 
@@ -184,9 +194,8 @@ def plot(
 
     there = asked.results(folder)
     wanted = set(there.frame(standing=False)["folder"]) - {""}
-    target = Path(out) if out else there.folder / "figures"
-    target.mkdir(parents=True, exist_ok=True)
-    written = figures.from_cells(there.folder, target, wanted, processes)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    written = figures.from_cells(there.folder, out, wanted, processes, formats or list(Format))
     if not written:
         raise ValueError(f"{folder}: nothing to draw: no cell is finished")
     show(written, "\n".join(map(str, written)), as_json)

@@ -1,4 +1,4 @@
-"""Draw the figures of a benchmark from its finished cells, as SVG, PDF and PNG with the same bytes every time.
+"""Draw the figures of a benchmark from its finished cells, as SVG, PDF or PNG with the same bytes every time.
 
 A line is the mean over seeds and its band runs from the lowest seed to the highest; network 0 of a group is shown. What a cell
 did not leave (traces, pruning curves) is left out.
@@ -7,7 +7,7 @@ A further figure is one module beside these: a function that takes a `Material` 
 `FIGURES`.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -31,7 +31,13 @@ FIGURES: tuple[Callable[[Material], dict[str, Figure]], ...] = (
 """What is drawn of each student, in this order; each returns {name: figure}, empty where its cells left nothing for it."""
 
 
-def from_cells(folder: str | Path, out: str | Path, only: Collection[str] | None = None, processes: int = 1) -> list[Path]:
+def from_cells(
+    folder: str | Path,
+    out: str | Path,
+    only: Collection[str] | None = None,
+    processes: int = 1,
+    formats: Sequence[str] = ("svg",),
+) -> list[Path]:
     """Draw all figures for each data set and model of a benchmark from its finished cells.
 
     Methods with a teacher share the figures with those of the same student without one. Where a student has several
@@ -43,6 +49,7 @@ def from_cells(folder: str | Path, out: str | Path, only: Collection[str] | None
         out: Folder of the figures, `<figure>-<dataset>-<model>`.
         only: Cells to draw, as the column `folder` of cells.csv names them; None draws all that are there.
         processes: Models drawn at once.
+        formats: Of `style.FORMATS`.
 
     Returns:
         The paths written; none if no cell finished.
@@ -60,7 +67,7 @@ def from_cells(folder: str | Path, out: str | Path, only: Collection[str] | None
             continue  # its cells are drawn with each pair
         alone = cells.get((dataset, student, student), []) if model != student else []
         name, title = f"{slug(dataset)}-{model}", f"{slug(dataset)}, {model.replace('-by-', ' by ')}"
-        jobs.append(([*alone, *cells[dataset, student, model]], Path(out), name, title))
+        jobs.append(([*alone, *cells[dataset, student, model]], Path(out), name, title, formats))
     if processes == 1 or len(jobs) < 2:
         written = [_draw_all(*job) for job in jobs]
     else:
@@ -69,12 +76,12 @@ def from_cells(folder: str | Path, out: str | Path, only: Collection[str] | None
     return [path for paths in written for path in paths]
 
 
-def _draw_all(sources: list[Source], out: Path, name: str, title: str) -> list[Path]:
+def _draw_all(sources: list[Source], out: Path, name: str, title: str, formats: Sequence[str]) -> list[Path]:
     """Draw every figure of one student for which its cells left something."""
     material = gather(sources, title)
     return [
         path
         for draw in FIGURES
         for figure, made in draw(material).items()
-        for path in style.save(made, out / f"{figure}-{name}")
+        for path in style.save(made, out / f"{figure}-{name}", formats)
     ]

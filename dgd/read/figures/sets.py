@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from dgd.read.figures import lines, style
 from dgd.read.figures.material import Material
 from dgd.read.files import Traces
-from dgd.read.thresholds import THRESHOLDS, filter_sets
+from dgd.read.thresholds import SETS, THRESHOLDS, filter_sets
 
 
 def sets_over_epochs(traces: Traces, baseline: np.ndarray, threshold: float) -> pd.DataFrame:
@@ -24,8 +24,9 @@ def sets_over_epochs(traces: Traces, baseline: np.ndarray, threshold: float) -> 
         Indexed by epoch, with the columns mean_l1_{valid,invalid}_{rank,position}; NaN for an empty set.
     """
     rows = [filter_sets(norms.astype(float), baseline, threshold) for norms in traces.l1]
-    frame = pd.DataFrame(rows, index=pd.Index(traces.epochs, name="epoch"))
-    return frame.drop(columns=["baseline_valid", "baseline_invalid"])
+    names = [name for name in SETS if name.startswith("mean")]
+    columns = {name: [row[name] for row in rows] for name in names}
+    return pd.DataFrame(columns, index=pd.Index(traces.epochs, name="epoch"))
 
 
 def sets_by_epoch(sets: Mapping[float, Mapping[str, Sequence[pd.DataFrame]]], title: str) -> Figure:

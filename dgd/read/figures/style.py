@@ -1,9 +1,9 @@
-"""Draw every figure in one style, and write it as SVG, PDF and PNG with the same bytes every time."""
+"""Draw every figure in one style, and write it as SVG, PDF or PNG with the same bytes every time."""
 
 import io
 import logging
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
@@ -149,18 +149,25 @@ def figure(
     return made
 
 
-def save(made: Figure, stem: str | Path) -> list[Path]:
-    """Write a figure as `<stem>.svg`, `.pdf` and `.png`, atomically and without a date; return the paths.
+def save(made: Figure, stem: str | Path, formats: Iterable[str] = tuple(FORMATS)) -> list[Path]:
+    """Write a figure as `<stem>.<format>`, atomically and without a date; return the paths.
 
-    Letters are outlines in both of the former: no font is embedded, which takes most of the time of a PDF, and any font can be.
+    Letters are outlines in SVG and PDF: no font is embedded, which takes most of the time of a PDF, and any font can be.
+
+    Args:
+        made: The figure.
+        stem: The path without its suffix.
+        formats: Of `FORMATS`.
     """
     paths = []
     with _style():
-        for suffix, metadata in FORMATS.items():
-            for text in made.findobj(Text):
-                text.set_path_effects([Normal()] if suffix == "pdf" else [])
-            buffer = io.BytesIO()
-            made.savefig(buffer, format=suffix, dpi=160, metadata=metadata)
+        for suffix in formats:
+            texts, buffer = made.findobj(Text) if suffix == "pdf" else (), io.BytesIO()
+            for text in texts:
+                text.set_path_effects([Normal()])
+            made.savefig(buffer, format=suffix, dpi=160, metadata=FORMATS[suffix])
+            for text in texts:
+                text.set_path_effects([])
             paths.append(Path(f"{stem}.{suffix}"))
             write_bytes(paths[-1], buffer.getvalue())
     return paths

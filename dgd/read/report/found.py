@@ -289,5 +289,5 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 
 def data_uri(path: Path) -> str:
-    """Return a PNG as a page can hold it."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    """Return an SVG as a page can hold it, as an image."""
+    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()

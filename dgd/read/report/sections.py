@@ -181,7 +181,7 @@ def _table_section(benchmark: Benchmark, name: str, title: str) -> Section | Non
 
 def _samples(benchmark: Benchmark) -> Iterator[tuple[str, str]]:
     """Yield the sheets of images that generators made, as the figures have them."""
-    for path in sorted((benchmark.folder / "figures").glob("samples-*.png")):
+    for path in sorted((benchmark.folder / "figures").glob("samples-*.svg")):
         what = path.stem.removeprefix("samples-")
         yield f"Images that a generator made, a column a label: {what}", found.data_uri(path)
 
