@@ -249,6 +249,7 @@ def machine_file() -> dict:
             "cpu_seconds_per_image": {arm: times(0.004) for arm in arms},
             "speedup": {"ours": times(3), "ours_fp32": times(1.5)},
             "share_of_limit": times(0.75),
+            "recipe": {"precision": "bf16"},
         }
 
     def method(name, networks, fp32, bf16, **terms):
