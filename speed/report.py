@@ -119,9 +119,9 @@ def arithmetic_text(found: Mapping) -> str:
     return (
         f"Networks forward and backward on one batch: how many times faster than in float32 without channels-last, as the "
         f"plain loop computes, in {unit}; {rows[0]['repeats']} repeats in turn. *Strided rows* are those that depthwise "
-        f"convolutions with a stride make, times their kernels' sides, for each 1000 values that all layers make, on images of 32 pixels: above "
-        f"{number(MOST)} `precision: auto` is `fp32`. The machine's load average was {start} when it started and {end} when it "
-        "ended."
+        f"convolutions with a stride make, times their kernels' sides, for each 1000 values that all layers make, on images of "
+        f"32 pixels: above {number(MOST)} `precision: auto` is `fp32`. The machine's load average was {start} when it started "
+        f"and {end} when it ended."
     )
 
 
@@ -308,6 +308,12 @@ def machine_section(found: Mapping) -> list[str]:
     parts = [f"## {found['machine']['name']}", machine_text(found)]
     if "steps" in found:
         parts += ["### A training step", *([headline_text(found)] if headline(found) else []), steps_table(found)]
+        parts += [
+            f"The {part} were measured apart, {run_text(run)}: the machine's load average was {run['load'][0]} when they started "
+            f"and {run['load'][1]} when they ended."
+            for part, run in found["runs"].items()
+            if part.startswith("steps of ")
+        ]
     if "gpu" in found:
         parts += ["### On the GPU", gpu_text(found), gpu_table(found)]
     if "methods" in found:

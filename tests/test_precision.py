@@ -59,7 +59,7 @@ def test_an_adapted_stem_halves_the_rows():
 
 
 def test_the_rule_is_on_the_right_side_of_what_was_measured():
-    """On 32x32 images `auto` is what was the faster one; on larger ones it never was slower than the plain loop's arithmetic."""
+    """On 32x32 images `auto` is what was the faster one; on larger ones it is never slower than the plain arithmetic."""
     rows = json.loads((ROOT / "speed" / "results" / "amd-epyc-1-thread.json").read_text())["arithmetic"]
     chosen = {row["model"]: precision.auto(row["model"]) for row in rows}
     assert len(chosen) > 10
