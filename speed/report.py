@@ -309,8 +309,8 @@ def machine_section(found: Mapping) -> list[str]:
     if "steps" in found:
         parts += ["### A training step", *([headline_text(found)] if headline(found) else []), steps_table(found)]
         parts += [
-            f"The {part} were measured apart, {run_text(run)}: the machine's load average was {run['load'][0]} when they started "
-            f"and {run['load'][1]} when they ended."
+            f"The {part} were measured apart, {run_text(run)}: the machine's load average was {run['load'][0]} when they "
+            f"started and {run['load'][1]} when they ended."
             for part, run in found["runs"].items()
             if part.startswith("steps of ")
         ]
