@@ -10,12 +10,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dgd import keys
+from dgd import keys, precision
 from dgd.keys import key
 from dgd.metrics import METRICS
 
 SCHEDULES = ("slr", "dlr", "difflr", "cosine")
-PRECISIONS = ("bf16", "fp32", "tf32")
+PRECISIONS = ("auto", "bf16", "fp32", "tf32")
 DEVICES = ("auto", "cpu", "cuda")
 TASKS = METRICS.keys()
 IMAGE = "image"  # the input that every data set has
@@ -112,9 +112,10 @@ class Recipe:
     )
     gamma: float = key(0.1, "Factor of the learning rate at a step.", above=0, condition=True)
     precision: str = key(
-        "bf16",
-        "`bf16`: autocast, weights and batch statistics stay float32; it wants a processor with bf16 instructions. `fp32`: the "
-        "papers' arithmetic. `tf32`: as torch rounds convolutions on CUDA by default.",
+        "auto",
+        "`auto`: `fp32` for a student that bf16 makes slower, `bf16` for any other, by a written rule (docs/cost.md); a cell "
+        "has the one that it is. `bf16`: autocast, weights and batch statistics stay float32; it wants a processor with bf16 "
+        "instructions. `fp32`: the papers' arithmetic. `tf32`: as torch rounds convolutions on CUDA by default.",
         choices=PRECISIONS,
         condition=True,
     )
@@ -616,6 +617,9 @@ class Cell:
     def __post_init__(self) -> None:
         # One order of the terms, however a config gives them: sums and random draws of a step follow it.
         object.__setattr__(self, "objective", dict(sorted(self.objective.items())))
+        # A cell says how it is computed: its identity and its config.yaml never hold `auto`.
+        if self.recipe.precision == "auto":
+            object.__setattr__(self, "recipe", replace(self.recipe, precision=precision.auto(self.student)))
 
     @property
     def slug(self) -> str:

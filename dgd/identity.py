@@ -41,7 +41,7 @@ ENTRY = "dgd.train.cell"
 """The module that trains a cell."""
 APART = (
     # They hold or check typed fields, which are compared by their values.
-    *("dgd", "dgd.cell", "dgd.keys", "dgd.methods", "dgd.plugins", "dgd.terms"),
+    *("dgd", "dgd.cell", "dgd.keys", "dgd.methods", "dgd.plugins", "dgd.precision", "dgd.terms"),
     # They record, and change no result.
     *("dgd.codehash", "dgd.identity", "dgd.provenance", "dgd.seals", "dgd.signals"),
     *("dgd.train.live", "dgd.train.memory", "dgd.train.outcomes"),

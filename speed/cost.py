@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dgd import config
+from dgd import config, precision
 from dgd.cell import IMAGE, Cell
 from dgd.data.sources import find
 from dgd.files import write_text
@@ -129,10 +129,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             shown = [row | {key: number(row[key]) for key in ("images", "hours", "of them for terms")} for row in rows]
             print(table(shown))
             print(f"\n{path}: {len(cells)} cells, {total(rows, rates)}.")
-            precisions = {cell.recipe.precision for cell in cells} - {"bf16"}
+            others = {cell.recipe.precision for cell in cells if cell.recipe.precision != precision.auto(cell.student)}
             print(
-                f"Training steps only, measured at batch {rates.batch} in bf16"
-                + (f", where this benchmark has {', '.join(sorted(precisions))}" if precisions else "")
+                f"Training steps only, measured at batch {rates.batch} with `precision: auto`"
+                + (f", where this benchmark has {', '.join(sorted(others))}" if others else "")
                 + ". `x` is the ratio of multiply-adds of a forward pass to those of the measured model."
             )
     return 0

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgd import models, train
-from dgd.cell import Cell, Surgery
+from dgd.cell import Cell, Recipe, Surgery
 from dgd.config import cells, check
 from dgd.data import Dataset
 from dgd.data.loader import EVALUATION_BATCH, Examples
@@ -81,6 +81,27 @@ def train_cell(cell: Cell, results: Path, data: Path) -> Path:
     """Train a cell on prepared data and return the folder that holds its files."""
     train.train_cell(cell, results=results, data=data)
     return results / cell.path
+
+
+def forward_backward(
+    model: str, image_size: int, batch: int, adapt_stem: bool, precision: str, channels_last: bool
+) -> Callable[[], None]:
+    """Return a function that runs a network forward and backward on one fixed batch, in the arithmetic of a recipe."""
+    device.set_up(Recipe(precision=precision, channels_last=channels_last, threads=torch.get_num_threads()))
+    arithmetic = device.Arithmetic(pick_device(), precision, channels_last)
+    net = models.create(model, num_classes=CLASSES, image_size=image_size, adapt_stem=adapt_stem)
+    network = arithmetic.place(net).train()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    images = torch.randn(batch, 3, image_size, image_size, device=arithmetic.device).contiguous(memory_format=layout)
+    labels = torch.arange(batch, device=arithmetic.device) % CLASSES
+
+    def run() -> None:
+        with arithmetic.autocast():
+            logits = network(images)
+        F.cross_entropy(logits, labels).backward()
+        network.zero_grad(set_to_none=True)
+
+    return run
 
 
 class OneBatch:

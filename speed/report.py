@@ -11,6 +11,8 @@ import pandas as pd
 
 from dgd import yaml_files
 from dgd.files import write_text
+from dgd.precision import MOST, auto
+from dgd.precision import rows as strided_rows
 from dgd.read.statistics import difference, mean_interval
 from speed import ROOT
 from speed.format import number, percent, spread, table
@@ -84,6 +86,7 @@ def steps_table(found: Mapping) -> str:
             {
                 "model": row["model"] + (f" ← {row['teacher']}" if row["teacher"] else ""),
                 "method": row["method"],
+                "precision": row["recipe"]["precision"],
                 "ours / plain": spread(row["speedup"]["ours"]),
                 "ours / limit": spread(row["share_of_limit"]),
                 **{f"{arm}, images/s": number(speeds[arm]["median"]) for arm in ("plain", "ours", "limit")},
@@ -92,6 +95,34 @@ def steps_table(found: Mapping) -> str:
             }
         )
     return table(rows)
+
+
+def arithmetic_table(found: Mapping) -> str:
+    """Return the table of networks in each precision and layout, those with the fewest strided rows first, by image size."""
+    return table(
+        {
+            "network": row["model"],
+            "images": f"{row['image_size']}x{row['image_size']}, batch {row['batch_size']}",
+            "strided rows": number(strided_rows(row["model"])),
+            "`auto` is": auto(row["model"]),
+            "fp32, ms/image": number(row["plain_ms_per_image"]["median"]),
+            **{name: spread(values) for name, values in row["speedup"].items()},
+        }
+        for row in sorted(found["arithmetic"], key=lambda row: (row["image_size"], strided_rows(row["model"])))
+    )
+
+
+def arithmetic_text(found: Mapping) -> str:
+    """Return what the table of arithmetic shows, and how busy the machine was."""
+    rows, (start, end) = found["arithmetic"], found["runs"]["arithmetic"]["load"]
+    unit = {"seconds": "seconds", "cpu_seconds": "CPU-seconds"}[rows[0]["clock"]]
+    return (
+        f"Networks forward and backward on one batch: how many times faster than in float32 without channels-last, as the "
+        f"plain loop computes, in {unit}; {rows[0]['repeats']} repeats in turn. *Strided rows* are those that depthwise "
+        f"convolutions with a stride make, times their kernels' sides, for each 1000 values that all layers make, on images of "
+        f"32 pixels: above {number(MOST)} `precision: auto` is `fp32`. The machine's load average was {start} when it started "
+        f"and {end} when it ended."
+    )
 
 
 def methods_table(found: Mapping) -> str:
@@ -277,10 +308,18 @@ def machine_section(found: Mapping) -> list[str]:
     parts = [f"## {found['machine']['name']}", machine_text(found)]
     if "steps" in found:
         parts += ["### A training step", *([headline_text(found)] if headline(found) else []), steps_table(found)]
+        parts += [
+            f"The {part} were measured apart, {run_text(run)}: the machine's load average was {run['load'][0]} when they "
+            f"started and {run['load'][1]} when they ended."
+            for part, run in found["runs"].items()
+            if part.startswith("steps of ")
+        ]
     if "gpu" in found:
         parts += ["### On the GPU", gpu_text(found), gpu_table(found)]
     if "methods" in found:
         parts += ["### Methods", methods_text(found), methods_table(found)]
+    if "arithmetic" in found:
+        parts += ["### Arithmetic", arithmetic_text(found), arithmetic_table(found)]
     if "data" in found:
         parts += ["### Data", data_text(found)]
     if "exchange" in found:

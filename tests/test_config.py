@@ -266,7 +266,7 @@ MISTAKES = [
     ({"recipe": {"weight_average": "mean"}}, "recipe.weight_average is 'mean'; it must be one of none, ema, swa"),
     ({"recipe": {"average_decay": 1.0}}, "recipe.average_decay is 1.0; it must be at least 0 and below 1"),
     ({"recipe": {"filters_every": 0}}, "recipe.filters_every is 0; it must be at least 1"),
-    ({"recipe": {"precision": "fp16"}}, "recipe.precision is 'fp16'; it must be one of bf16, fp32, tf32"),
+    ({"recipe": {"precision": "fp16"}}, "recipe.precision is 'fp16'; it must be one of auto, bf16, fp32, tf32"),
     # Methods.
     ({"methods": ["kdd"]}, "methods[0]: unknown method 'kdd'; did you mean kd?"),
     ({"methods": ["zzzz"]}, "methods[0]: unknown method 'zzzz'; known: baseline"),

@@ -249,6 +249,7 @@ def machine_file() -> dict:
             "cpu_seconds_per_image": {arm: times(0.004) for arm in arms},
             "speedup": {"ours": times(3), "ours_fp32": times(1.5)},
             "share_of_limit": times(0.75),
+            "recipe": {"precision": "bf16"},
         }
 
     def method(name, networks, fp32, bf16, **terms):
@@ -344,7 +345,8 @@ def test_what_is_rendered_is_what_was_measured(tmp_path):
         # Two networks with a teacher each take four steps of baseline: it cannot take less, so it is noise.
         "| sp+graft | 2 | 3.80 (3.42–4.18) | 3.20 (2.88–3.52) | 3.80 | | | 0 % | 6.25 % | 380 | 160 | |",
         "batch 64: 3.00 (2.70–3.30) times the plain loop**, 300 images/s against 100, and 75.0 % of the limit.",
-        "| cifar_resnet20 ← cifar_resnet56 | kd | 3.00 (2.70–3.30) | 0.750 (0.675–0.825) | 100 | 300 | 400 | 4.00 | 4.00 |",
+        "| cifar_resnet20 ← cifar_resnet56 | kd | bf16 | 3.00 (2.70–3.30) | 0.750 (0.675–0.825) | 100 | 300 | 400 | 4.00 | "
+        "4.00 |",
         # 3.2 ms of a step of 64 images at 300 images/s
         "takes 3.20 (2.88–3.52) ms: 1.50 % of a kd step of cifar_resnet20.",
         # 16 ms of an epoch in which four networks see 50,000 images each, at 750 images/s

@@ -39,6 +39,7 @@ def installed(tmp_path_factory) -> Path:
     names = zipfile.ZipFile(wheel).namelist()
     assert {f"dgd/papers/{path.name}" for path in (ROOT / "papers").glob("*.yaml")} <= set(names)
     assert {f"dgd/benchmarks/{path.name}" for path in (ROOT / "config").glob("*.yaml")} <= set(names)
+    assert "dgd/strided_rows.csv" in names
     assert not [name for name in names if name.startswith(("pipeline", "tests", "config", "papers"))]
     subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", str(root / "installed"), str(wheel)], check=True)
     return root / "installed"

@@ -120,14 +120,15 @@ def benchmarks(as_json: AsJson = False) -> None:
 
 @lists.command()
 def cells(path: ConfigPath, as_json: AsJson = False) -> None:
-    """List the cells of a benchmark, teachers first; this checks the benchmark, as every command does.
+    """List the cells of a benchmark, teachers first, and their precision; this checks the benchmark, as every command does.
 
     Example: dgd-bench list cells config/quick.yaml
     """
     from dgd import running
 
-    found = [cell.path for cell in running.benchmark_cells(path)]
-    show(found, "\n".join(found), as_json)
+    found = {cell.path: cell.recipe.precision for cell in running.benchmark_cells(path)}
+    width = max(map(len, found), default=0)
+    show([*found], "\n".join(f"{cell:<{width}}  {precision}" for cell, precision in found.items()), as_json)
 
 
 def _cut(value: Any, most: int = 90) -> Any:

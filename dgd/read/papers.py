@@ -9,7 +9,7 @@ from typing import Any, get_origin
 import pandas as pd
 
 from dgd import json_files, keys, methods, yaml_files
-from dgd.cell import Data, Method, Recipe
+from dgd.cell import PRECISIONS, Data, Method, Recipe
 from dgd.json_files import Each, Null, Value
 from dgd.metrics import METRICS
 
@@ -213,6 +213,9 @@ def checked_conditions(given: Mapping, where: str) -> dict[str, tuple]:
         for item in values:
             if lines := keys.problems(kind, {name: item}, where):
                 raise ValueError(lines[0])
+            if (name, item) == ("precision", "auto"):
+                known = ", ".join(name for name in PRECISIONS if name != "auto")
+                raise ValueError(f"{where}.precision is 'auto'; a number was published under one of {known}")
         found[name] = tuple(getattr(keys.build(kind, {name: item}), spec.attribute) for item in values)
     return found
 

@@ -12,6 +12,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,13 +21,14 @@ import torch
 from dgd import provenance
 from dgd.files import write_text
 from speed import ROOT
-from speed.measure import data, exchange, gpu, machine, memory, methods, overhead, steps
+from speed.measure import arithmetic, data, exchange, gpu, machine, memory, methods, overhead, steps
 from speed.measure.setup import FULL, QUICK, Setup
 from speed.plain_process import PlainProcess
 
 PARTS = {
     "steps": steps.measure,
     "methods": methods.measure,
+    "arithmetic": arithmetic.measure,
     "data": data.measure,
     "exchange": exchange.measure,
     "memory": memory.measure,
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m speed.measure", description=main.__doc__)
     parser.add_argument("--out", type=Path, help="a file, or a folder for <CPU or GPU, threads>.json (default: speed/results)")
     parser.add_argument("--only", help=f"comma-separated parts (default: all; `gpu` where there is a GPU): {','.join(PARTS)}")
+    parser.add_argument("--models", help="comma-separated students of the part `steps`: the rows of others stay as they are")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu"), help="cpu: leave GPUs alone (default: auto)")
     parser.add_argument("--seconds", type=float, default=math.inf, help="of the part `gpu`: what does not fit is left out")
     parser.add_argument("--threads", type=int, default=1, help="of torch, in each process (default: 1)")
@@ -55,7 +58,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--only: unknown part {sorted(unknown)[0]!r}; known: {', '.join(PARTS)}")
     if args.quick and not args.out:
         parser.error("--quick needs --out: its numbers are not for speed/results")
-    size = QUICK if args.quick else FULL
+    size = known = QUICK if args.quick else FULL
+    if args.models:
+        if only != ["steps"] or (unknown := set(args.models.split(",")) - set(size.models)):
+            parser.error(f"--models: goes with --only steps, and knows {', '.join(size.models)}")
+        size = replace(size, models={name: size.models[name] for name in args.models.split(",")})
     torch.set_num_threads(args.threads)
     found = machine.describe(size, args.threads)
     slug = re.sub(r"[^a-z0-9]+", "-", found["name"].lower())
@@ -69,6 +76,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             start, load = time.perf_counter(), os.getloadavg()[0]
             before = results.get(part, {})
             results[part] = PARTS[part](Setup(size, args.threads, plain, args.seconds, before))
+            if part == "steps" and args.models:  # these rows have a date and a commit of their own
+                results[part] = [*(row for row in before if row["model"] not in size.models), *results[part]]
+                results[part].sort(key=lambda row: [*known.models].index(row["model"]))
+                part = f"steps of {args.models}"
+            elif part == "steps":
+                results["runs"] = {name: run for name, run in results["runs"].items() if not name.startswith("steps of ")}
             results["runs"][part] = {
                 "command": command,
                 "git": provenance.git(),

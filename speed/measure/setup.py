@@ -75,6 +75,8 @@ class Size:
         rows: Methods of the library, or of `VARIANTS`, whose step is timed as a multiple of baseline's; the headline's model.
         row_steps: Steps of a repeat of these; on CUDA 25 times as many, or the work at an epoch's end would show.
         row_repeats: Repeats of these.
+        arithmetic: Model, side of its images, batch and `adapt_stem` of the networks that run in each precision and layout.
+        arithmetic_repeats: Repeats of these.
         exchange: Models whose exchange is timed.
         groups: Numbers of networks that it is timed with.
         memory: Model, method and number of networks of the groups whose memory is measured.
@@ -97,6 +99,8 @@ class Size:
     rows: Sequence[str]
     row_steps: int
     row_repeats: int
+    arithmetic: Sequence[tuple[str, int, int, bool]]
+    arithmetic_repeats: int
     exchange: Sequence[str]
     groups: Sequence[int]
     memory: Sequence[tuple[str, str, int]]
@@ -147,6 +151,15 @@ FULL = Size(
     rows=(*methods.METHODS, *VARIANTS),
     row_steps=2,
     row_repeats=9,
+    arithmetic=(
+        *((name, 32, BATCH, False) for name in ("cifar_resnet20", "cifar_vgg16_bn", "cifar_mobilenetv2", "crd_shufflenetv1")),
+        *((name, 32, BATCH, False) for name in ("crd_shufflenetv2", "crd_mobilenetv2_half")),
+        *((name, 32, BATCH, True) for name in ("resnet18", "convnext_atto", "mobilenetv1_100", "rexnet_100")),
+        *((name, 32, BATCH, True) for name in ("mobilenetv2_100", "efficientnet_b0", "mobilenetv3_small_100")),
+        *((name, 224, 4, False) for name in ("resnet18", "convnext_atto", "mobilenetv1_100", "mobilenetv2_100")),
+        *((name, 224, 4, False) for name in ("efficientnet_b0", "mobilenetv3_small_100")),
+    ),
+    arithmetic_repeats=5,
     exchange=("cifar_resnet20", "cifar_resnet56", "cifar_resnet110", "cifar_mobilenetv2"),
     groups=(2, 4, 8),
     memory=(
@@ -194,6 +207,8 @@ QUICK = Size(
     rows=("baseline", "kd", "crd", "dml-turns", "ffsd", "repr"),
     row_steps=1,
     row_repeats=1,
+    arithmetic=(("cifar_resnet8", 32, 2, False),),
+    arithmetic_repeats=1,
     exchange=("cifar_resnet8",),
     groups=(2,),
     memory=(("cifar_resnet8", "grafting", 2),),
