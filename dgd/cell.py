@@ -419,22 +419,47 @@ class Surgery(Exchange):
 
 
 @dataclass(frozen=True)
-class Noise(Within):
+class OnInvalid(Within):
+    """An exchange that changes the invalid filters of a network."""
+
+    gamma: float = key(0.1, "L1 norm below which a filter is invalid.", least=0, condition=True)
+    # Where the paper's text and the published script differ. Either stands for a published number.
+    protocol: str = key(
+        "paper",
+        "Sets the keys below where they are not given.",
+        choices=PROTOCOL_NAMES,
+        filled="the benchmark's protocol",
+    )
+    layers: str = key(
+        "dimension",
+        "Whose filters: every weight of `dimension` 4 (paper), or those with 'conv' in their `name` (reference-code), which "
+        "leaves shortcuts.",
+        choices=("dimension", "name"),
+        filled="by protocol",
+    )
+
+
+@dataclass(frozen=True)
+class Noise(OnInvalid):
     """Gaussian noise on the filters whose L1 norm is below `gamma`, within each network."""
 
     name = "noise"
 
-    gamma: float = key(0.1, "L1 norm below which a filter is invalid.", least=0, condition=True)
     base: float = key(0.975, "The noise's standard deviation after epoch t is base^(t - 1).", above=0, most=1, condition=True)
 
 
 @dataclass(frozen=True)
-class Internal(Within):
+class Internal(OnInvalid):
     """A layer's large filters, added to its filters whose L1 norm is below `gamma`, within each network."""
 
     name = "internal"
 
-    gamma: float = key(0.1, "L1 norm below which a filter is invalid.", least=0, condition=True)
+    in_place: bool = key(
+        False,
+        "Add to one filter after another (reference-code), so that where more than half of a layer's filters are invalid, some "
+        "that are added have been added to; otherwise all that are added are as they were (paper).",
+        filled="by protocol",
+    )
 
 
 @dataclass(frozen=True)
@@ -459,10 +484,17 @@ class RePr(Surgery):
 EXCHANGES: dict[str, type[Exchange]] = {kind.name: kind for kind in (Graft, Average, Swap, Noise, Internal, RePr)}
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
-    "paper": {"layers": "dimension", "non_conv": "last", "include_max": True, "digits": None, "counters": "keep"},
-    "reference-code": {"layers": "name", "non_conv": "last", "include_max": False, "digits": 2, "counters": "blend"},
+    "paper": {
+        **{"layers": "dimension", "non_conv": "last", "include_max": True, "digits": None, "counters": "keep"},
+        "in_place": False,
+    },
+    "reference-code": {
+        **{"layers": "name", "non_conv": "last", "include_max": False, "digits": 2, "counters": "blend"},
+        "in_place": True,
+    },
 }
-"""Where the papers' text and the published CIFAR script differ in an exchange; each is an option of `graft` too."""
+"""Where the papers' text and the published CIFAR script differ in an exchange; each is an option of the exchanges that have
+it."""
 
 
 def exchange_problems(given: Any, where: str, protocol: str = "paper") -> list[str]:
@@ -471,7 +503,7 @@ def exchange_problems(given: Any, where: str, protocol: str = "paper") -> list[s
     Args:
         given: What YAML or JSON holds.
         where: The name of the place, such as `methods.x.exchange`.
-        protocol: What `graft` follows where the exchange does not say.
+        protocol: What the exchange follows where it does not say.
     """
     if given is None:
         return []
@@ -521,15 +553,15 @@ def exchange(given: Mapping | Exchange | None, protocol: str = "paper") -> Excha
 
     Args:
         given: `{'name': ..., option: ...}` in which `exchange_problems` found nothing wrong, or an `Exchange`.
-        protocol: What `graft` follows where the exchange does not say.
+        protocol: What the exchange follows where it does not say.
     """
     if not given or isinstance(given, Exchange):
         return given or None
     options = {option: value for option, value in given.items() if option != "name"}
     kind = EXCHANGES[given["name"]]
-    if kind is Graft:
+    if "protocol" in (known := keys.specs(kind)):
         protocol = options.get("protocol", protocol)
-        filled = {"protocol": protocol, **PROTOCOLS[protocol]}
+        filled = {"protocol": protocol, **{name: value for name, value in PROTOCOLS[protocol].items() if name in known}}
         if options.get("level") == "filter":
             filled["layers"] = "dimension"  # the published filter-level script goes by the kind of module, not by name
         options = filled | options

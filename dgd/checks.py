@@ -87,7 +87,7 @@ def _image_problems(benchmark: Benchmark) -> list[str]:
         for name in benchmark.datasets:
             channels, side = _image_shape(benchmark, name)
             count = len(recipe.normalise.mean) if recipe.normalise else channels
-            if count != channels:
+            if channels is not None and count != channels:
                 lines.append(
                     f"{where}.normalise.mean has {count} numbers, and images of {keys.short(name)} have {channels} channels; "
                     "give one for each"

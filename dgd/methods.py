@@ -102,7 +102,7 @@ def problems(entry: Any, where: str = "methods", protocol: str = "paper") -> lis
     Args:
         entry: What YAML holds: a name that `find` knows, or `{name: {base: <name>, <key>: <value>, ...}}`.
         where: The name of the place.
-        protocol: What `graft` follows where the row does not say.
+        protocol: What the exchange follows where the row does not say.
     """
     if isinstance(entry, str):
         return _base_problems(entry, where)

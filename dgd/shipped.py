@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 PAPERS = Path(__file__).parent / "papers"
+EVIDENCE = PAPERS / "evidence" / "immaterial.yaml"
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 
 

@@ -1,4 +1,6 @@
-"""Write the tables of keys in config/README.md and of terms in docs/methods.md: `python -m pipeline.reference`.
+"""Write the tables of keys in config/README.md and of terms in docs/methods.md, and the published numbers beside a config.
+
+`python -m pipeline.reference` writes them; what a config stands for is in its header, where that has the two marks.
 
 `python -m pipeline.reference --schema` prints the JSON schema of a benchmark's YAML instead, for editors.
 """
@@ -10,17 +12,22 @@ from pathlib import Path
 
 import yaml
 
-from dgd import keys, terms
+from dgd import config, keys, terms
 from dgd.benchmark import Benchmark, Pair, schema
 from dgd.cell import EXCHANGES, Augment, Data, Exchange, Generated, Generator, Normalise, Recipe, Ring
 from dgd.exchange.repr import RePr
 from dgd.files import write_text
 from dgd.methods import Row
 from dgd.objectives import TERMS
+from dgd.read.planned import published_rows, summary
 from pipeline import script
 
 START, END = "<!-- keys: written by `python -m pipeline.reference` -->", "<!-- end of keys -->"
 TERMS_START, TERMS_END = "<!-- terms: written by `python -m pipeline.reference` -->", "<!-- end of terms -->"
+PUBLISHED_START = (
+    "# Published numbers beside it, and what it departs in (`python -m pipeline.reference`, `dgd-bench list published`):"
+)
+PUBLISHED_END = "# End of published numbers."
 # Keys that hold keys of a kind, in a benchmark.
 INSIDE = {
     "data": ("data.", Data),
@@ -31,6 +38,10 @@ INSIDE = {
     "generated": ("generated.<name>.", Generated),
 }
 
+PUBLISHED_START = (
+    "# Published numbers beside it, and what it departs in (`python -m pipeline.reference`, `dgd-bench list published`):"
+)
+PUBLISHED_END = "# End of published numbers."
 # Keys that hold keys of a kind, in those.
 WITHIN = {"normalise": Normalise, "augment": Augment}
 
@@ -115,17 +126,28 @@ def render_terms() -> str:
     return "\n".join([*rows, "", TERMS_END])
 
 
+def render_published(path: Path) -> str:
+    """Return which published numbers a config stands for, as the lines of its header between the two marks."""
+    benchmark = config.load(path, folders=False)
+    rows = published_rows(config.cells(benchmark), [Path("papers", f"{name}.yaml") for name in benchmark.papers])
+    return "\n".join([PUBLISHED_START, *(f"#   {line}" for line in summary(rows)), PUBLISHED_END])
+
+
 def main(argv=None):
-    """Replace both tables, or print the JSON schema of a benchmark."""
+    """Replace the tables and the headers' lines, or print the JSON schema of a benchmark."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--schema", action="store_true", help="print the JSON schema")
     if parser.parse_args(argv).schema:
         print(json.dumps(schema(), indent=2))
         return
-    for path, (start, text, end) in {
+    made = {
         "config/README.md": (START, render(), END),
         "docs/methods.md": (TERMS_START, render_terms(), TERMS_END),
-    }.items():
+    }
+    for path in sorted(Path("config").glob("*.yaml")):
+        if PUBLISHED_START in path.read_text():
+            made[path] = PUBLISHED_START, render_published(path), PUBLISHED_END
+    for path, (start, text, end) in made.items():
         before, _, rest = Path(path).read_text().partition(start)
         write_text(path, before + text + rest.partition(end)[2])
 

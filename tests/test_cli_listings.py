@@ -56,6 +56,7 @@ LISTINGS = {
     "list claims": ["list", "claims"],
     "list benchmarks": ["list", "benchmarks"],
     "list cells": ["list", "cells", "{root}/t.yaml"],
+    "list published": ["list", "published", "cifar10"],
     "prepare": ["prepare", "{root}/t.yaml"],
     "status": ["status", "{results}"],
     "table": ["table", "{results}"],

@@ -119,7 +119,8 @@ def test_what_a_baseline_shares_with_the_method_is_said_once():
 def test_the_schedule_that_a_method_is_published_with():
     (dlr,) = PAPERS[PAPERS["id"] == "fg-dlr-c100-r32-grafting-dlr"]["conditions"]
     (slr,) = PAPERS[PAPERS["id"] == "dgd-t8-c100-r32-grafting"]["conditions"]
-    cell = TRAINED | {"schedule": "dlr", "student": "cifar_resnet32"}
+    constants = '{"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}'
+    cell = TRAINED | {"schedule": "dlr", "student": "cifar_resnet32", "dataset": "cifar100", "normalise": constants}
     assert departures(cell, dlr.own) == ()
     assert departures(cell | {"step_epochs": 30}, dlr.own) == ()  # a cosine has no steps
     assert departures(cell | {"schedule": "slr"}, dlr.own) == (Departure("schedule", "slr", "dlr"),)

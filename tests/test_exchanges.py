@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from dgd import filters, methods
+from dgd import exchange, filters, methods, models
 from dgd.cell import PROTOCOLS, Average, Exchange, Internal, Noise, Ring, Swap, exchange_problems
 from dgd.cell import exchange as filled_exchange
 from dgd.exchange import GraftingError, average, blend, internal, noise, swap
@@ -137,6 +137,44 @@ def test_of_equal_filters_the_first_gets_the_largest():
     new = internal.within({"conv.weight": weight}, Internal(gamma=0.5))["conv.weight"].flatten()
     assert new[0::2].tolist() == (strong.flip(0) + 0.25).tolist()
     assert torch.equal(new[1::2], strong)
+
+
+@pytest.mark.parametrize(("weak", "differ"), [(0, 0), (1, 0), (5, 0), (6, 1), (8, 3), (10, 5)])
+def test_internal_in_place_is_the_codes_rule(weak, differ):
+    """The code adds to one filter after another: beyond a layer's half, what is added has been added to."""
+    generator = torch.Generator().manual_seed(weak)
+    weight = torch.randn(10, 2, 3, 3, generator=generator, dtype=torch.float64)
+    order = torch.randperm(10, generator=generator)
+    sizes = torch.cat([torch.linspace(0.01, 0.09, weak), torch.linspace(1, 2, 10 - weak)]).double()
+    weight = weight / weight.abs().flatten(1).sum(1).view(10, 1, 1, 1) * sizes[order].view(10, 1, 1, 1)
+    by_hand, smallest_first = weight.clone(), order.argsort()
+    for place, index in enumerate(smallest_first):
+        if by_hand[index].abs().sum() >= 0.1:
+            break
+        by_hand[index] += by_hand[smallest_first[9 - place]]
+    as_code = internal.within({"conv.weight": weight}, Internal(in_place=True))["conv.weight"]
+    as_paper = internal.within({"conv.weight": weight}, Internal())["conv.weight"]
+    assert torch.equal(as_code, by_hand)
+    assert int((as_code != as_paper).flatten(1).any(1).sum()) == differ
+    assert int((as_paper != weight).flatten(1).any(1).sum()) == weak
+
+
+@pytest.mark.parametrize("name", ["noise", "internal"])
+def test_under_the_codes_protocol_shortcuts_keep_their_filters(name):
+    state = {"conv1.weight": torch.full((2, 1, 1, 1), 0.01), "shortcut.0.weight": torch.full((2, 1, 1, 1), 0.01)}
+    for protocol, expected in {"paper": {*state}, "reference-code": {"conv1.weight"}}.items():
+        options = filled_exchange({"name": name}, protocol)
+        arguments = {"epoch": 1, "generator": torch.Generator().manual_seed(0)} if name == "noise" else {}
+        new = exchange.find(name).within(state, options, **arguments)
+        assert {key for key in state if not torch.equal(new[key], state[key])} == expected
+    assert filled_exchange({"name": "internal"}, "reference-code").in_place
+    # Networks of ours that have such convolutions: MobileNetV2's are four.
+    names = [key for key, value in create_state("cifar_mobilenetv2").items() if value.ndim == 4]
+    assert sum("conv" not in key for key in names) == 4
+
+
+def create_state(name):
+    return models.create(name, num_classes=10).state_dict()
 
 
 def test_sources_within_a_network_need_one_network_and_filters():
@@ -392,12 +430,16 @@ def test_a_ratio_is_rounded_too():
 
 def test_a_protocol_is_a_named_set_of_options():
     for protocol, choices in PROTOCOLS.items():
-        filled = filled_exchange({"name": "graft"}, protocol)
-        assert {option: getattr(filled, option) for option in choices} == choices
-        assert filled.protocol == protocol
-        assert set(specs(type(filled))) > {*choices, *specs(Ring), *specs(Exchange)}
+        for name in ("graft", "noise", "internal"):
+            filled = filled_exchange({"name": name}, protocol)
+            own = {option: value for option, value in choices.items() if option in specs(type(filled))}
+            assert {option: getattr(filled, option) for option in own} == own != {}
+            assert filled.protocol == protocol
+    graft_options = {*specs(type(filled_exchange({"name": "graft"})))}
+    assert graft_options > {*PROTOCOLS["paper"], *specs(Ring), *specs(Exchange)} - {"in_place"}
     assert filled_exchange({"name": "graft", "digits": 3}, "reference-code").digits == 3
     states = two()
     by_name = graft(states, protocol="reference-code")
-    by_hand = graft(states, **PROTOCOLS["reference-code"])
+    choices = {option: value for option, value in PROTOCOLS["reference-code"].items() if option in graft_options}
+    by_hand = graft(states, **choices)
     assert all(torch.equal(a[key], b[key]) for a, b in zip(by_name, by_hand) for key in a)

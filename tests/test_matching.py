@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from made_up import R56, R110, cell_of
 
-from dgd.cell import exchange
+from dgd.cell import Normalise, exchange
 from dgd.read.cells import collect
 from dgd.read.departures import departures, render
 from dgd.read.matching import Published, composition, is_baseline
@@ -54,7 +54,7 @@ def test_a_label_decides_nothing(tmp_path):
         ({"student": "cifar_resnet32"}, False),
         ({"teacher": "cifar_resnet32"}, False),
         ({"dataset": "cifar10"}, False),
-        ({"teachers": ("a", "b")}, False),
+        ({"teachers": ("b/d/m/baseline/seed0", "b/d/m/baseline/seed1")}, False),
         ({"benchmark": "another", "seed": 7, "protocol": "reference-code"}, True),
     ],
 )
@@ -73,7 +73,7 @@ def test_a_schedule_prefers_its_own_row(tmp_path):
     found, variants = GRAFTING.of(dlr, "top1")
     assert {one["method"] for one in found} == {"grafting-dlr"}
     assert {one["method"] for one in variants} == {"grafting"}
-    assert [one["key"] for one in map(vars, departures(dlr, found[0]["conditions"].own))] == ["precision"]
+    assert [one["key"] for one in map(vars, departures(dlr, found[0]["conditions"].own))] == ["precision", "normalise"]
     # Another schedule stands beside the plain row, and departs from it.
     found, _ = GRAFTING.of(row(tmp_path, "grafting", recipe={"schedule": "cosine"}), "top1")
     assert {one["method"] for one in found} == {"grafting"}
@@ -92,6 +92,7 @@ def test_a_published_baseline_is_known_by_what_it_is():
 def test_the_distillation_literatures_networks_are_others(tmp_path):
     crd = Published(PAPERS["crd-benchmark"])
     recipe = {"epochs": 240, "lr": 0.05, "batch_size": 64, "milestones": (150, 180, 210), "precision": "fp32"}
+    recipe["normalise"] = Normalise((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
     names = {"student": "cifar_resnet20", "teacher": R56}
     ours = row(tmp_path, "kd-crd", recipe=recipe, **names)
     (best,), _ = crd.of(ours, "top1")

@@ -5,8 +5,10 @@ import statistics
 from pathlib import Path
 
 import pytest
+import timm
 import yaml
 
+from dgd import models  # noqa: F401  # registers our networks
 from dgd.read.papers import ROW as FIELDS
 from dgd.read.papers import read_papers
 
@@ -38,15 +40,17 @@ COUNTS = {
     },
     # 7 and 6 networks, with and without; the steps of one network, and three of them for two networks
     "cgan-kd": {"Steering Angle and UTKFace": 26, "ablation Steering Angle": 5, "ablation CIFAR-100": 8},
-    "crd-benchmark": {"README CIFAR-100": 16},  # 4 networks alone + 2 pairs x 6 methods
-    "dkd": {"README CIFAR-100": 4},
+    "crd-benchmark": {"README CIFAR-100": 93},  # 15 networks alone + 13 pairs x 6 methods
+    "dkd": {"README CIFAR-100": 22},  # 11 pairs, each with KD
+    "hkd": {"Table 1": 22},  # 7 networks alone + 5 pairs x 3 methods
     "dml": {"KD-Zoo README": 3},  # alone, and the two networks
     "ffsd": {"README CIFAR-100": 2},
-    "review": {"quoted by others": 2},
+    "review": {"quoted by others": 11},
     "ccl": {"listing of results": 6},  # 3 data sets x (accuracy and recall)
 }
 RERUNS = {"filter-grafting": 33, "crd-benchmark": 1, "review": 2}
 SINGLE = ("baseline", "kd", "kd-crd", "fitnet", "at", "sp", "rkd", "crd", "review-official-0.6", "review-official", "dkd-beta2")
+SINGLE += ("review-official-5", "review-official-8", "dkd", "dkd-beta6", "hkd", "hkd+kd")
 # Range of each metric: (lowest, highest).
 METRICS = {
     "top1": (20, 100),
@@ -74,6 +78,9 @@ DATASETS = (
     *("cifar10", "cifar100", "imagenet", "market1501", "dukemtmc", "steering-angle", "utkface"),
     *("ucf51", "activitynet", "vggsound"),
 )
+ROW = dict(id="a", table="t", dataset="cifar10", model="m", method="kd", networks=1, teachers=1, metric="top1", value=90.0)
+ROW |= {"source": "t"}
+PAPER = {"paper": "p", "headline": ["t"], "methods": ["kd"], "conditions": {"cifar10": {"epochs": 200}}, "results": []}
 R20, R32, R56, R110, MBV2 = "cifar_resnet20", "cifar_resnet32", "cifar_resnet56", "cifar_resnet110", "cifar_mobilenetv2"
 
 
@@ -253,7 +260,17 @@ def test_golden_reruns():
         ("crd-benchmark", R110, R32, "sp", 72.69),
         ("crd-benchmark", R110, R32, "rkd", 71.82),
         ("crd-benchmark", R110, R32, "crd", 73.48),
+        ("crd-benchmark", R110, R20, "crd", 71.46),
+        ("crd-benchmark", "vgg13", "mobilenetv2_half", "at", 59.40),
+        ("crd-benchmark", "resnet50", "vgg8", "kd-crd", 73.81),
+        ("crd-benchmark", "wrn_40_2", "shufflenetv1", "sp", 74.52),
+        ("crd-benchmark", None, "mobilenetv2_half", "baseline", 64.60),
         ("dkd", R56, R20, "dkd-beta2", 71.97),
+        ("dkd", "resnet32x4", "shufflenetv2", "dkd", 77.07),
+        ("dkd", "vgg13", "vgg8", "dkd-beta6", 74.68),
+        ("hkd", "resnet32x4", "resnet8x4", "hkd+kd", 76.13),
+        ("hkd", "resnet50", "mobilenetv2_half", "hkd", 69.83),
+        ("review", "resnet32x4", "shufflenetv2", "review-official-8", 77.78),
         ("dkd", R110, R32, "dkd-beta2", 74.11),
         ("dkd", R110, R32, "kd-crd", 73.08),
         ("review", R56, R20, "review-official-0.6", 71.89),
@@ -292,6 +309,53 @@ def test_golden_rows_of_generated_images():
 def test_conditions_are_checked(conditions, message):
     with pytest.raises(ValueError, match=message):
         read_papers([PAPER | {"conditions": {"cifar10": conditions}}])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conditions": {"cifar10": {"reported": "first"}}}, "conditions.cifar10.reported is 'first'; it must be one of last,"),
+        ({"results": [ROW | {"reported": "first"}]}, "row 'a'.reported is 'first'; it must be one of last, best on test"),
+        ({"teachers": {"cifar10": {"reported": 3}}}, "teachers.cifar10.reported is 3"),
+        ({"by_network": {"m": {"lr": 0}}}, "by_network.m.lr is 0; it must be above 0"),
+    ],
+)
+def test_conditions_of_single_networks_and_epochs_are_checked(change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_papers([PAPER | change])
+
+
+def test_conditions_go_by_whose_cell_it_is():
+    document = PAPER | {"conditions": {"cifar10": {"lr": 0.1, "reported": "best on test"}}, "networks": {"t": "u"}}
+    document |= {"by_network": {"m": {"lr": 0.01}}, "teachers": {"cifar10": {"epochs": 9, "reported": "last"}}}
+    taught, best = ROW | {"teacher": "t"}, ROW | {"id": "b", "teacher": "t", "reported": "last"}
+    rows = read_papers([document | {"results": [taught, best]}])
+    assert rows["reported"].tolist() == ["best on test", "last"]
+    found = rows["conditions"][0]
+    assert found.own == found.baseline == {"lr": (0.01,), "network": ("m",)}
+    assert found.teacher == {"lr": (0.1,), "epochs": (9,), "network": ("u",), "reported": ("last",)}
+
+
+def test_slow_students_of_the_benchmark_are_trained_so_alone_and_taught():
+    rows = read_papers([PAPERS / "crd-benchmark.yaml"])
+    for row in rows.itertuples():
+        slow = row.model_here in ("crd_mobilenetv2_half", "crd_shufflenetv1", "crd_shufflenetv2")
+        assert row.conditions.own["lr"] == row.conditions.baseline["lr"] == ((0.01,) if slow else (0.05,)), row.id
+        assert not row.conditions.teacher or row.conditions.teacher["lr"] == (0.05,)
+
+
+def test_every_network_of_the_crd_benchmark_is_one_of_ours():
+    for name in ("crd-benchmark", "dkd", "hkd", "review", "dml", "ffsd"):
+        rows = read_papers([PAPERS / f"{name}.yaml"])
+        assert {*rows["model_here"], *rows["teacher_here"].dropna()} <= set(timm.list_models("crd_*")), name
+
+
+def test_what_a_table_copies_from_another_is_the_same_number():
+    crd = {(row.model, row.teacher, row.method): row.value for row in read_papers([PAPERS / "crd-benchmark.yaml"]).itertuples()}
+    copied = read_papers([PAPERS / f"{name}.yaml" for name in ("dkd", "hkd", "review")])
+    copied = copied[copied["copied_from"] == "the CRD benchmark"]
+    assert len(copied) == 11 + 3 + 5
+    assert all(crd[row.model, row.teacher, row.method] == row.value for row in copied.itertuples())
 
 
 def test_conditions_are_typed():
@@ -333,7 +397,7 @@ def test_means_and_spreads_of_ffsd_are_those_of_the_printed_runs():
         ("dkd", (240, 0.05, [64], [150, 180, 210], 5e-4, False)),
         ("dml", (200, 0.1, [128], [100, 150], 1e-4, True)),
         ("ffsd", (300, 0.1, [128], [150, 225], 1e-4, True)),
-        ("review", (240, 0.1, [128], [150, 180, 210], 5e-4, True)),
+        ("review", (240, 0.1, [128], [151, 181, 211], 5e-4, True)),
     ],
 )
 def test_recipes_of_the_other_methods(paper, expected):
@@ -353,11 +417,6 @@ def test_headline_orders_the_tables(published):
     cell = (published["dataset"] == "cifar100") & (published["model"] == R56) & (published["metric"] == "top1")
     rows = published[cell & (published["method"] == "grafting")]
     assert rows["value"].tolist() == [72.00, 72.60, 73.09]  # Table 8, Table 7, the other paper
-
-
-ROW = dict(id="a", table="t", dataset="cifar10", model="m", method="kd", networks=1, teachers=1, metric="top1", value=90.0)
-ROW |= {"source": "t"}
-PAPER = {"paper": "p", "headline": ["t"], "methods": ["kd"], "conditions": {"cifar10": {"epochs": 200}}, "results": []}
 
 
 @pytest.mark.parametrize(

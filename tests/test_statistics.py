@@ -93,8 +93,12 @@ def test_difference_without_enough_values_or_without_spread():
     short = difference([1.0], [0.0, 1.0])
     assert short.difference == 0.5
     assert all(math.isnan(value) for value in short[1:])
-    assert difference([2, 2], [1, 1, 1]) == (1, 1, 1, 0)
-    assert difference([0.1] * 3, [0.1] * 3) == (0, 0, 0, 1)
+    # Without any spread there is no test; the standard deviation of three 0.3 is a rounding above 0.
+    for a, b, gain in (([2, 2], [1, 1, 1], 1), ([0.3] * 3, [0.3] * 3, 0), ([0.3] * 3, [0.1] * 3, 0.2)):
+        flat = difference(a, b)
+        assert flat.difference == pytest.approx(gain)
+        assert all(math.isnan(value) for value in flat[1:])
+        assert math.isnan(detectable_between(a, b))
     spread = difference([1, 2], [3, 5])  # the variances are 1 / 4 and 1
     assert spread.low < spread.difference == -2.5 < spread.high
     same = difference([1, 2], [4, 5])  # and here 1 / 4 both

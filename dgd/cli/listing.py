@@ -14,7 +14,7 @@ HEADERS = ("method", "objective", "exchange", "networks", "teachers", "status", 
 
 @lists.callback()
 def everything(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """List methods, models, data sets, claims, benchmarks, or the cells of a benchmark; alone: what a cell is made of.
+    """List methods, models, data sets, claims, benchmarks, cells or published numbers of one; alone: what a cell is made of.
 
     Example: dgd-bench list benchmarks
     """
@@ -129,6 +129,25 @@ def cells(path: ConfigPath, as_json: AsJson = False) -> None:
     found = {cell.path: cell.recipe.precision for cell in running.benchmark_cells(path)}
     width = max(map(len, found), default=0)
     show([*found], "\n".join(f"{cell:<{width}}  {precision}" for cell, precision in found.items()), as_json)
+
+
+@lists.command()
+def published(path: ConfigPath, as_json: AsJson = False) -> None:
+    """List the published numbers beside a benchmark's cells, each as published or with the conditions that its cells depart in.
+
+    Nothing is trained. A published size decides a verdict only where a row departs in nothing.
+
+    Example: dgd-bench list published config/zoo.yaml
+    """
+    from dgd import config, plugins, shipped
+    from dgd.read.planned import published_rows, summary
+
+    benchmark = config.load(shipped.benchmark(path), folders=False)
+    papers = [plugins.PAPERS.get(name, shipped.PAPERS / f"{name}.yaml") for name in benchmark.papers]
+    rows = published_rows(config.cells(benchmark), papers)
+    found = rows.to_dict("records")
+    text = "\n".join(["", *summary(rows), "(how many numbers of a table, by rows of methods)"])
+    show(found, (_table(found) if found else "") + "\n" + text, as_json)
 
 
 def _cut(value: Any, most: int = 90) -> Any:

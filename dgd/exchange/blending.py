@@ -64,6 +64,12 @@ def layers_of(state: State, layers: str) -> dict[str, Tensor]:
     return filters.conv_weights(state)
 
 
+def conv_weights(state: State, layers: str) -> dict[str, Tensor]:
+    """Return the convolutions' weights (filters, C, h, w) of a state, those of `layers_of` only."""
+    chosen = layers_of(state, layers)
+    return {key: weight for key, weight in filters.conv_weights(state).items() if key in chosen}
+
+
 def check_states(states: Sequence[State], layers: str | None, alone: bool = False) -> None:
     """Check that networks can exchange weights.
 

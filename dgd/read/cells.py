@@ -383,6 +383,11 @@ def predicting(cells: pd.DataFrame) -> pd.DataFrame:
     return cells[~cells["metric"].isin([METRICS[task].name for task in MAKERS])]
 
 
+def precisions(rows: pd.DataFrame) -> str:
+    """Return the precision that a row's cells were trained in: `fp32`, or several as `bf16/fp32`."""
+    return "/".join(sorted(rows["precision"].dropna().unique()))
+
+
 def metric_of(cells: pd.DataFrame) -> Metric:
     """Return the metric of cells that have one task."""
     (name,) = cells["metric"].unique()

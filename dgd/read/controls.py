@@ -59,7 +59,7 @@ def word(gain: Difference, over_baseline: Difference) -> str:
         over_baseline: Method less baseline.
 
     Returns:
-        One of `WORDS` but 'not run'. Where an interval is missing (fewer than two seeds) it is 'inconclusive'.
+        One of `WORDS` but 'not run'. Where an interval is missing (fewer than two seeds, or no spread) it is 'inconclusive'.
     """
     if math.isnan(gain.low) or not over_baseline.low > 0:
         return "inconclusive"

@@ -1,8 +1,9 @@
 """Compare a cell with what a published number was measured under: one typed `Departure` a condition that differs."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -10,6 +11,8 @@ import pandas as pd
 
 from dgd import keys
 from dgd.cell import Augment, Normalise
+from dgd.read import immaterial
+from dgd.read.papers import Conditions
 
 PUBLISHED = "as published"
 """What a cell without any departure reads."""
@@ -27,16 +30,20 @@ class Departure:
     """One condition in which a cell differs from a published number.
 
     Attributes:
-        key: The condition: a key of the recipe or of the data, `network`, `copied_from` or `counts`.
+        key: The condition: a key of the recipe or of the data, `network`, `reported`, `copied_from` or `counts`.
         ours: The cell's value; None where it has none or did not record it.
         theirs: The published one, or the tuple of those that stand for it.
         whose: Whose cell it is: "" the row's own, "baseline" or "teacher".
+        shown: What is said of it where data have shown it to be immaterial; see `dgd.read.immaterial`.
+        least_gain: The smallest published gain to which it is immaterial.
     """
 
     key: str
     ours: Any
     theirs: Any
     whose: str = ""
+    shown: str = ""
+    least_gain: float = math.inf
 
 
 def departures(row: Mapping, published: Mapping[str, tuple], whose: str = "") -> tuple[Departure, ...]:
@@ -64,6 +71,42 @@ def departures(row: Mapping, published: Mapping[str, tuple], whose: str = "") ->
     return tuple(found)
 
 
+def with_evidence(found: Iterable[Departure], row: Mapping) -> tuple[Departure, ...]:
+    """Return departures of a cell in its result, a row of cells.csv, with what data have shown of them."""
+    return tuple(
+        replace(one, **dict(zip(("shown", "least_gain"), immaterial.shown(one.key, one.ours, one.theirs, row))))
+        for one in found
+    )
+
+
+def size_counts(found: Iterable[Departure], gain: float) -> bool:
+    """Return whether a published gain of this size is held against cells that depart so: in nothing that may change it."""
+    return all(abs(gain) >= one.least_gain for one in found)
+
+
+def of_cells(
+    group: pd.DataFrame, base: pd.DataFrame, taught: pd.DataFrame, wanted: Conditions, evidence: bool = False
+) -> tuple[Departure, ...]:
+    """Return how finished cells depart from a published number.
+
+    Args:
+        group: Rows of cells.csv of a method.
+        base: Of the baseline that it is held against.
+        taught: Of its teacher.
+        wanted: What the published number was measured under.
+        evidence: The number is a result, of which data may have shown that it does not depend on a condition.
+    """
+
+    def found(cells: pd.DataFrame, wanted: Mapping[str, tuple], whose: str) -> list[Departure]:
+        first = cells[(cells["status"] == "finished") & (cells["network"] == 0)]
+        pairs = [(cell, departures(cell, wanted, whose)) for cell in first.to_dict("records")]
+        return [one for cell, own in pairs for one in (with_evidence(own, cell) if evidence else own)]
+
+    return together(
+        [*found(group, wanted.own, ""), *found(base, wanted.baseline, "baseline"), *found(taught, wanted.teacher, "teacher")]
+    )
+
+
 def together(found: Iterable[Departure]) -> tuple[Departure, ...]:
     """Return departures once each; a baseline or teacher that departs as the row's own cells do is not named again."""
     found = dict.fromkeys(found)
@@ -73,12 +116,14 @@ def together(found: Iterable[Departure]) -> tuple[Departure, ...]:
 
 def render(found: Iterable[Departure]) -> str:
     """Return departures in words, `PUBLISHED` where there is none."""
-    parts = [(f"{one.whose}: " if one.whose else "") + _words(one) for one in found]
+    parts = [(f"{one.whose}: " if one.whose else "") + _words(one) + (f" ({one.shown})" if one.shown else "") for one in found]
     return ", ".join(dict.fromkeys(parts)) or PUBLISHED
 
 
 def _ours(row: Mapping, key: str) -> Any:
     """Return the value that a row of cells.csv has for a condition; None where it has none."""
+    if key == "reported":  # a teacher's weights are those of its last epoch
+        return "last"
     value = row.get("student" if key == "network" else key)
     if key == "augment":
         return _kind(Augment, "{}" if value is None or pd.isna(value) else value).of(row["dataset"])
@@ -178,6 +223,7 @@ WORDS = {
     "normalise": _normalised,
     "augment": _augmented,
     "network": lambda ours, theirs: f"network {ours}, published with {theirs}",
+    "reported": lambda ours, theirs: f"{ours} epoch, published with the {theirs}",
     "copied_from": lambda ours, theirs: f"the published number is that of {theirs}",
     "counts": lambda ours, theirs: f"the published number counts {theirs} filters only",
     "epoch": lambda ours, theirs: f"epoch {ours} stands for {theirs}",

@@ -81,7 +81,7 @@ class Published:
     """
 
     def __init__(self, papers: pd.DataFrame):
-        absent = {"teacher": "", "teacher_here": "", "counts": None, "copied_from": None}
+        absent = {"teacher": "", "teacher_here": "", "counts": None, "copied_from": None, "reported": None}
         self.rows = [
             row | {key: value for key, value in absent.items() if pd.isna(row[key])} for row in papers.to_dict("records")
         ]

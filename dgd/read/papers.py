@@ -28,6 +28,7 @@ ROW = {
     "value": float,
     "sd": float,
     "n": int,
+    "reported": str,
     "copied_from": str,
     "counts": str,
     "who": str,
@@ -36,7 +37,12 @@ ROW = {
 }
 """Fields of a published number and their types."""
 
-OPTIONAL = ("teacher", "threshold", "epoch", "sd", "n", "copied_from", "counts", "who", "note")
+OPTIONAL = ("teacher", "threshold", "epoch", "sd", "n", "reported", "copied_from", "counts", "who", "note")
+
+LAST, BEST = "last", "best on test"
+REPORTED = (LAST, BEST)
+"""Which epoch of a run a published number is of: `reported` of a row, or of the conditions of its data set; absent where the
+source does not say."""
 
 READINGS = ("ensemble",)
 """What a row may have as its method besides a name of the paper's `methods`: a reading of a whole group."""
@@ -44,12 +50,16 @@ READINGS = ("ensemble",)
 FORM = {
     **{"paper": Value(str), "headline": [Value(str)], "methods": Null([Value(str | Mapping)])},
     **{"conditions": Each(Each(Value(Any))), "networks?": Null(Each(Value(str)))},
+    **{"teachers?": Null(Each(Each(Value(Any)))), "by_network?": Null(Each(Each(Value(Any))))},
     **{"results": Null([Value(Mapping)]), "reruns?": Null([Value(Mapping)]), "claims?": Null([Value(Mapping)])},
 }
 """The form of a paper's file, as far as it is read here."""
 
 PERCENT = ("top5", "map", "rank1")
 """Metrics of published numbers, besides those of `dgd.metrics`, that are in percent."""
+
+ACCURACIES = (*(one.name for one in METRICS.values()), *PERCENT)
+"""Metrics of published numbers that are a network's result at one epoch of its training."""
 
 LEAST = {"networks": 1, "teachers": 0, "threshold": 0, "epoch": 0, "sd": 0, "n": 1}
 """The smallest values of fields of `ROW`."""
@@ -72,7 +82,8 @@ class Conditions:
 
 TYPED = ("composition", "overrides", "conditions", "model_here", "teacher_here")
 """What `read_papers` adds to a row: its `Method` (None for a reading), the keys of the recipe that this method overrides, its
-`Conditions`, and the names that its network and its teacher will have here (the row's own where ours are theirs)."""
+`Conditions` (of which `reported` is the teacher's only: the row's own is the row's field, filled in), and the names that its
+network and its teacher will have here (the row's own where ours are theirs)."""
 
 
 def load(path: str | Path) -> dict:
@@ -107,11 +118,12 @@ def read_papers(papers: Iterable[str | Path | dict], section: str = "results") -
         order = {table: place for place, table in enumerate(document["headline"])}
         about = _About(
             paper_methods(document, path),
-            {name: checked_conditions(given, f"{path}: conditions.{name}") for name, given in document["conditions"].items()},
+            *(_checked(document, key, path) for key in ("conditions", "teachers", "by_network")),
             document.get("networks") or {},
         )
         found = [_row(path, row) | {"paper": document["paper"]} for row in document.get(section) or []]
-        found = [row | _typed(row, about, f"{path}: row {keys.short(row['id'])}", section == "results") for row in found]
+        for row in found:
+            row |= _typed(row, about, f"{path}: row {keys.short(row['id'])}", section == "results")
         for row in found:
             if row["id"] in seen:
                 raise ValueError(f"{path}: id {keys.short(row['id'])} is already used in {seen[row['id']]}")
@@ -142,10 +154,48 @@ def paper_methods(document: Mapping, path: str | Path) -> dict[str, Method]:
     return found
 
 
+def shared_conditions(document: Mapping, path: str | Path) -> dict[str, dict[str, tuple]]:
+    """Return the conditions that a paper's file has for each data set, without which epoch is reported.
+
+    Raises:
+        ValueError: A condition cannot be; the message names the file.
+    """
+    found = _checked(document, "conditions", path)
+    return {name: {key: values for key, values in of.items() if key != "reported"} for name, of in found.items()}
+
+
+def _checked(document: Mapping, key: str, path: str | Path) -> dict[str, dict[str, tuple]]:
+    """Return the conditions below a key of a paper's file, which may say which epoch is reported."""
+    found = {}
+    for name, given in (document.get(key) or {}).items():
+        where, given = f"{path}: {key}.{name}", dict(given)
+        reported = given.pop("reported", None)
+        _check_reported(reported, where)
+        found[name] = checked_conditions(given, where) | ({"reported": (reported,)} if reported else {})
+    return found
+
+
+def _check_reported(value: Any, where: str) -> None:
+    if value is not None and value not in REPORTED:
+        raise ValueError(f"{where}.reported is {keys.short(value)}; it must be one of {', '.join(REPORTED)}")
+
+
 @dataclass(frozen=True)
 class _About:
+    """What holds for all rows of a paper's file.
+
+    Attributes:
+        methods: Label -> method.
+        conditions: Data set -> conditions.
+        teachers: Data set -> in what the teachers' differ from those.
+        by_network: Published name of a network -> in what its conditions differ, whatever its role.
+        networks: Published name of a network -> its name here.
+    """
+
     methods: Mapping[str, Method]
     conditions: Mapping[str, Mapping[str, tuple]]
+    teachers: Mapping[str, Mapping[str, tuple]]
+    by_network: Mapping[str, Mapping[str, tuple]]
     networks: Mapping[str, str]
 
 
@@ -163,6 +213,7 @@ def _row(path: str | Path, row: dict) -> dict:
             raise ValueError(f"{name}: {key} must be {kind.__name__}, got {keys.short(value)}")
         for line in keys.of_type(kind | None, value, key, keys.Key("", least=LEAST.get(key))):
             raise ValueError(f"{name}: {line}")
+    _check_reported(row.get("reported"), name)
     least, most = _bounds(row["metric"])
     if not least <= row["value"] <= most:
         raise ValueError(f"{name}: value is {row['value']:g}; {row['metric']} is from {least:g} to {most:g}")
@@ -176,7 +227,7 @@ def _bounds(metric: str) -> tuple[float, float]:
 
 
 def _typed(row: dict, about: _About, name: str, check: bool) -> dict:
-    """Return the fields of `TYPED` of a row; what others re-ran need not be a method of the paper."""
+    """Return the fields of `TYPED` of a row; what others re-ran need not be a method of the paper. Fill in `reported`."""
     method = about.methods.get(row["method"])
     if method is None and row["method"] not in READINGS and check:
         raise ValueError(
@@ -191,12 +242,18 @@ def _typed(row: dict, about: _About, name: str, check: bool) -> dict:
     shared = about.conditions.get(row["dataset"], {})
     overrides = checked_conditions(method.recipe, name) if method else {}
     own = {key: (row[key],) for key in ("copied_from", "counts") if row[key] is not None}
-    network = {"network": (model,)} if shared else {}
-    conditions = Conditions(
-        {**shared, **overrides, **network, **own} if shared else own,
-        {**shared, **network},
-        {**shared, "network": (teacher,)} if shared and teacher else {},
+    if not shared:
+        return dict(zip(TYPED, (method, overrides, Conditions(own), model, teacher), strict=True))
+    alone = shared | about.by_network.get(row["model"], {}) | {"network": (model,)}
+    taught = (
+        shared | about.by_network.get(row["teacher"], {}) | about.teachers.get(row["dataset"], {}) | {"network": (teacher,)}
     )
+    (said,) = alone.pop("reported", (None,))
+    if "reported" not in about.teachers.get(row["dataset"], {}):
+        taught.pop("reported", None)
+    # What is counted of filters is of an epoch of its own.
+    row["reported"] = row["reported"] or (said if row["metric"] in ACCURACIES else None)
+    conditions = Conditions({**alone, **overrides, **own}, alone, taught if teacher else {})
     values = method, overrides, conditions, model, teacher
     return dict(zip(TYPED, values, strict=True))
 

@@ -1,17 +1,17 @@
 """Make the results table: our results beside the published ones, with gains over the baseline and verdicts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
 from dgd.benchmark import BASELINE
 from dgd.metrics import Metric, metric_named
-from dgd.read.cells import baseline_of, grouped, is_baseline, members, metric_of, outcomes, reported, taught_by
-from dgd.read.departures import PUBLISHED, Departure, departures, render, together
+from dgd.read.cells import baseline_of, grouped, is_baseline, members, metric_of, outcomes, precisions, reported, taught_by
+from dgd.read.departures import PUBLISHED, of_cells, render, size_counts
 from dgd.read.matching import Published
 from dgd.read.matching import is_baseline as is_published_baseline
-from dgd.read.papers import Conditions, read_papers, source_text, value_text
+from dgd.read.papers import BEST, LAST, read_papers, source_text, value_text
 from dgd.read.statistics import (
     Difference,
     Pooled,
@@ -26,13 +26,17 @@ from dgd.read.statistics import (
 from dgd.read.table import PAIR, Table, gain, interval, number, p_value, pair
 from dgd.read.thresholds import mean
 
+AS_REPORTED = {LAST: "last", BEST: "best_on_test"}
+"""Which epoch a published number is of -> the column of cells.csv that has the same of ours."""
+
 COLUMNS = (
     *("dataset", "student", "teacher", "method", "role", "networks", "teachers", "epochs", "protocol", "metric", "report"),
     *("paper", "paper_mean", "paper_sd", "paper_n", "paper_source", "paper_others"),
     *("mean", "sd", "n", "low", "high", "predict_low", "predict_high", "paper_within"),
     *("gain", "gain_low", "gain_high", "gain_p", "gain_p_holm", "minimum_detectable_effect"),
-    *("paper_gain", "paper_baseline", "verdict", "pooled_gain", "pooled_low", "pooled_high", "pooled_settings"),
-    *("best_on_test", "validation_selected", "mean_of_networks", "status", "scale"),
+    *("paper_reported", "paper_gain", "held_gain", "held_low", "held_high", "paper_baseline", "verdict"),
+    *("pooled_gain", "pooled_low", "pooled_high", "pooled_settings"),
+    *("best_on_test", "validation_selected", "mean_of_networks", "status", "precision", "scale"),
 )
 
 OVER = "over"
@@ -40,7 +44,7 @@ OVER = "over"
 
 TEXT = (
     *("dataset", "student", "teacher", "method", "role", "protocol", "metric", "report", "paper", "paper_source"),
-    *("paper_others", "paper_within", "paper_baseline", "verdict", "status", "scale", "over"),
+    *("paper_others", "paper_within", "paper_reported", "paper_baseline", "verdict", "status", "precision", "scale", "over"),
 )
 """The columns that hold text; all others hold numbers."""
 
@@ -56,9 +60,11 @@ def results_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable, report: 
     pooled standard deviation. `pooled_gain` and its interval are the method's gain averaged over the table's settings (dataset
     and student, all its teachers together, as these share a baseline) that have two seeds on both sides; NaN with fewer than
     two of them. `paper_gain` is over the baseline of the same published table, or the paper's first one where that table has
-    none (`paper_baseline` says which). Only a row that is as published has it, and can be reproduced; `scale` says in which
-    conditions it departs. `paper_within` says, of such a row, if the published value lies in the 95 % prediction interval of
-    one further run of ours.
+    none (`paper_baseline` says which). Only a row that is as published has it, or one that departs in nothing but what was
+    shown to be immaterial to such a gain, and can be reproduced; `scale` says in which conditions it departs. Where the
+    published numbers are of each run's best epoch on the test set (`paper_reported`), what they are held against is our gain
+    of the same (`held_gain` and its interval). `paper_within` says, of such a row, if the published value lies in the 95 %
+    prediction interval of one further run of ours, of the same epoch.
 
     Args:
         cells: From `dgd.read.cells.collect`, or its CSV.
@@ -83,7 +89,8 @@ def results_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable, report: 
             roles = [name for name, among in (("teacher", teachers), ("student", students)) if student in among]
             role = " and ".join(roles) if method == baseline_of(group) and roles else "student"
             row = {"dataset": dataset, "student": student, "teacher": teacher, "method": method, "role": role}
-            rows.append(row | _ours(group, base, report) | _theirs(group, base, taught, published))
+            theirs = _theirs(group, base, taught, published)
+            rows.append(row | _ours(group, base, report, theirs.get("paper_reported")) | theirs)
     pooled = _pooled(cells, report)
     for row in rows:
         if row["method"] in pooled.get(row["metric"], {}):
@@ -101,14 +108,14 @@ def _judged(frame: pd.DataFrame) -> pd.DataFrame:
     frame.loc[frame[["predict_low", "paper_mean"]].isna().any(axis=1) | (frame["scale"] != PUBLISHED), "paper_within"] = ""
     frame["gain_p_holm"] = holm(frame["gain_p"])
     frame["verdict"] = [
-        "" if row.over == row.method else verdict((row.gain_low, row.gain_high), _or_none(row.paper_gain))
+        ""
+        if row.over == row.method
+        else verdict((row.gain_low, row.gain_high), None)
+        if pd.isna(row.paper_gain)
+        else verdict((row.held_low, row.held_high), float(row.paper_gain))
         for row in frame.itertuples()
     ]
     return frame
-
-
-def _or_none(value: float) -> float | None:
-    return None if pd.isna(value) else float(value)
 
 
 def _with_types(frame: pd.DataFrame) -> pd.DataFrame:
@@ -146,8 +153,8 @@ def _pooled(cells: pd.DataFrame, report: str) -> dict[str, dict[str, Pooled]]:
     }
 
 
-def _ours(group: pd.DataFrame, base: pd.DataFrame, report: str) -> dict[str, Any]:
-    """Return our side of a row."""
+def _ours(group: pd.DataFrame, base: pd.DataFrame, report: str, epoch: str | None) -> dict[str, Any]:
+    """Return our side of a row; `epoch` says which one the published numbers are of, see `dgd.read.papers.REPORTED`."""
     (first, how), (base, _) = reported(group, report), reported(base, report)
     name = " ".join(group.iloc[0][["dataset", "model", "method"]])
     metric = metric_of(group)
@@ -159,12 +166,16 @@ def _ours(group: pd.DataFrame, base: pd.DataFrame, report: str) -> dict[str, Any
         row[column] = values[0] if values else None
     last = first["last"].astype(float)
     row |= mean_interval(last)._asdict()
-    row["predict_low"], row["predict_high"] = prediction_interval(last)
-    row["over"] = baseline_of(group)
+    column = AS_REPORTED.get(epoch, "last")
+    same = first[column].dropna().astype(float)
+    row["predict_low"], row["predict_high"] = prediction_interval(same)
+    row["precision"], row["over"] = precisions(group), baseline_of(group)
     if group.iloc[0]["method"] != row["over"]:
         others = base["last"].astype(float)
         found = gain_over(last, others, metric)
         row |= {"gain": found.difference, "gain_low": found.low, "gain_high": found.high, "gain_p": found.p}
+        held = gain_over(same, base[column].dropna().astype(float), metric)
+        row |= {"held_gain": held.difference, "held_low": held.low, "held_high": held.high}
         row["minimum_detectable_effect"] = detectable_between(last, others)
     row["best_on_test"] = mean(first["best_on_test"])
     row["validation_selected"] = mean(first["validation_selected"])
@@ -183,31 +194,17 @@ def _theirs(group: pd.DataFrame, base: pd.DataFrame, taught: pd.DataFrame, publi
     if not found:
         return row
     best = found[0]
-    departed = _departures(group, base, taught, best["conditions"])
+    departed = of_cells(group, base, taught, best["conditions"], evidence=True)
     row |= {"paper": value_text(best), "paper_source": source_text(best), "scale": render(departed)}
+    row["paper_reported"] = best["reported"] or ""
     row |= {"paper_mean": best["value"], "paper_sd": best["sd"], "paper_n": best["n"]}
     other = published.baseline(best)
     if other and not is_published_baseline(best):
         row["paper_baseline"] = f"{value_text(other)} ({source_text(other)})"
-        if not departed:
-            row["paper_gain"] = metric.sign * (best["value"] - other["value"])
+        size = metric.sign * (best["value"] - other["value"])
+        if size_counts(departed, size):
+            row["paper_gain"] = size
     return row
-
-
-def _departures(group: pd.DataFrame, base: pd.DataFrame, taught: pd.DataFrame, conditions: Conditions) -> tuple[Departure, ...]:
-    """Return how the finished cells of a row, of its baseline and of its teacher depart from a published number."""
-
-    def found(cells: pd.DataFrame, wanted: Mapping[str, tuple], whose: str) -> list[Departure]:
-        first = cells[(cells["status"] == "finished") & (cells["network"] == 0)]
-        return [one for cell in first.to_dict("records") for one in departures(cell, wanted, whose)]
-
-    return together(
-        [
-            *found(group, conditions.own, ""),
-            *found(base, conditions.baseline, "baseline"),
-            *found(taught, conditions.teacher, "teacher"),
-        ]
-    )
 
 
 # -------------------------------------------------------------------------------------------------------------- text
@@ -228,6 +225,8 @@ def _text(row: Any) -> dict[str, str]:
         "gain": gain(row.gain, row.gain_low, row.gain_high, metric.form),
         "minimum detectable effect": number(row.minimum_detectable_effect, metric.form),
         "paper gain": number(row.paper_gain, f"+{metric.form}"),
+        "departs in": row.scale,
+        "precision": row.precision,
         "p (Holm)": p_value(row.gain_p_holm),
         "verdict": row.verdict,
         "validation-selected": number(row.validation_selected, metric.form),
@@ -285,8 +284,8 @@ def _footnotes(frame: pd.DataFrame) -> Iterable[str]:
     yield (
         "Verdict, with [lo, hi] the interval of the gain and g the published gain: reproduced if lo > 0 and hi ≥ g; "
         "direction only if lo > 0 and hi < g, or if lo > 0 and no gain was published for this cell; not reproduced if "
-        "lo ≤ 0 and hi < g, or if hi < 0; inconclusive otherwise, and always with fewer than two seeds. Verdicts are "
-        "not corrected for their number."
+        "lo ≤ 0 and hi < g, or if hi < 0; inconclusive otherwise, and always with fewer than two seeds or without any "
+        "spread, where there is no test. Verdicts are not corrected for their number."
     )
     if OVER in frame:
         own = frame[(frame[OVER] != BASELINE) & (frame[OVER] != frame["method"])]
@@ -316,10 +315,27 @@ def _pooled_footnotes(frame: pd.DataFrame) -> Iterable[str]:
 
 def _published_footnotes(frame: pd.DataFrame) -> Iterable[str]:
     """Yield what is said of published numbers: in which conditions ours depart from them, and what else was published."""
-    for scale, rows in frame[~frame["scale"].isin(("", PUBLISHED))].groupby("scale", sort=False):
+    kept = frame[~frame["scale"].isin(("", PUBLISHED)) & frame["paper_gain"].notna()]
+    if len(kept):
+        yield (
+            "Departs in nothing but what was shown to be immaterial to a gain of the published size, which is held against "
+            f"ours: {_names(kept)}. The evidence is in the folder that is named, the rule in papers/evidence/immaterial.yaml."
+        )
+    for scale, rows in frame[~frame["scale"].isin(("", PUBLISHED)) & frame["paper_gain"].isna()].groupby("scale", sort=False):
         yield (
             f"Not as published ({scale}): {_names(rows)}. What the paper has stands beside it for orientation; its gain is not "
             "held against ours, and a verdict is on the direction alone."
+        )
+    rows = frame[frame["paper_gain"].notna() & (frame["paper_reported"] == BEST)]
+    if len(rows):
+        gains = "; ".join(
+            f"{pair(row.student, row.teacher)} {row.method} ({row.dataset}) "
+            + gain(row.held_gain, row.held_low, row.held_high, metric_named(row.metric).form)
+            for row in rows.itertuples()
+        )
+        yield (
+            "Published of each run's best epoch on the test set, and so held against the gain of our best epochs, which counts "
+            f"for the verdict: {gains}."
         )
     for word, text in (("yes", "would be"), ("no", "would not be")):
         rows = frame[frame["paper_within"] == word]

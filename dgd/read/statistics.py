@@ -113,8 +113,8 @@ def difference(a: Sequence[float], b: Sequence[float], confidence: float = 0.95)
         confidence: Coverage of the interval, between 0 and 1.
 
     Returns:
-        (difference, low, high, p). Interval and p are NaN if either side has fewer than two values. If neither side
-        varies at all, the interval is the difference itself and p is 0, or 1 for a difference of zero.
+        (difference, low, high, p). Interval and p are NaN if either side has fewer than two values, or if neither side
+        varies at all: without a spread there is no test.
 
     Raises:
         ValueError: As `mean_interval`.
@@ -124,9 +124,9 @@ def difference(a: Sequence[float], b: Sequence[float], confidence: float = 0.95)
     gain = mean_a - mean_b
     if min(n_a, n_b) < 2:
         return Difference(gain, math.nan, math.nan, math.nan)
+    if np.ptp(a) == np.ptp(b) == 0:  # a standard deviation of equal values may be a rounding above 0
+        return Difference(gain, math.nan, math.nan, math.nan)
     part_a, part_b = sd_a**2 / n_a, sd_b**2 / n_b
-    if part_a + part_b == 0:
-        return Difference(gain, gain, gain, 1.0 if gain == 0 else 0.0)
     error = math.sqrt(part_a + part_b)
     freedom = (part_a + part_b) ** 2 / (part_a**2 / (n_a - 1) + part_b**2 / (n_b - 1))
     half = _quantile(confidence, freedom) * error
@@ -166,10 +166,10 @@ def minimum_detectable_effect(sd: float, n: int | tuple[int, int], power: float 
 def detectable_between(a: Sequence[float], b: Sequence[float]) -> float:
     """Return the `minimum_detectable_effect` of two samples, by their pooled standard deviation.
 
-    It is NaN with fewer than two values on a side.
+    It is NaN with fewer than two values on a side, or without any spread.
     """
     (_, sd_a, n_a, *_), (_, sd_b, n_b, *_) = mean_interval(a), mean_interval(b)
-    if min(n_a, n_b) < 2:
+    if min(n_a, n_b) < 2 or np.ptp(a) == np.ptp(b) == 0:
         return math.nan
     pooled = math.sqrt(((n_a - 1) * sd_a**2 + (n_b - 1) * sd_b**2) / (n_a + n_b - 2))
     return minimum_detectable_effect(pooled, (n_a, n_b))
@@ -273,10 +273,11 @@ def verdict(gain_interval: tuple[float, float], claimed_gain: float | None) -> s
     | lo <= 0, hi < g; or hi < 0 | not reproduced: a gain as large as claimed is excluded, and no gain is shown         |
     | lo <= 0 <= hi, hi >= g     | inconclusive: both no gain and the claimed gain fit                                  |
 
-    A NaN interval (fewer than two seeds on a side) is inconclusive. Without a published number for the cell (None) only
-    the direction is claimed: lo > 0 is "direction only", hi < 0 "not reproduced", anything else inconclusive. A published
-    loss (g < 0) is judged after changing the sign of everything, so "reproduced" then means that the loss was. A published
-    gain of exactly 0 has no margin to hold it to: an interval without 0 is "not reproduced", any other inconclusive.
+    A NaN interval (fewer than two seeds on a side, or no spread on either) is inconclusive. Without a published number for
+    the cell (None) only the direction is claimed: lo > 0 is "direction only", hi < 0 "not reproduced", anything else
+    inconclusive. A published loss (g < 0) is judged after changing the sign of everything, so "reproduced" then means that the
+    loss was. A published gain of exactly 0 has no margin to hold it to: an interval without 0 is "not reproduced", any other
+    inconclusive.
 
     The published gain is taken as an exact number, although it rests on few runs itself.
 

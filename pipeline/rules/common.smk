@@ -31,7 +31,7 @@ if workflow.remote_exec:
     os.environ.update(DGD_NETWORKS="no")
 
 from dgd import config as dgd_config
-from dgd import frozen, identity, plugins, signals
+from dgd import frozen, identity, plugins, shipped, signals
 from dgd.manifest import MANIFEST
 from dgd.metrics import MAKERS
 from pipeline import planning

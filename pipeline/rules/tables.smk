@@ -77,6 +77,7 @@ rule tabulate:
         PRUNED,
         cells=CELLS_CSV,
         papers=PAPERS,
+        evidence=local(os.path.relpath(shipped.EVIDENCE)),
     output:
         report(
             directory(TABLES),

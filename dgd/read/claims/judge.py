@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from dgd.read.claims.measure import Benchmark, Where
+from dgd.read.claims.measure import Benchmark, Where, has_best
 from dgd.read.claims.schema import KINDS, Claim, Setting
-from dgd.read.departures import PUBLISHED, Departure, departures, render, together
-from dgd.read.papers import Conditions
+from dgd.read.departures import PUBLISHED, Departure, departures, render, size_counts, together, with_evidence
+from dgd.read.papers import BEST, Conditions
 from dgd.read.statistics import VERDICTS, difference, holm, mean_interval, verdict
 from dgd.read.table import NOT_RUN
 
@@ -31,6 +31,15 @@ COLUMNS = (
 `over` are the paper's labels, `row` and `over_row` those of the benchmark's rows that were measured."""
 
 
+BEST_WORDS = {
+    (False, False): "",
+    (True, True): "of each run's best epoch on the test set, as published",
+    (True, False): "the method of each run's best epoch on the test set, as published",
+    (False, True): "what it is over of each run's best epoch on the test set, as published",
+}
+"""What is said of a row by which sides are of their best epochs."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """How two groups of cells stand to a published comparison.
@@ -39,16 +48,18 @@ class Scale:
         found: The conditions in which they depart from it.
         setting: They are of the published data set, student and teacher.
         named: The paper names its data set.
+        gain: The published difference.
     """
 
     found: tuple[Departure, ...]
     setting: bool
     named: bool = True
+    gain: float = 0.0
 
     @property
     def published(self) -> bool:
         """Return whether the published difference applies to them."""
-        return self.setting and not self.found
+        return self.setting and size_counts(self.found, self.gain)
 
     @property
     def reduced(self) -> bool:
@@ -57,7 +68,7 @@ class Scale:
 
     def __str__(self) -> str:
         if self.published:
-            return PUBLISHED
+            return f"{PUBLISHED} but for: {render(self.found)}" if self.found else PUBLISHED
         kind = "reduced" if self.reduced else "other recipe" if self.setting else "other setting"
         parts = [render(self.found)] if self.found else []
         if not self.setting:
@@ -222,14 +233,17 @@ def _rows(claim: Claim, source: Benchmark) -> Iterable[dict]:
             names = {"dataset": where[0], "student": where[1]}
             if place is None and not all(text in names[key] for key, text in claim.only.items()):
                 continue
-            values, missing = source.values(ours, setting.measure, setting.side)
-            others, others_missing = source.values(theirs, setting.measure, setting.other)
+            epochs = setting.reported if scale.published else (None, None)
+            values, missing = source.values(ours, setting.measure, setting.side, epochs[0])
+            others, others_missing = source.values(theirs, setting.measure, setting.other, epochs[1])
             if values is None or others is None:  # the network has no such layer
                 continue
             row = _describe(claim, setting) | dict(zip(("dataset", "student", "teacher"), where))
             row |= {"benchmark": source.name, "row": ours[0]["method"], "over_row": theirs[0]["method"], "scale": str(scale)}
             row |= _judged(setting, values, others, scale) | {"place": place if scale.published else None}
-            row["remark"] = "; ".join(dict.fromkeys(text for text in (missing, others_missing) if text))
+            best = [epoch == BEST and has_best(setting.measure, side) for epoch, side in zip(epochs, setting.sides)]
+            remarks = (BEST_WORDS[tuple(best)], missing, others_missing)
+            row["remark"] = "; ".join(dict.fromkeys(text for text in remarks if text))
             for prefix, cells in (("", ours), ("over_", theirs)):
                 row[f"{prefix}seeds"] = " ".join(str(cell["seed"]) for cell in cells)
                 row[f"{prefix}folders"] = " ".join(cell["folder"] for cell in cells)
@@ -286,22 +300,25 @@ def _scale(
     """
     shared = claim.conditions.get(where[0]) or claim.conditions.get(claim.settings[0].dataset) or {}
     both = setting.conditions if same else [Conditions({**shared, **side.overrides}, shared, shared) for side in setting.sides]
+    evidence = bool(KINDS[setting.measure.kind].metric)
     found = chain(
-        _departures(ours, both[0].own),
-        _departures(theirs, both[1].own),
+        _departures(ours, both[0].own, "", evidence),
+        _departures(theirs, both[1].own, "", evidence),
         *(
-            _departures(source.teachers(where, cells), conditions.teacher, "teacher")
+            _departures(source.teachers(where, cells), conditions.teacher, "teacher", evidence)
             for cells, conditions in zip((ours, theirs), both, strict=True)
         ),
         _epochs((*ours, *theirs), setting),
     )
-    return Scale(together(found), same, setting.dataset is not None)
+    return Scale(together(found), same, setting.dataset is not None, setting.gain)
 
 
-def _departures(cells: list[dict], wanted: Mapping[str, tuple], whose: str = "") -> Iterable[Departure]:
+def _departures(cells: list[dict], wanted: Mapping[str, tuple], whose: str, evidence: bool) -> Iterable[Departure]:
     # What a published row counts is what the claim measures; see schema._check_row.
     conditions = {key: allowed for key, allowed in wanted.items() if key != "counts"}
-    return chain.from_iterable(departures(cell, conditions, whose) for cell in cells)
+    for cell in cells:
+        found = departures(cell, conditions, whose)
+        yield from with_evidence(found, cell) if evidence else found
 
 
 def _epochs(cells: Iterable[dict], setting: Setting) -> Iterable[Departure]:

@@ -17,6 +17,8 @@ from dgd.read.claims.schema import ENSEMBLE, KINDS, Claim, Kind, Measure, Side
 from dgd.read.departures import departures
 from dgd.read.files import AGAIN, has, read_entropies, read_filters, read_history
 from dgd.read.matching import composition_of
+from dgd.read.papers import BEST, LAST
+from dgd.read.results import AS_REPORTED
 from dgd.read.thresholds import THRESHOLDS, column
 
 Where = tuple[str, str, str]
@@ -92,9 +94,19 @@ class Benchmark:
         names = dict.fromkeys(_label(cell, "taught_by") for cell in cells if cell["teacher"])
         return [one for name in names for one in self.rows.get((name, (where[0], where[2], "")), [])]
 
-    def values(self, cells: list[dict], measure: Measure, side: Side) -> tuple[list[float] | None, str]:
-        """Return one value a cell that has one, and a remark on those that have none; None if no layer is meant."""
-        found = [self._value(cell, measure, side) for cell in cells]
+    def values(
+        self, cells: list[dict], measure: Measure, side: Side, reported: str | None = None
+    ) -> tuple[list[float] | None, str]:
+        """Return one value a cell that has one, and a remark on those that have none; None if no layer is meant.
+
+        Args:
+            cells: Of one side.
+            measure: What is measured.
+            side: Which side.
+            reported: Of which epoch the published number is, where ours is to be of the same; see `dgd.read.papers.REPORTED`.
+        """
+        best = reported == BEST and has_best(measure, side)
+        found = [_number(cell.get(AS_REPORTED[BEST])) if best else self._value(cell, measure, side) for cell in cells]
         if any(value is None for value in found):
             return None, ""
         values = [value for value in found if math.isfinite(value)]
@@ -148,6 +160,11 @@ class Benchmark:
                 norms = np.concatenate([layers[name] for name in names]).astype(float)
                 found[measure] = float(OF_NORMS[measure.kind](norms, measure.threshold))
         return found
+
+
+def has_best(measure: Measure, side: Side) -> bool:
+    """Return whether a measure is of one epoch of a cell, the last or the best one: a metric, and not of an ensemble."""
+    return KINDS[measure.kind].column == AS_REPORTED[LAST] and side.reading.how != ENSEMBLE
 
 
 def file_of(measure: Measure) -> str:

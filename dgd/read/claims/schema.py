@@ -136,6 +136,7 @@ class Setting:
         ids: Of the two published rows.
         conditions: What the two rows were measured under.
         here: The names that student and teacher have here, where they are others than ours of the published names.
+        reported: Of which epoch the two rows are; see `dgd.read.papers.REPORTED`.
     """
 
     measure: Measure
@@ -149,6 +150,7 @@ class Setting:
     ids: tuple[str, ...]
     conditions: tuple[published.Conditions, published.Conditions]
     here: tuple[str, str]
+    reported: tuple[str | None, str | None]
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -212,7 +214,7 @@ def read(papers: Iterable[str | Path]) -> list[Claim]:
             raise ValueError(f"{path}: {error}") from error
         methods = {name: _side(name, row) for name, row in published.paper_methods(document, path).items()}
         given = {row["id"]: row for row in document["results"] or ()}
-        shared = {name: published.checked_conditions(of, f"{path}: {name}") for name, of in document["conditions"].items()}
+        shared = published.shared_conditions(document, path)
         for entry in document["claims"]:
             where = f"{path}: claim {keys.short(entry.get('id'))}"
             _check(where, entry, CLAIM, optional=("note",))
@@ -301,7 +303,8 @@ def _setting(name: str, entry: dict, paper: _Paper) -> Setting:
     taught = next((row["teacher_here"] for row in rows if row["teachers"]), "")
     conditions = tuple(row["conditions"] for row in rows)
     here = rows[0]["model_here"], taught
-    setting = Setting(measure, entry["better"], *sides, *where, gain, tuple(ids), conditions, here)
+    reported = tuple(row["reported"] for row in rows)
+    setting = Setting(measure, entry["better"], *sides, *where, gain, tuple(ids), conditions, here, reported)
     for row, side in zip(ids, sides):
         _check_row(f"{name}: published: {row}", paper.given[row], setting, side)
     if gain == 0 or (gain > 0) != (entry["better"] == "higher"):

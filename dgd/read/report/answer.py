@@ -137,7 +137,7 @@ def _published(benchmark: Benchmark) -> Iterator[Markup]:
     """Yield how the rows that are run as published compare, or that there is none."""
     frame = benchmark.tables["results"].frame
     frame = with_gain(frame)
-    same = frame[(frame["scale"] == PUBLISHED) & frame["paper_gain"].notna()]
+    same = frame[frame["paper_gain"].notna()]
     if len(same):
         counts = ", ".join(f"{count} {verdict}" for verdict, count in same["verdict"].value_counts().items())
         yield Markup("<b>Beside the papers:</b> {} rows are run as published: {}.").format(len(same), counts)

@@ -21,7 +21,7 @@ EMPTY = ("", "–")
 """Texts of a cell that has no value."""
 
 LABELS = ("data set", PAIR, "method", "status", "deviations", "held against", "networks", "network", "direction", "images")
-LABELS += ("threshold", "latency of", "label", "number", "beside real ones", "report")
+LABELS += ("threshold", "latency of", "label", "number", "beside real ones", "report", "departs in", "precision")
 """Columns that say what a row is of, and are no results of its cells."""
 
 SENTENCE = 60
