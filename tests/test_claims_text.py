@@ -62,7 +62,7 @@ def test_the_command_lists_what_is_measured(tmp_path, capsys, monkeypatch):
     assert cli.main(["claims", "results/cifar10-small", "--csv"]) == 0
     rows = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert tuple(rows.columns) == claims.COLUMNS
-    assert set(rows["paper"]) == {"crd-benchmark", "dkd", "dgd", "filter-grafting", "hkd", "review"}
+    assert set(rows["paper"]) == {"crd-benchmark", "dkd", "dgd", "dml", "filter-grafting", "hkd", "review"}
     for words, message in (
         (["--paper", "x"], "--paper x: no file x.yaml; there are ccl, "),
         (["nowhere"], "nowhere: no such folder; give a benchmark's results"),

@@ -9,6 +9,7 @@ import timm
 import yaml
 
 from dgd import models  # noqa: F401  # registers our networks
+from dgd.read.claims import read as claims_of
 from dgd.read.papers import ROW as FIELDS
 from dgd.read.papers import read_papers
 
@@ -454,3 +455,30 @@ def test_double_ids_missing_fields_and_missing_keys_are_named(tmp_path):
 
 def test_every_field_has_a_type(document):
     assert {field for row in document["results"] for field in row} <= set(FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("paper", "methods"),
+    [
+        ("crd-benchmark", {"crd", "kd-crd", "fitnet", "at", "sp", "rkd"}),
+        ("dkd", {"dkd", "dkd-beta2", "dkd-beta6"}),
+        ("hkd", {"hkd", "hkd+kd"}),
+        ("review", {"review-official-0.6", "review-official-5", "review-official-8"}),
+        ("dml", {"dml"}),
+    ],
+)
+def test_each_method_has_a_claim_on_its_own_pairs(paper, methods):
+    """Over KD, or KD over it where so it was published; every pair that was published so is a setting."""
+    claims = claims_of([PAPERS / f"{paper}.yaml"])
+    assert {side.reading.method for one in claims for setting in one.settings for side in setting.sides} >= methods
+    rows = read_papers([PAPERS / f"{paper}.yaml"])
+    values = {(row.model, row.teacher if row.teachers else "", row.method): row.value for row in rows.itertuples()}
+    for one in claims:
+        side, other = one.settings[0].sides
+        better = {
+            (model, teacher)
+            for (model, teacher, method), value in values.items()
+            if method == side.reading.method
+            and value > values.get((model, teacher, other.reading.method), values.get((model, "", other.reading.method), 100))
+        }
+        assert {(setting.student, setting.teacher) for setting in one.settings} == better, one.id

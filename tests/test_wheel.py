@@ -37,7 +37,7 @@ def installed(tmp_path_factory) -> Path:
     subprocess.run([*pip, *build], check=True)
     (wheel,) = root.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {f"dgd/papers/{path.name}" for path in (ROOT / "papers").glob("*.yaml")} <= set(names)
+    assert {f"dgd/{path.relative_to(ROOT)}" for path in (ROOT / "papers").rglob("*.yaml")} <= set(names)
     assert {f"dgd/benchmarks/{path.name}" for path in (ROOT / "config").glob("*.yaml")} <= set(names)
     assert "dgd/strided_rows.csv" in names
     assert not [name for name in names if name.startswith(("pipeline", "tests", "config", "papers"))]

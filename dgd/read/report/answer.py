@@ -74,7 +74,9 @@ def published(benchmark: Benchmark) -> pd.DataFrame:
             metric = metric_named(row.metric)
             value = metric.sign * (row.paper_mean - sort_key(row.paper_baseline))
             text = f"{value:+{metric.form}} ({row.paper_source})"
-            rows.append((row.dataset, row.student, row.method, value, _kind(row.scale), text))
+            kind = "under other conditions" if pd.isna(row.paper_gain) else "as published"
+            text += "" if row.scale == PUBLISHED else f"; ours: {row.scale}"
+            rows.append((row.dataset, row.student, row.method, value, kind, text))
     judged = claims.typed(benchmark.tables["claims"].frame) if "claims" in benchmark.tables else pd.DataFrame()
     for _, claim in judged.groupby("claim", sort=False) if len(judged) else ():
         ours = claim[(claim["verdict"] != NOT_RUN) & (claim["over_row"] == "baseline") & (claim["better"] == "higher")]
@@ -85,10 +87,6 @@ def published(benchmark: Benchmark) -> pd.DataFrame:
                 rows.append((one.dataset, one.student, one.row, row.published, "under other conditions", text))
     columns = ["dataset", "student", "method", "value", "kind", "text"]
     return pd.DataFrame(rows, columns=columns).drop_duplicates(["dataset", "student", "method", "value"])
-
-
-def _kind(scale: str) -> str:
-    return "as published" if scale == PUBLISHED else "under other conditions"
 
 
 def question(benchmark: Benchmark) -> str:
