@@ -362,7 +362,7 @@ class Graft(Ring):
     )
     layers: str = key(
         "dimension",
-        "What has a share of its own: every weight of `dimension` 4 (paper), or every key with 'conv' in its `name` "
+        "What has a share of its own: every filter by `dimension` (paper), or every key with 'conv' in its `name` "
         "(reference-code).",
         choices=("dimension", "name"),
         filled="by protocol",
