@@ -1,7 +1,7 @@
 """The filters of any convolutional network: their norms, their entropy, and valid and invalid sets.
 
-A filter is `weight[j]` of a convolution's weight (filters, channels / groups, ...). Every weight of four dimensions counts, or of
-five (Conv3d), depthwise, grouped and shortcut convolutions included. Two kinds of networks have no filters, by the shapes of
+A filter is `weight[j]` of a convolution's weight (filters, channels / groups, ...). Every weight of four dimensions counts, and
+of five (Conv3d), depthwise, grouped and shortcut convolutions included. Two kinds of networks have no filters, by the shapes of
 their weights alone:
 
 * Networks whose convolutions only embed the image or merge patches, such as ViT, Swin, MLP-Mixer, CrossViT and LeViT: they have
@@ -11,6 +11,7 @@ their weights alone:
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -32,8 +33,7 @@ def conv_weights(model_or_state: nn.Module | Mapping[str, Tensor]) -> dict[str, 
 
 def _mixes(state: Mapping[str, Tensor]) -> bool:
     """Return whether a network mixes convolutions: a matrix's rows are not the channels of the batch norm right after it."""
-    keys = list(state)
-    for key, after in zip(keys, keys[1:]):
+    for key, after in pairwise(state):
         rows = state[key]
         if rows.ndim == 2 and after.endswith(".weight") and after.removesuffix("weight") + "running_mean" in state:
             channels = len(state[after])

@@ -81,8 +81,8 @@ def check_states(states: Sequence[State], layers: str | None, alone: bool = Fals
         if layers and not layers_of(state, layers):
             what = "no tensor with 'conv' in its name" if layers == "name" else "no convolution filters"
             raise GraftingError(
-                f"network {i} has {what} (a transformer's patch embedding is none, nor are convolutions that are mixed for each "
-                "image): there is nothing to graft"
+                f"network {i} has {what} (a patch embedding is none, nor are convolutions that are mixed for each image): "
+                "there is nothing to graft"
             )
         if state.keys() != states[0].keys():
             odd = sorted(state.keys() ^ states[0].keys())[0]

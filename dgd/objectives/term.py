@@ -21,7 +21,7 @@ class Output:
         raw: (B, ...), of any other network.
         stages: Feature maps (B, C, H, W), shallow to deep: the last one of each resolution. Empty where no term reads features.
         before: The same maps before the stage's last activation; the stage's output itself where no activation ends it.
-        pooled: (B, C), the input of the classifier.
+        pooled: (B, C), the input of the classifier; None where the network has no single one.
         heads: Outputs of sub-networks by name.
     """
 
@@ -121,7 +121,8 @@ class Requires:
         peers: Whether the term needs the group's other networks, and in which order the networks learn. `own`: in turn, each on
             a batch of its own; `turns`: in turn, all on the same batch; `together`: all on the same batch, from outputs that
             were computed before the step; "": no peers.
-        features: The term needs `stages` and `pooled` of every network.
+        features: The term reads `stages` of every network.
+        pooled: It reads `pooled` of every network too, which then has to have a single classifier.
         before: The term needs `before` of the network that learns.
         teacher_before: The term needs `before` of the teachers.
         indices: The term keeps state for each training image, so one process must see all of them.
@@ -138,6 +139,7 @@ class Requires:
     teacher: str = ""
     peers: str = ""
     features: bool = False
+    pooled: bool = False
     before: bool = False
     teacher_before: bool = False
     indices: bool = False

@@ -98,7 +98,7 @@ class _Maker:
         self.ratio = ratio[0] if ratio else None
         self.code = LabelCode(real.tensors["train_labels"], real.num_classes)
         example = torch.zeros(2, real.in_chans, real.image_size, real.image_size, device=device)
-        self.reader = Reader(self.teacher, example, features=True)
+        self.reader = Reader(self.teacher, example, features=True, pooled=True)
 
     def _cell(self, folder: Path) -> Cell:
         cell = identity.cell_of(folder)

@@ -135,8 +135,9 @@ class Group:
             )
         else:
             teacher = teacher.eval().requires_grad_(False)
-        features = needs.features or needs.teacher_features
-        options = {"input": self.cell.teacher_input, "features": features, "before": needs.teacher_before}
+        pooled = needs.pooled or needs.teacher_features
+        wanted = {"features": needs.features, "pooled": pooled, "before": needs.teacher_before}
+        options = {"input": self.cell.teacher_input, **wanted}
         return make_reader(teacher, self.example, self.cell, self.arithmetic, **options)
 
     def momentum(self, k: int) -> dict[str, torch.Tensor]:
@@ -149,7 +150,13 @@ class Group:
         exchanged = exchange.standing(self.cell.exchange.name) if self.cell.exchange else []
         parts = [*member.objective.terms.values(), *exchanged]
         deviations = [text for part in parts for text in part.deviations]
-        if self.requires.teacher_before and any(act is None for act in self.teachers[0].last_acts):
+        ends = self.teachers[0].ends if self.requires.teacher_before else []
+        if "activated" in ends:
+            deviations.append(
+                "the teacher's stages end after an activation that is no module of its own (a function, or one before maps are "
+                "concatenated or scaled) and are read after it"
+            )
+        if "not activated" in ends:
             deviations.append("the teacher's stages end without an activation and are read as they are")
         return {"status": least_faithful(parts), "deviations": deviations}
 

@@ -93,6 +93,7 @@ def make_reader(
     *,
     input: str,
     features: bool = False,
+    pooled: bool = False,
     before: bool = False,
 ) -> Reader:
     """Return the reader of a network, tried on an example of its input.
@@ -103,7 +104,8 @@ def make_reader(
     try:
         with arithmetic.autocast():
             task, takes = TASKS[cell.task], models.takes(network, input)
-            return Reader(network, example, features=features, before=before, task=task, input=takes)
+            wanted = {"features": features, "pooled": pooled, "before": before}
+            return Reader(network, example, **wanted, task=task, input=takes)
     except ValueError as error:
         raise NotApplicable(f"{cell.method!r}: {error}") from None
 
@@ -143,7 +145,7 @@ def make_member(
     torch.manual_seed(stream(cell.seed, "init", "objective", number))
     objective = Objective(cell.objective, arithmetic.autocast)
     needs = objective.requires
-    options = {"input": cell.input, "features": needs.features, "before": needs.before}
+    options = {"input": cell.input, "features": needs.features, "pooled": needs.pooled, "before": needs.before}
     reader = make_reader(network, example, cell, arithmetic, **options)
     member = Member(network, objective, arithmetic, reader, surgery)
     own, teachers_outputs = Output(), []
