@@ -23,7 +23,7 @@ from torch import nn
 from dgd.keys import nearest
 from dgd.models.nested import nest
 
-__all__ = ["create", "example", "feature_width", "is_known", "nesting_problem", "registered", "suggest", "takes"]
+__all__ = ["CannotBuild", "create", "example", "feature_width", "is_known", "nesting_problem", "registered", "suggest", "takes"]
 
 for _path in sorted(Path(__file__).parent.glob("*.py")):
     if "\n@register_model\n" in _path.read_text(encoding="utf-8"):
@@ -33,6 +33,10 @@ for _path in sorted(Path(__file__).parent.glob("*.py")):
 STEM_POOLS = ("maxpool", "stem.pad", "stem.pool", "features.pool0", "features.conv1_pool")
 SET = ("num_classes", "in_chans", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "features_only")
 """Options of timm's models that are not a user's: data, task and `create` decide them."""
+
+
+class CannotBuild(ValueError):
+    """An error for a model that cannot be built for the images that are asked for; the message says why."""
 
 
 def registered(pattern: str | Sequence[str] = "") -> list[str]:
@@ -89,8 +93,9 @@ def create(
         options: Options of the model itself, such as `drop_path_rate`, which come before those that are chosen here.
 
     Raises:
-        ValueError: The name is unknown, the model has no such option, cannot be built for such images or run on them, or its
-            stem cannot be adapted.
+        ValueError: The name is unknown, or an option is not a user's.
+        CannotBuild: The model has no such option, cannot be built for such images or run on them, or its stem cannot be
+            adapted.
     """
     if not is_known(name):
         raise ValueError(suggest(name))
@@ -123,7 +128,7 @@ def create(
         if isinstance(error, TypeError) and (odd := [key for key in options or () if f"'{key}'" in reason]):
             reason = f"it has no option {odd[0]!r}{_options_of(name, odd[0])}"
         how = f"adapt_stem={adapt_stem}" + (f", patch_size={arguments['patch_size']}" if "patch_size" in arguments else "")
-        raise ValueError(
+        raise CannotBuild(
             f"model {name!r} does not work on {in_chans}x{image_size}x{image_size} images ({how}): {reason}"
         ) from error
     return model

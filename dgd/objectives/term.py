@@ -108,7 +108,7 @@ class Setting:
     takes: str = "image"
 
 
-WORDS = {"heads": "sub-nets", "draws": "random numbers"}
+WORDS = {"pooled": "pooled features", "heads": "sub-nets", "draws": "random numbers"}
 """Requirements that are called otherwise in a text."""
 
 
@@ -122,7 +122,6 @@ class Requires:
             a batch of its own; `turns`: in turn, all on the same batch; `together`: all on the same batch, from outputs that
             were computed before the step; "": no peers.
         features: The term reads `stages` of every network.
-        pooled: It reads `pooled` of every network too, which then has to have a single classifier.
         before: The term needs `before` of the network that learns.
         teacher_before: The term needs `before` of the teachers.
         indices: The term keeps state for each training image, so one process must see all of them.
@@ -134,12 +133,12 @@ class Requires:
         runs: The term runs networks itself, by `Batch.runs`: `peers` or `teachers`. All terms of an objective do, or none.
         teacher_features: The term needs `pooled` of the teachers.
         draws: The term draws random numbers from `Batch.generator`.
+        pooled: The term reads `pooled` of every network, which then has to have a single classifier.
     """
 
     teacher: str = ""
     peers: str = ""
     features: bool = False
-    pooled: bool = False
     before: bool = False
     teacher_before: bool = False
     indices: bool = False
@@ -150,6 +149,7 @@ class Requires:
     runs: str = ""
     teacher_features: bool = False
     draws: bool = False
+    pooled: bool = False
 
     TEACHER: ClassVar[tuple[str, ...]] = ("", "eval", "train")
     PEERS: ClassVar[tuple[str, ...]] = ("", "own", "turns", "together")

@@ -14,7 +14,7 @@ from dgd.task import TASKS
 from dgd.train.averages import frozen_batch_norm_stats
 from dgd.train.device import Arithmetic
 from dgd.train.features import Reader
-from dgd.train.outcomes import NotApplicable
+from dgd.train.outcomes import NotApplicable, OutOfMemory
 from dgd.train.streams import stream
 
 
@@ -69,17 +69,26 @@ class Member(nn.Module):
 
 
 def create(name: str, dataset, cell: Cell) -> nn.Module:
-    """Build a network for the images and the task of a data set, with fresh weights."""
+    """Build a network for the images and the task of a data set, with fresh weights.
+
+    Raises:
+        NotApplicable: The network cannot be built for such images.
+    """
     task, channels, size = TASKS[cell.task], dataset.in_chans, dataset.image_size
     if task.features:
         channels, size = models.feature_width(cell.teacher, channels, size, cell.adapt_stem), 1
-    network = models.create(
-        name,
-        num_classes=task.width(dataset.num_classes),
-        in_chans=channels,
-        image_size=size,
-        adapt_stem=cell.adapt_stem,
-    )
+    try:
+        network = models.create(
+            name,
+            num_classes=task.width(dataset.num_classes),
+            in_chans=channels,
+            image_size=size,
+            adapt_stem=cell.adapt_stem,
+        )
+    except models.CannotBuild as error:
+        if OutOfMemory.of(error, cell.path):
+            raise
+        raise NotApplicable(str(error)) from None
     if hasattr(network, "set_units"):  # it makes images: as normalised as those of the data set
         network.set_units(dataset.mean, dataset.std)
     return network
