@@ -462,7 +462,7 @@ def test_options_are_the_models_own():
     )
     assert (len(model.blocks), model.patch_embed.patch_size) == (1, (8, 8))
     for options, message in (
-        ({"drop_pat_rate": 0.1}, "it has no option 'drop_pat_rate'; did you mean drop_path_rate?"),
+        ({"drop_pat_rate": 0.1}, "test_resnet has no option 'drop_pat_rate'; did you mean drop_path_rate?"),
         ({"num_classes": 5}, "the option 'num_classes' is decided by the data and the task"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -23,7 +23,19 @@ from torch import nn
 from dgd.keys import nearest
 from dgd.models.nested import nest
 
-__all__ = ["CannotBuild", "create", "example", "feature_width", "is_known", "nesting_problem", "registered", "suggest", "takes"]
+__all__ = [
+    "CannotBuild",
+    "constants",
+    "create",
+    "example",
+    "feature_width",
+    "is_known",
+    "nesting_problem",
+    "options_problem",
+    "registered",
+    "suggest",
+    "takes",
+]
 
 for _path in sorted(Path(__file__).parent.glob("*.py")):
     if "\n@register_model\n" in _path.read_text(encoding="utf-8"):
@@ -93,15 +105,14 @@ def create(
         options: Options of the model itself, such as `drop_path_rate`, which come before those that are chosen here.
 
     Raises:
-        ValueError: The name is unknown, or an option is not a user's.
-        CannotBuild: The model has no such option, cannot be built for such images or run on them, or its stem cannot be
-            adapted.
+        ValueError: The name is unknown, or the model has no such option.
+        CannotBuild: The model cannot be built for such images or run on them, or its stem cannot be adapted.
     """
     if not is_known(name):
         raise ValueError(suggest(name))
     arguments = dict(options or {})
-    if kept := sorted(arguments.keys() & set(SET)):
-        raise ValueError(f"model {name!r}: the option {kept[0]!r} is decided by the data and the task; leave it out")
+    if arguments and (problem := options_problem(name, arguments)):
+        raise ValueError(f"model {name!r}: {problem}")
     cfg = get_pretrained_cfg(name)
     fixed_size = cfg is not None and cfg.fixed_input_size
     convolutional = not fixed_size  # its stem is adapted by its convolutions
@@ -125,8 +136,6 @@ def create(
         _try(model, num_classes, in_chans, image_size)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if isinstance(error, TypeError) and (odd := [key for key in options or () if f"'{key}'" in reason]):
-            reason = f"it has no option {odd[0]!r}{_options_of(name, odd[0])}"
         how = f"adapt_stem={adapt_stem}" + (f", patch_size={arguments['patch_size']}" if "patch_size" in arguments else "")
         raise CannotBuild(
             f"model {name!r} does not work on {in_chans}x{image_size}x{image_size} images ({how}): {reason}"
@@ -134,14 +143,24 @@ def create(
     return model
 
 
-def _options_of(name: str, odd: str) -> str:
-    """End a message about an option that a model does not have, or sets itself: those that its class has."""
+def options_problem(name: str, options: Mapping) -> str:
+    """Return what is wrong with options of a model, by its own signature; "" if nothing is."""
+    if kept := sorted(options.keys() & set(SET)):
+        return f"the option {kept[0]!r} is decided by the data and the task; leave it out"
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            known = inspect.signature(type(timm.create_model(name))).parameters
-    except Exception:  # a model that cannot be built with its own options
-        return ""
-    return "" if odd in known else nearest(odd, [key for key in known if key not in SET])
+            timm.create_model(name, **options)
+    except Exception as error:  # only a name that is refused is a mistake of every size and data set
+        odd = [key for key in options if f"'{key}'" in str(error)] if isinstance(error, TypeError) else []
+        return f"{name} has no option {odd[0]!r}{_known_options(name, odd[0])}" if odd else ""
+    return ""
+
+
+def _known_options(name: str, odd: str) -> str:
+    """End a message about an option that a model does not take: the nearest that its class has."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        known = inspect.signature(type(timm.create_model(name))).parameters
+    return "; its name fixes it" if odd in known else nearest(odd, [key for key in known if key not in SET])
 
 
 def _stem_stride(name: str, shape: Mapping, patches: Mapping) -> int:
@@ -165,6 +184,12 @@ def _stem_stride(name: str, shape: Mapping, patches: Mapping) -> int:
     if first.kernel_size[0] <= first.stride[0] > 1:
         raise ValueError("its patch size cannot be chosen; leave adapt_stem out")
     return first.stride[0]
+
+
+def constants(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of the images that a model's published weights were trained on, by timm."""
+    cfg = get_pretrained_cfg(name)
+    return tuple(cfg.mean), tuple(cfg.std)
 
 
 def takes(network: nn.Module, input: str = "image") -> str:

@@ -19,7 +19,8 @@ class Output:
         logits: (B, K), of a network that classifies.
         value: (B,), of a network that predicts a number.
         raw: (B, ...), of any other network.
-        stages: Feature maps (B, C, H, W), shallow to deep: the last one of each resolution. Empty where no term reads features.
+        stages: Feature maps (B, C, H, W), shallow to deep: the last one of each resolution, or those that a
+            pair's `out_indices` choose. Empty where no term reads features.
         before: The same maps before the stage's last activation; the stage's output itself where no activation ends it.
         pooled: (B, C), the input of the classifier; None where the network has no single one.
         heads: Outputs of sub-networks by name.

@@ -32,6 +32,8 @@ class Reader:
     scaled. Then each channel has a smallest value that many pixels share. `ends` says of each stage `module`, `activated` or
     `not activated`.
 
+    `units`, a factor and a summand (C, 1, 1), bring images to what the network was trained on; None leaves them as they are.
+
     `heads` are the outputs of the network's sub-nets (`dgd.models.nested`), read in the same way.
 
     Args:
@@ -40,6 +42,7 @@ class Reader:
         features: Read `stages`, and `pooled` where the network has a single classifier; otherwise the network is only called.
         pooled: It must have one.
         before: Read `before` too.
+        out_indices: Which of the network's maps are its stages; by default the last of each resolution.
         task: The network's task.
         input: Name of the input that the network takes.
 
@@ -55,12 +58,14 @@ class Reader:
         features: bool = False,
         pooled: bool = False,
         before: bool = False,
+        out_indices: Sequence[int] = (),
         task: Task = TASKS["classification"],
         input: str = "image",
     ):
         self.network, self.features = network, features or pooled or before
         self.last_acts, self.taps, self.ends = [], [], []
-        self.task, self.input = task, input
+        self.task, self.input, self.out_indices = task, input, out_indices
+        self.units: tuple[Tensor, Tensor] | None = None
         options = {"features": features, "pooled": pooled, "before": before, "task": task, "input": input}
         self.heads = {name: Reader(subnet, example, **options) for name, subnet in subnets(network).items()}
         if not self.features:
@@ -90,6 +95,8 @@ class Reader:
 
     def _read(self, inputs: Mapping[str, Tensor] | Tensor) -> Output:
         images = inputs if isinstance(inputs, Tensor) else inputs[self.input]
+        if self.units:
+            images = images * self.units[0] + self.units[1]
         if not self.features:
             return self._output(self.network(images))
         held: dict[nn.Module, Tensor] = {}
@@ -105,9 +112,10 @@ class Reader:
             if self.taps:
                 logits = self.network(images)
                 stages = [returned[tap] for tap in self.taps]
+                stages = self._chosen(stages) if self.out_indices else stages
             else:
                 final, maps = self.network.forward_intermediates(images)
-                stages = last_of_each_size(maps)
+                stages = self._chosen(maps) if self.out_indices else last_of_each_size(maps)
                 logits = self.network.forward_head(final)
         finally:
             for hook in hooks:
@@ -115,6 +123,12 @@ class Reader:
         before = [stage if act is None else held[act] for stage, act in zip(stages, self.last_acts)]
         pooled = held[self.classifier].flatten(1) if self.classifier else None
         return self._output(logits, stages=stages, before=before, pooled=pooled)
+
+    def _chosen(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the maps of `out_indices`."""
+        if odd := [i for i in self.out_indices if not 0 <= i < len(maps)]:
+            raise ValueError(f"out_indices has {odd[0]}; {self.name} gives {len(maps)} maps, 0 to {len(maps) - 1}")
+        return [maps[i] for i in self.out_indices]
 
     def _find(self, example: Mapping[str, Tensor] | Tensor) -> tuple[list[nn.Module], nn.Module | None]:
         """Return the modules that give the last map of each resolution, and the last linear layer that runs."""

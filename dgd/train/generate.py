@@ -107,7 +107,7 @@ class _Maker:
         return cell
 
     def _load(self, folder: Path, cell: Cell) -> nn.Module:
-        return load_network(folder, self.real, cell).to(self.device).eval().requires_grad_(False)
+        return load_network(folder, self.real, cell, cell.options).to(self.device).eval().requires_grad_(False)
 
     @torch.no_grad()
     def all(self) -> tuple[Tensor, Tensor, dict]:

@@ -68,8 +68,8 @@ class Member(nn.Module):
                 parameter.requires_grad_(True)
 
 
-def create(name: str, dataset, cell: Cell) -> nn.Module:
-    """Build a network for the images and the task of a data set, with fresh weights.
+def create(name: str, dataset, cell: Cell, options: Mapping | None = None) -> nn.Module:
+    """Build a network for the images and the task of a data set, with fresh weights and options of its own.
 
     Raises:
         NotApplicable: The network cannot be built for such images.
@@ -84,6 +84,7 @@ def create(name: str, dataset, cell: Cell) -> nn.Module:
             in_chans=channels,
             image_size=size,
             adapt_stem=cell.adapt_stem,
+            options=options,
         )
     except models.CannotBuild as error:
         if OutOfMemory.of(error, cell.path):
@@ -104,6 +105,7 @@ def make_reader(
     features: bool = False,
     pooled: bool = False,
     before: bool = False,
+    out_indices: Sequence[int] = (),
 ) -> Reader:
     """Return the reader of a network, tried on an example of its input.
 
@@ -113,7 +115,7 @@ def make_reader(
     try:
         with arithmetic.autocast():
             task, takes = TASKS[cell.task], models.takes(network, input)
-            wanted = {"features": features, "pooled": pooled, "before": before}
+            wanted = {"features": features, "pooled": pooled, "before": before, "out_indices": out_indices}
             return Reader(network, example, **wanted, task=task, input=takes)
     except ValueError as error:
         raise NotApplicable(f"{cell.method!r}: {error}") from None
@@ -138,7 +140,8 @@ def make_member(
         NotApplicable: A term is not defined for these networks.
     """
     torch.manual_seed(stream(cell.seed, "init", number))
-    network = create([cell.student, *cell.partners][max(0, number + 1 - cell.evaluated)], dataset, cell)
+    partner = max(0, number + 1 - cell.evaluated)
+    network = create([cell.student, *cell.partners][partner], dataset, cell, {} if partner else cell.options)
     if cell.subnets:
         inner = {name: create(name, dataset, cell) for name in cell.subnets}
         shared = {"batch_norm": cell.subnet_batch_norm, "classifier": cell.subnet_classifier}
@@ -155,6 +158,7 @@ def make_member(
     objective = Objective(cell.objective, arithmetic.autocast)
     needs = objective.requires
     options = {"input": cell.input, "features": needs.features, "pooled": needs.pooled, "before": needs.before}
+    options["out_indices"] = cell.out_indices
     reader = make_reader(network, example, cell, arithmetic, **options)
     member = Member(network, objective, arithmetic, reader, surgery)
     own, teachers_outputs = Output(), []
