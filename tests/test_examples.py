@@ -131,3 +131,12 @@ def test_how_stages_end(name, ends):
     torch.manual_seed(0)
     network = models.create(name, num_classes=10, image_size=96)
     assert Reader(network, torch.randn(2, 3, 96, 96), features=True, before=True).ends == ends
+
+
+def test_two_classifiers_have_no_pooled_feature():
+    """Terms that read stages alone need none."""
+    network, x = models.create("levit_128s", num_classes=10), torch.randn(2, 3, 32, 32)
+    output = Reader(network, x, features=True)(x)
+    assert (len(output.stages), output.pooled) == (2, None)
+    with pytest.raises(ValueError, match="LevitDistilled has no single classifier, whose input is the pooled feature"):
+        Reader(network, x, features=True, pooled=True)
