@@ -25,8 +25,8 @@ from speed.format import table
 PAGE = Path(__file__).parents[1] / "docs/backbones.md"
 METHODS = ("baseline", "kd", "grafting", "at", "review")
 TEACHER = "test_resnet"
-SIZES = (64, 224)
-"""Sides in pixels of the images; the larger one where a network takes no smaller ones."""
+SIZES = (64, 224, 240)
+"""Sides in pixels of the images; the larger ones where a network takes no smaller ones."""
 NETWORKS = """
 cait_xxs24_224 coat_tiny convit_tiny convmixer_1024_20_ks9_p14 cpubone_nano crossvit_tiny_240 cs3darknet_s csatv2
 cspnext_tiny davit_tiny deit_tiny_patch16_224 densenet121 dla34 dpn48b eca_halonext26ts edgenext_small
@@ -71,7 +71,7 @@ def images(root: Path, size: int) -> Path:
 
 def fit(name: str) -> tuple[int, bool]:
     """Return the first size of images and `adapt_stem` that a network can be built for; the first of all if there is none."""
-    for size, adapt_stem in ((SIZES[0], True), (SIZES[0], False), (SIZES[1], False)):
+    for size, adapt_stem in ((SIZES[0], True), *((size, False) for size in SIZES)):
         try:
             with torch.device("meta"):
                 models.create(name, num_classes=2, image_size=size, adapt_stem=adapt_stem)
