@@ -31,5 +31,5 @@ def test_the_page_is_what_the_command_writes():
     listed = re.findall(r"^\| \w+ +\| (\w+) +\|", text, re.M)
     assert set(listed) <= set(backbones.NETWORKS)
     assert listed == [network for _, network in sorted(re.findall(r"^\| (\w+) +\| (\w+) +\|", text, re.M))]
-    assert len(listed) == len(set(listed)) > 20
+    assert len(listed) == len(set(listed)) > 5
     assert "failed" not in text
