@@ -9,8 +9,38 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from dgd import keys, methods, metrics
-from dgd.cell import EXCHANGES, IMAGE, LAST_SEED, PROTOCOL_NAMES, Data, Generated, Generator, Method, Recipe
+from dgd.cell import (
+    EXCHANGES,
+    IMAGE,
+    LAST_SEED,
+    MEAN,
+    OPTIONS,
+    OUT_INDICES,
+    PROTOCOL_NAMES,
+    STD,
+    Data,
+    Generated,
+    Generator,
+    Method,
+    Recipe,
+)
 from dgd.keys import key
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher of which more is said than its name."""
+
+    name: str = key(says="Network that it is, a model of timm.", names=True)
+    checkpoint_path: str | None = key(
+        None,
+        "File with its weights: safetensors, or one of `torch.save` that holds weights alone. Where it is left out, the "
+        "teacher is trained here.",
+    )
+    mean: tuple[float, ...] = key((), MEAN, repeats=True)
+    std: tuple[float, ...] = key((), STD, above=0, repeats=True)
+    options: Mapping = key({}, OPTIONS)
+    out_indices: tuple[int, ...] = key((), OUT_INDICES)
 
 
 @dataclass(frozen=True)
@@ -18,7 +48,13 @@ class Pair:
     """A student, and the teacher that its methods may learn from."""
 
     student: str = key(says="Network that is trained: a model of timm, ours (`cifar_resnet8`, ...) included.", names=True)
-    teacher: str | None = key(None, "Network that it learns from; it may be left out where no method needs one.", names=True)
+    given_teacher: str | Teacher | None = key(
+        None,
+        "Network that it learns from, or `{name: ..., checkpoint_path: ..., ...}` to say more of it; it may be left out where "
+        "no method needs one.",
+        names=True,
+        spelled="teacher",
+    )
     subnets: tuple[str, ...] = key(
         (),
         "Shallower networks of the student's kind that methods with `subnets` train within it: those that run the first blocks "
@@ -35,6 +71,24 @@ class Pair:
         "from its class anew in each epoch.",
         names=True,
     )
+    options: Mapping = key({}, OPTIONS)
+    adapt_stem: bool | None = key(None, "The benchmark's `adapt_stem`, for this pair's networks.")
+    out_indices: tuple[int, ...] = key((), OUT_INDICES)
+
+    @property
+    def about_teacher(self) -> Teacher | None:
+        """Return what is said of the teacher; None where there is none."""
+        return Teacher(self.given_teacher) if isinstance(self.given_teacher, str) else self.given_teacher
+
+    @property
+    def teacher(self) -> str | None:
+        """Return the teacher's name."""
+        return self.about_teacher.name if self.about_teacher else None
+
+    @property
+    def checkpoint(self) -> str | None:
+        """Return the file with the teacher's weights; None where it is trained here, or there is none."""
+        return self.about_teacher.checkpoint_path if self.about_teacher else None
 
 
 BASELINE = "baseline"

@@ -53,6 +53,19 @@ def estimate(cell: Cell) -> dict[str, int] | None:
         return None
 
 
+def problem(cell: Cell) -> str:
+    """Return why a cell's networks cannot be built, so that it will be *not applicable*; "" if they can, or nobody knows."""
+    if not dgd.NETWORKS:
+        return ""
+    from dgd.train import memory
+
+    try:
+        memory.estimate(cell)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def device_need(cell: Cell) -> int:
     """Return the MiB that a cell takes on a CUDA device, by its estimate."""
     return (estimate(cell) or {"device": UNKNOWN_CELL})["device"]

@@ -23,6 +23,12 @@ PROTOCOL_NAMES = ("paper", "reference-code")
 SUBNET_PARTS = ("own", "shared")
 SUBNET_BATCH_NORM = "Whether a sub-net has batch norms of its `own`, or those of the full net, statistics included."
 SUBNET_CLASSIFIER = "Whether a sub-net has a classifier of its `own`, or the full net's."
+MEAN = "Mean of the images that it was trained on, for each channel in 0..1; where left out, that of timm's `pretrained_cfg`."
+STD = "Their standard deviation."
+OPTIONS = "Options of the model itself, by its signature in timm, such as `drop_path_rate`."
+OUT_INDICES = (
+    "Which of the maps that the network gives, from 0, terms read as its stages; where left out, the last of each resolution."
+)
 LAST_SEED = 2**32 - 1  # the largest that numpy takes
 PER_PROCESS = ("device", "threads", "deterministic", "precision")  # keys of the recipe that hold for a whole process
 
@@ -267,6 +273,16 @@ class Generated:
     seed: int = key(0, "Seed of the images.", least=0, most=LAST_SEED)
 
 
+@dataclass(frozen=True)
+class TeacherFile:
+    """A teacher's weights in a file, in place of a cell that is trained here."""
+
+    path: str = key(says="The file.", decides=False)
+    sha256: str = key(says="SHA-256 of its content.")
+    mean: tuple[float, ...] = key((), MEAN, repeats=True)
+    std: tuple[float, ...] = key((), STD, above=0, repeats=True)
+
+
 # ------------------------------------------------------------------------------------------------------- exchanges
 
 
@@ -363,7 +379,7 @@ class Graft(Ring):
     )
     layers: str = key(
         "dimension",
-        "What has a share of its own: every weight of `dimension` 4 (paper), or every key with 'conv' in its `name` "
+        "What has a share of its own: every filter by `dimension` (paper), or every key with 'conv' in its `name` "
         "(reference-code).",
         choices=("dimension", "name"),
         filled="by protocol",
@@ -642,6 +658,11 @@ class Cell:
     input: str = key(IMAGE, "Input of the data set that the student takes.")
     teacher_input: str = key(IMAGE, "Input that the teacher takes.")
     adapt_stem: bool = key(False, "Fit an ImageNet stem to small images.")
+    options: Mapping = key({}, OPTIONS, later=True)
+    out_indices: tuple[int, ...] = key((), OUT_INDICES, later=True)
+    teacher_options: Mapping = key({}, "Options of the teacher's model.", later=True)
+    teacher_out_indices: tuple[int, ...] = key((), "The same of the teacher.", later=True)
+    teacher_file: TeacherFile | None = key(None, "Where the teacher's weights are, if it is no cell.", later=True)
     data: Data = key(Data(), "Where the data set is and how it is prepared.")
     recipe: Recipe = key(Recipe(), "How every network is trained.")
     plugins: tuple[str, ...] = key((), "Plugins that it uses, as the benchmark gives them.", decides=False)
@@ -661,7 +682,12 @@ class Cell:
     @property
     def paired(self) -> bool:
         """Return whether the teachers take another input than the student, so that each example has a partner."""
-        return bool(self.teachers) and self.teacher_input != self.input
+        return self.taught > 0 and self.teacher_input != self.input
+
+    @property
+    def taught(self) -> int:
+        """Return the number of its teachers: cells, or one from a file."""
+        return len(self.teachers) or bool(self.teacher_file) + 0
 
     @property
     def data_slug(self) -> str:

@@ -33,6 +33,12 @@ def problems(benchmark: Benchmark, wrong: Mapping, folders: bool = True, registr
     lines = [line for _, check in checks for line in check(benchmark)]
     if folders and "datasets" not in wrong:
         lines += _folder_problems(benchmark)
+    if folders and "pairs" not in wrong:
+        lines += [
+            f"pairs[{i}].teacher.checkpoint_path: {keys.short(pair.checkpoint)} is no file; give one of the teacher's weights"
+            for i, pair in enumerate(benchmark.pairs)
+            if pair.checkpoint and not os.path.isfile(os.path.expanduser(pair.checkpoint))
+        ]
     return lines
 
 
@@ -280,6 +286,59 @@ def _teacher_seeds(benchmark: Benchmark) -> list[str]:
     ]
 
 
+def _one_network(benchmark: Benchmark) -> list[str]:
+    """Check that a network is built in one way wherever it stands: its results have one folder."""
+    lines, taken = [], {}
+    for i, pair in enumerate(benchmark.pairs):
+        about, adapted = pair.about_teacher, {"adapt_stem": pair.adapt_stem}
+        found = [("", pair.student, {**adapted, "options": dict(pair.options), "out_indices": pair.out_indices})]
+        if about and not about.checkpoint_path:
+            found.append(("teacher.", about.name, {**adapted, "options": dict(about.options)}))
+        for role, network, given in found:
+            before = taken.setdefault(network, {})
+            odd = [key for key, value in given.items() if before.setdefault(key, value) != value]
+            lines += [
+                f"pairs[{i}].{role}{key}: {network} has {keys.short(before[key])} in another place and "
+                f"{keys.short(given[key])} here, and its cells have one folder; give both the same, or make two benchmarks"
+                for key in odd
+            ]
+    return lines
+
+
+def _teacher_files(benchmark: Benchmark) -> list[str]:
+    """Check what a teacher from a file is asked for."""
+    lines, files = [], {}
+    for i, pair in enumerate(benchmark.pairs):
+        place, about = f"pairs[{i}].teacher", pair.about_teacher
+        if about is None:
+            continue
+        if not about.checkpoint_path and (about.mean or about.std):
+            lines.append(f"{place}.{'mean' if about.mean else 'std'}: a teacher that is trained here sees the data set's own")
+        if files.setdefault((pair.student, about.name), about.checkpoint_path) != about.checkpoint_path:
+            lines.append(f"{place}: {pair.student} has the teacher {about.name} twice, of which one is of another file")
+        for name, row in rows_of(pair, benchmark.rows).items():
+            if about.checkpoint_path and row.teachers > 1:
+                lines.append(f"{place}.checkpoint_path: method {name!r} needs {row.teachers} teachers, and a file is one")
+            if row.generated and (about.checkpoint_path or about.options):
+                lines.append(f"{place}: generated images are judged by a teacher that is trained here, without options")
+    return lines
+
+
+def _model_options(benchmark: Benchmark) -> list[str]:
+    if not dgd.NETWORKS:
+        return []
+    from dgd import models
+
+    lines = []
+    for i, pair in enumerate(benchmark.pairs):
+        about = pair.about_teacher
+        given = [("options", pair.student, pair.options), *([("teacher.options", about.name, about.options)] if about else [])]
+        for role, name, options in given:
+            if options and models.is_known(name) and (problem := models.options_problem(name, options)):
+                lines.append(f"pairs[{i}].{role}: {problem}")
+    return lines
+
+
 def _models(benchmark: Benchmark) -> list[str]:
     if not dgd.NETWORKS:
         return []
@@ -455,6 +514,9 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Benchmark], list[str]]], ...] = 
     (("datasets", "pairs"), _inputs),
     (("pairs", "methods", "teacher_seeds"), _teacher_seeds),
     (("pairs",), _models),
+    (("pairs",), _one_network),
+    (("pairs",), _model_options),
+    (("pairs", "methods"), _teacher_files),
     (("pairs", "methods", "data", "adapt_stem"), _pair_subnets),
     (("pairs", "teacher_recipe"), _two_baselines),
     (("pairs", "methods", "generated", "generator", "data"), _generated_rows),
@@ -465,6 +527,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Benchmark], list[str]]], ...] = 
     (("datasets", "methods", "recipe", "protocol"), _needs),
 )
 _OF_REGISTRIES = (
-    *(_paper_problems, _dataset_problems, _image_problems, _pair_subnets, _inputs, _models, _generator_models, _needs),
+    *(_paper_problems, _dataset_problems, _image_problems, _pair_subnets, _inputs, _models, _model_options),
+    *(_generator_models, _needs),
 )
 """Those that ask which papers, data sets, networks and terms there are."""

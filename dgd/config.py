@@ -17,13 +17,14 @@ from dgd.benchmark import (
     RATIO_RECIPE,
     Benchmark,
     Pair,
+    Teacher,
     objective_of,
     overridden,
     own_baseline,
     rows_of,
     teacher_row,
 )
-from dgd.cell import IMAGE, Cell, Generated, Method, exchange, slug
+from dgd.cell import IMAGE, Cell, Generated, Method, TeacherFile, exchange, slug
 
 ASKED = "benchmark.yaml"
 """The checked config in a benchmark's results: what was asked for, whatever of it is there. The tables follow by it."""
@@ -163,9 +164,11 @@ def cells(benchmark: Benchmark) -> list[Cell]:
             for row in used:
                 name, taught = teacher_row(benchmark, row)
                 needed[name] = taught, max(row.teachers, needed.get(name, (taught, 0))[1])
+            about, needed = pair.about_teacher, {} if pair.checkpoint else needed
             for name, (taught, count) in needed.items():
                 for seed in benchmark.teacher_seeds[:count]:
-                    add(dataset, Pair(pair.teacher, input=pair.teacher_input), name, taught, seed)
+                    own = Pair(about.name, input=pair.teacher_input, options=about.options, adapt_stem=pair.adapt_stem)
+                    add(dataset, own, name, taught, seed)
             makers = _makers(benchmark, dataset, pair.teacher) if generated else []
             for cell in makers if any(one.subsample for one in generated) else makers[:1]:
                 found.setdefault(cell.path, cell)
@@ -179,6 +182,8 @@ def cells(benchmark: Benchmark) -> list[Cell]:
 def _cell(benchmark: Benchmark, dataset: str, pair: Pair, name: str, row: Method, seed: int) -> Cell:
     kind = metrics.of_dataset(dataset)
     images = keys.build(Generated, benchmark.generated[row.generated]) if row.generated else None
+    about = pair.about_teacher if row.teachers else None
+    cells_taught = 0 if pair.checkpoint else row.teachers
     makers = [cell.path for cell in _makers(benchmark, dataset, pair.teacher)] if images else []
     root, taught_by = f"{benchmark.benchmark}/{slug(dataset)}", teacher_row(benchmark, row)[0]
     return Cell(
@@ -194,7 +199,7 @@ def _cell(benchmark: Benchmark, dataset: str, pair: Pair, name: str, row: Method
         subnet_batch_norm=row.subnet_batch_norm,
         subnet_classifier=row.subnet_classifier,
         baseline=own_baseline(benchmark, name),
-        teachers=tuple(f"{root}/{pair.teacher}/{taught_by}/seed{k}" for k in benchmark.teacher_seeds[: row.teachers]),
+        teachers=tuple(f"{root}/{pair.teacher}/{taught_by}/seed{k}" for k in benchmark.teacher_seeds[:cells_taught]),
         generated=images,
         images=row.generated,
         makers=_paths(images, makers, f"{root}/{pair.teacher}/{BASELINE}/seed{benchmark.teacher_seeds[0]}") if images else (),
@@ -204,10 +209,23 @@ def _cell(benchmark: Benchmark, dataset: str, pair: Pair, name: str, row: Method
         task=kind,
         input=pair.input,
         teacher_input=pair.teacher_input if row.teachers else IMAGE,
-        adapt_stem=benchmark.adapt_stem,
+        adapt_stem=benchmark.adapt_stem if pair.adapt_stem is None else pair.adapt_stem,
+        options=pair.options,
+        out_indices=pair.out_indices,
+        teacher_options=about.options if about else {},
+        teacher_out_indices=about.out_indices if about else (),
+        teacher_file=_file_of(about) if about else None,
         data=benchmark.data,
         recipe=overridden(benchmark.recipe, row.recipe),
     )
+
+
+def _file_of(teacher: Teacher) -> TeacherFile | None:
+    """Return the file of a teacher's weights with the hash of what is in it now, "" where it is not there; None for a cell."""
+    if not teacher.checkpoint_path:
+        return None
+    found = files.hash_if_there(Path(teacher.checkpoint_path).expanduser())
+    return TeacherFile(teacher.checkpoint_path, found or "", teacher.mean, teacher.std)
 
 
 def _paths(images: Generated, makers: list[str], teacher: str) -> tuple[str, ...]:

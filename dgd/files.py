@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from dgd.signals import cleaning
@@ -58,6 +58,20 @@ def file_hash(path: str | Path) -> str:
     """Return the SHA-256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_if_there(path: Path) -> str | None:
+    """Return the SHA-256 of a file's content, read once while it does not change; None where there is no file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return _hashed(path, stat.st_mtime_ns, stat.st_size) if path.is_file() else None
+
+
+@lru_cache(maxsize=4096)
+def _hashed(path: Path, mtime: int, size: int) -> str:
+    return file_hash(path)
 
 
 def write_bytes(path: str | Path, content: bytes | memoryview) -> None:

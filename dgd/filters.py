@@ -1,24 +1,45 @@
 """The filters of any convolutional network: their norms, their entropy, and valid and invalid sets.
 
-A filter is `weight[j]` of a convolution's weight (filters, channels / groups, height, width): every weight of four dimensions
-counts, depthwise, grouped and shortcut convolutions included. A transformer whose only such weight is its patch embedding has
-no filters, because a patch embedding maps each patch once and does not slide over the image.
+A filter is `weight[j]` of a convolution's weight (filters, channels / groups, ...). Every weight of four dimensions counts, and
+of five (Conv3d), depthwise, grouped and shortcut convolutions included. Two kinds of networks have no filters, by the shapes of
+their weights alone:
+
+* Networks whose convolutions only embed the image or merge patches, such as ViT, Swin, MLP-Mixer, CrossViT and LeViT: they have
+  fewer than one convolution, besides the one that reads the image, for two blocks of `BLOCK` matrices. The share of one
+  convolution would decide over many blocks that have none.
+* Networks that mix their convolutions anew for each image (CondConv), whose weights hold several convolutions in a row.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 THRESHOLDS = (1.0, 0.1, 0.01, 0.001)
+BLOCK = 4
+"""Matrices of a transformer's block at least. Of timm's families, those that are nearest to the bound have a convolution for 5
+matrices (Twins, one in every other block) and for 12 (LeViT, in the stem alone)."""
 
 
 def conv_weights(model_or_state: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the convolution weights by state-dict key, in the network's own order; empty if there are none."""
+    """Return the convolution weights by state-dict key, in the network's own order; empty if it has no filters."""
     state = model_or_state.state_dict() if isinstance(model_or_state, nn.Module) else model_or_state
-    found = {key: value for key, value in state.items() if key.endswith("weight") and value.ndim == 4}
-    return {} if len(found) == 1 and "patch_embed" in next(iter(found)) else found
+    found = {key: value for key, value in state.items() if key.endswith("weight") and value.ndim in (4, 5)}
+    matrices = [key for key, value in state.items() if value.ndim == 2 and "weight" in key.rpartition(".")[2]]
+    return {} if len(matrices) > BLOCK * (2 * len(found) - 1) or _mixes(state) else found
+
+
+def _mixes(state: Mapping[str, Tensor]) -> bool:
+    """Return whether a network mixes convolutions: a matrix's rows are not the channels of the batch norm right after it."""
+    for key, after in pairwise(state):
+        rows = state[key]
+        if rows.ndim == 2 and after.endswith(".weight") and after.removesuffix("weight") + "running_mean" in state:
+            channels = len(state[after])
+            if len(rows) != channels and rows.shape[1] % channels == 0 and rows.shape[1] > channels:
+                return True
+    return False
 
 
 def l1_norms(model_or_state: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,11 +15,12 @@ from typing import Any
 
 import yaml
 
-from dgd import codehash, files, json_files, keys, methods, plugins, source_files, terms, yaml_files
-from dgd.cell import EXCHANGES, Cell, Data, Generated, Recipe, slug
+from dgd import codehash, json_files, keys, methods, plugins, source_files, terms, yaml_files
+from dgd.cell import EXCHANGES, Cell, Data, Generated, Recipe, TeacherFile, slug
 from dgd.codehash import code as code
 from dgd.codehash import digest as digest
 from dgd.codehash import files as code_files  # noqa: F401
+from dgd.files import hash_if_there as file_hash
 from dgd.files import json_bytes, locked, remove, write_bytes
 from dgd.json_files import Each, Value
 from dgd.seals import RECORD, check_seal, root_of, sealed
@@ -156,7 +157,7 @@ def fields(cell: Cell) -> dict[str, Any]:
     """Return the typed fields that decide a cell's result, as `recipe.lr` -> value; labels and places are none of them."""
     found: dict[str, Any] = {}
     for name, value in _deciding(cell).items():
-        if isinstance(value, Recipe | Data | Generated):
+        if isinstance(value, Recipe | Data | Generated | TeacherFile):
             found |= {f"{name}.{option}": item for option, item in _deciding(value).items()}
         else:
             found[name] = value
@@ -343,6 +344,7 @@ def _default(name: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> Any:
         "recipe": Recipe,
         "data": Data,
         "generated": Generated,
+        "teacher_file": TeacherFile,
         "exchange": EXCHANGES.get(now.get("exchange") or ""),
     }.get(place)
     spec = keys.specs(kind).get(option) if kind else None
@@ -527,19 +529,3 @@ def _parsed(path: Path, mtime: int, size: int) -> dict | None:
         return json_files.read(path, "")
     except (OSError, ValueError):  # a file that was cut off is as good as none
         return None
-
-
-def file_hash(path: Path) -> str | None:
-    """Return the SHA-256 of a file's content, read once while it does not change; None where there is no file."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    if not path.is_file():
-        return None
-    return _hashed(path, stat.st_mtime_ns, stat.st_size)
-
-
-@lru_cache(maxsize=4096)
-def _hashed(path: Path, mtime: int, size: int) -> str:
-    return files.file_hash(path)

@@ -18,11 +18,13 @@ from typing import NoReturn
 
 from dgd import config, frozen, identity, plugins, seals
 from dgd.benchmark import Benchmark
-from dgd.bundles import bundles
+from dgd.bundles import bundles, problem
 from dgd.cell import Cell
 from dgd.logs import Logs
 from dgd.measured import read_metrics
 from dgd.metrics import METRICS
+from dgd.progress import State
+from dgd.progress import progress as how_far
 from dgd.signals import cleaning
 
 TRY_AGAIN = os.EX_TEMPFAIL
@@ -125,6 +127,17 @@ def order(path: str | Path, pattern: str = "*") -> Order:
     if not wanted:
         raise ValueError(f"{path}: no cell matches {pattern!r}; `dgd-bench list cells {path}` lists them")
     return Order(wanted, known, benchmark.together, benchmark.stop_after, benchmark.results, benchmark)
+
+
+def planned(order: Order, results: str | Path) -> list[State]:
+    """Return the states of the cells of an order, teachers first; of those that will be not applicable, why."""
+    cells = order.needed
+    states = how_far(cells, results).cells
+    why = [problem(cell) if state.state in ("missing", "stale") else "" for cell, state in zip(cells, states, strict=True)]
+    return [
+        state._replace(why="; ".join(filter(None, (state.why, no and f"not applicable: {no}"))))
+        for state, no in zip(states, why, strict=True)
+    ]
 
 
 def with_sources(cell: Cell, root: Path) -> list[Cell]:

@@ -1,8 +1,9 @@
 """What the job of a cell, or of several, takes, and how it is started."""
 
-from dgd.bundles import estimate, on_cuda
+from dgd.bundles import estimate, on_cuda, problem
 from dgd.cell import Cell
 from dgd.config import torchrun
+from dgd.identity import Stale
 
 
 def threads(cell: Cell) -> int:
@@ -27,6 +28,12 @@ def mem_mb(*cells: Cell) -> int:
     from dgd.train.memory import shared
 
     return sum(each) - (len(each) - 1) * _mb(shared(cuda=gpus(cells[0]) > 0))
+
+
+def said(cell: Cell, stale: Stale | None) -> str:
+    """Return what a job's message says of a cell: why it is stale, and why its networks cannot be built."""
+    no = problem(cell)
+    return "; ".join(filter(None, (str(stale or ""), no and f"not applicable: {no}")))
 
 
 def _mb(mib: int) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from dgd import config, keys, terms
-from dgd.benchmark import Benchmark, Pair, schema
+from dgd.benchmark import Benchmark, Pair, Teacher, schema
 from dgd.cell import EXCHANGES, Augment, Data, Exchange, Generated, Generator, Normalise, Recipe, Ring
 from dgd.exchange.repr import RePr
 from dgd.files import write_text
@@ -43,7 +43,7 @@ PUBLISHED_START = (
 )
 PUBLISHED_END = "# End of published numbers."
 # Keys that hold keys of a kind, in those.
-WITHIN = {"normalise": Normalise, "augment": Augment}
+WITHIN = {"teacher": Teacher, "normalise": Normalise, "augment": Augment}
 
 
 def render() -> str:

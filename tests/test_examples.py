@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch.utils.data import TensorDataset
 
+from dgd import models
 from dgd.exchange import GraftingError
 from dgd.train.features import Reader
 from tests.helpers import ROOT
@@ -111,6 +112,31 @@ def test_features_of_torchvisions_networks_are_read(name):
 def test_what_has_no_maps_or_no_classifier_says_so():
     x = torch.randn(2, 3, 64, 64)
     with pytest.raises(ValueError, match="SqueezeNet has no single classifier, whose input is the pooled feature"):
-        Reader(torchvision.models.squeezenet1_1(), x, features=True)
+        Reader(torchvision.models.squeezenet1_1(), x, features=True, pooled=True)
+    assert Reader(torchvision.models.squeezenet1_1(), x, features=True)(x).pooled is None
     with pytest.raises(ValueError, match=r"has no forward_intermediates, and no part of it returns maps \(B, C, H, W\)"):
         Reader(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 10)), x, features=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("test_resnet", ["module"] * 5),
+        ("inception_v3", ["module", "module", "activated", "activated", "activated"]),  # of concatenated branches
+        ("hgnetv2_b0", ["activated"] * 4),  # scaled by a learnable affine
+        ("cifar_wrn10_1", ["not activated"] * 3),  # sums
+    ],
+)
+def test_how_stages_end(name, ends):
+    torch.manual_seed(0)
+    network = models.create(name, num_classes=10, image_size=96)
+    assert Reader(network, torch.randn(2, 3, 96, 96), features=True, before=True).ends == ends
+
+
+def test_two_classifiers_have_no_pooled_feature():
+    """Terms that read stages alone need none."""
+    network, x = models.create("levit_128s", num_classes=10), torch.randn(2, 3, 32, 32)
+    output = Reader(network, x, features=True)(x)
+    assert (len(output.stages), output.pooled) == (2, None)
+    with pytest.raises(ValueError, match="LevitDistilled has no single classifier, whose input is the pooled feature"):
+        Reader(network, x, features=True, pooled=True)

@@ -3,10 +3,12 @@
 import math
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from dgd import filters
+from dgd.train.device import Arithmetic
 
 
 def plain_entropy(x, bins, include_max):
@@ -96,10 +98,44 @@ def test_half_precision_norms_are_summed_in_float():
     assert float(filters.l1_norms({"weight": weight})["weight"]) == pytest.approx(576 * float(weight[0, 0, 0, 0]), rel=1e-5)
 
 
-def test_a_lone_patch_embedding_is_no_filter_a_hybrids_convolutions_are():
-    patches = {"patch_embed.proj.weight": torch.zeros(8, 3, 4, 4)}
-    assert filters.conv_weights(patches) == {}
-    assert len(filters.conv_weights({**patches, "conv.weight": torch.zeros(8, 8, 3, 3)})) == 2
+def counted(name):
+    """Return the convolutions of a network of timm that have filters."""
+    with torch.device("meta"):
+        return filters.conv_weights(timm.create_model(name, num_classes=10))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("test_vit", "mixer_s16_224", "gmlp_ti16_224", "resmlp_12_224", "tnt_s_patch16_224"),  # one: of the patches
+        *("crossvit_tiny_240", "vit_tiny_r_s16_p8_224", "levit_128s"),  # several before the first block
+        "sequencer2d_s",  # and between stages
+    ],
+)
+def test_convolutions_that_only_embed_have_no_filters(name):
+    assert counted(name) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("twins_svt_small", 15), ("test_convnext", 13), ("xcit_nano_12_p8_224", 28), ("vit_small_r26_s32_224", 30), ("vgg11", 10)],
+)
+def test_convolutions_among_matrices_have_filters(name, number):
+    assert len(counted(name)) == number
+
+
+def test_a_convolution_of_three_dimensions_counts():
+    found = counted("lambda_resnet26t")
+    assert [value.ndim for value in found.values()].count(5) == 3
+    assert len(found) == 34
+
+
+def test_convolutions_that_are_mixed_for_each_image_have_no_filters():
+    """CondConv holds its convolutions in the rows of a matrix. Linear layers before a batch norm are none, of any width."""
+    assert counted("efficientnet_cc_b0_4e") == {}
+    linear = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(8, 4, bias=False), nn.BatchNorm1d(4), nn.Linear(4, 8, bias=False))
+    assert len(filters.conv_weights(linear)) == 1
+    assert len(filters.conv_weights(nn.Sequential(*linear, nn.BatchNorm1d(8)))) == 1
 
 
 def test_a_norm_at_the_threshold_is_invalid():
@@ -125,3 +161,10 @@ def test_the_tables_use_the_same_law():
             valid, invalid = filters.mean_l1(norms, reference, threshold, reading)
             assert row[f"mean_l1_valid_{reading}"] == pytest.approx(valid)
             assert row[f"mean_l1_invalid_{reading}"] == pytest.approx(invalid)
+
+
+def test_channels_last_leaves_convolutions_of_three_dimensions():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(1, 2, 3))
+    placed = Arithmetic(torch.device("cpu"), channels_last=True).place(net)
+    assert placed[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert placed[1].weight.is_contiguous()

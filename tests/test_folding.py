@@ -35,7 +35,8 @@ NAMES = {
     "cifar_resnet8_leaky": 0,
     "cifar_mobilenetv2": 0,
     "cifar_vgg16_bn": 0,
-    "cifar_wrn10_1": 7,  # the first shortcut reads the stem's convolution itself, so nothing is folded
+    "cifar_wrn10_1": 4,  # what follows a sum stays, and the first, whose convolution a shortcut reads too
+    "resnetv2_18": 9,  # norms before their blocks
     "crd_resnet8": 0,
     "crd_wrn_16_2": 6,  # what follows a sum stays
     "crd_vgg8": 0,

@@ -410,6 +410,7 @@ def test_patches_tile_the_image(size, patch):
         ("vgg11_bn", 8, True, "too small"),
         ("mixer_s16_224", 32, True, "patch size cannot be chosen"),
         ("nf_resnet26", 32, True, "ScaledStdConv2d"),
+        ("tresnet_m", 32, True, "its first convolution reads 48 channels"),
     ],
 )
 def test_sizes_a_model_cannot_take(name, size, adapt_stem, reason):
@@ -425,3 +426,44 @@ def test_models_compile_into_one_graph(name):
     x = torch.randn(2, 3, 8, 8)
     torch._dynamo.reset()
     assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "adapted_sides"),
+    [
+        ("xcit_nano_12_p8_224", [4], [8]),  # several convolutions make the patches of the next four
+        ("levit_128s", [2, 1], [4, 2, 1]),
+        ("efficientvit_m0", [2, 1], [4, 2, 1]),
+        ("visformer_tiny", [4, 2, 1], [8, 4, 2]),
+        ("hgnetv2_b0", [8, 4, 2, 1], [16, 8, 4, 2]),  # a pool of stride 1 is a branch of its stem
+        ("dpn48b", [16, 8, 4, 2, 1], [32, 16, 8, 4]),
+    ],
+)
+def test_stems_of_several_parts(name, sides, adapted_sides):
+    for adapt_stem, wanted in ((False, sides), (True, adapted_sides)):
+        with torch.device("meta"):
+            model = models.create(name, num_classes=5, adapt_stem=adapt_stem).eval()
+            _, taps = model.forward_intermediates(torch.zeros(1, 3, 32, 32))
+        assert list(dict.fromkeys(tap.shape[-1] for tap in taps)) == wanted
+
+
+def test_choosing_patches_draws_nothing():
+    """The probe on the meta device leaves the generator as it was, so that weights stay what they were."""
+    torch.manual_seed(0)
+    model = models.create("test_vit", num_classes=3, adapt_stem=True)
+    torch.manual_seed(0)
+    plain = timm.create_model("test_vit", num_classes=3, img_size=32, patch_size=4)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), plain.state_dict().values(), strict=True))
+
+
+def test_options_are_the_models_own():
+    model = models.create(
+        "test_vit", num_classes=3, image_size=32, options={"depth": 1, "patch_size": 8, "drop_path_rate": 0.1}
+    )
+    assert (len(model.blocks), model.patch_embed.patch_size) == (1, (8, 8))
+    for options, message in (
+        ({"drop_pat_rate": 0.1}, "test_resnet has no option 'drop_pat_rate'; did you mean drop_path_rate?"),
+        ({"num_classes": 5}, "the option 'num_classes' is decided by the data and the task"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            models.create("test_resnet", num_classes=3, options=options)

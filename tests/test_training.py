@@ -24,9 +24,11 @@ from dgd.read.cells import collect
 from dgd.read.filter_sets import filters_table
 from dgd.read.results import results_table
 from dgd.read.table import write
+from dgd.running import Order
+from dgd.running import planned as planned_cells
 from dgd.train import checkpoint, evaluate, train_cell
 from dgd.train.group import Group
-from dgd.train.outcomes import CannotExchange, Diverged, NoTeacher
+from dgd.train.outcomes import CannotExchange, Diverged, NotApplicable, NoTeacher
 from dgd.train.record import RESUME, _summary
 from dgd.train.step import train_epoch
 from dgd.train.streams import generator, stream
@@ -325,6 +327,23 @@ def transformers(few_digits, tmp_path_factory):
     with pytest.raises(CannotExchange, match="test_vit cannot take part in 'grafting': network 0 has no convolution filters"):
         train(found["test_vit", "grafting"], results, few_digits)
     return results / "t"
+
+
+def test_networks_that_cannot_be_built_are_not_applicable(few_digits, tmp_path):
+    """Their cells have that outcome, those that learn from them have no teacher, and a dry run says it before."""
+    found = cells({"epochs": 1}, methods=["baseline", "kd"], teacher="nf_resnet26", adapt_stem=True)
+    taught, teacher = found["cifar_resnet8", "kd"], found["nf_resnet26", "baseline"]
+    known = {cell.path: cell for cell in found.values()}
+    planned = planned_cells(Order([taught], known), tmp_path)
+    assert ["not applicable: model 'nf_resnet26' does not work" in state.why for state in planned] == [True, True]
+    with pytest.raises(NotApplicable, match="^model 'nf_resnet26' does not work on 1x8x8 images .*ScaledStdConv2d"):
+        train(teacher, tmp_path, few_digits)
+    with pytest.raises(NoTeacher, match="has no result: model 'nf_resnet26' does not work"):
+        train(taught, tmp_path, few_digits)
+    train(found["cifar_resnet8", "baseline"], tmp_path, few_digits)
+    frame = collect(tmp_path / "t")
+    assert sorted(frame["status"]) == ["finished", "no teacher", "not applicable"]
+    assert "0 of 1: 1 not applicable" in list(results_table(frame, []).text["seeds"])
 
 
 def test_transformers_train_and_cannot_be_grafted(transformers, tmp_path):

@@ -54,6 +54,9 @@ def train(
         float | None,
         typer.Option(min=0, help="Seconds after which to stop, with exit status 75; the same command then goes on."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Train nothing: say which cells are there or missing, and which cannot be.")
+    ] = False,
     tensorboard: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Write TensorBoard logs below this folder, a run a cell and network.")
     ] = None,
@@ -69,6 +72,9 @@ def train(
     order = running.order(path, cell)
     given = {"together": together, "stop_after": stop_after}
     order = replace(order, **{name: value for name, value in given.items() if value is not None})
+    if dry_run:
+        print(*running.planned(order, results or order.results), sep="\n")
+        return
     try:
         good = running.train(order, results or order.results, again=again, logs=tensorboard)
     except running.Unfinished as ended:

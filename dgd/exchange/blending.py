@@ -58,7 +58,7 @@ def write(own: State, state: State) -> None:
 
 
 def layers_of(state: State, layers: str) -> dict[str, Tensor]:
-    """Return the tensors that have a share of their own: weights of 'dimension' 4, or keys with 'conv' in their 'name'."""
+    """Return the tensors that have a share of their own: filters by 'dimension', or keys with 'conv' in their 'name'."""
     if layers == "name":
         return {key: value for key, value in state.items() if "conv" in key}
     return filters.conv_weights(state)
@@ -87,7 +87,7 @@ def check_states(states: Sequence[State], layers: str | None, alone: bool = Fals
         if layers and not layers_of(state, layers):
             what = "no tensor with 'conv' in its name" if layers == "name" else "no convolution filters"
             raise GraftingError(
-                f"network {i} has {what} (every weight of dimension 4 counts, a transformer's patch embedding does not): "
+                f"network {i} has {what} (a patch embedding is none, nor are convolutions that are mixed for each image): "
                 "there is nothing to graft"
             )
         if state.keys() != states[0].keys():

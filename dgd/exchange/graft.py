@@ -38,7 +38,7 @@ def blending_weights(states: Sequence[State], **options) -> list[dict[str, float
             * rule: 'arctan', the formula above; 'ratio', own / (own + neighbour's), 0.5 where both are 0.
             * share: A fixed share, instead of one by criterion and rule.
             * protocol: 'paper' or 'reference-code', which decides the next three where they are not given.
-            * layers: Tensors with a share of their own: 'dimension', weights of dimension 4; 'name', keys with 'conv' in them.
+            * layers: Tensors with a share of their own: 'dimension', filters (`dgd.filters`); 'name', keys with 'conv' in them.
             * include_max: The entropy's last bin holds the largest weight.
             * digits: Decimals that a share is rounded to; None does not round.
 
@@ -125,7 +125,7 @@ def _information(state: State, layers: Mapping, options: Graft) -> dict[str, flo
     layers = {key: state[key] for key in layers}
     per_filter, criterion, include_max = options.level == "filter", options.criterion, options.include_max
     if per_filter:
-        layers = {key: value for key, value in layers.items() if value.ndim == 4}
+        layers = {key: value for key, value in layers.items() if value.ndim > 3}
     if criterion == "bn-gamma":
         found = {key: gamma.detach().float().abs().cpu() for key, gamma in _gammas(state, layers).items()}
     elif per_filter:
@@ -142,7 +142,7 @@ def _gammas(state: State, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the gamma of the batch norm after each convolution: the next one in the state dict, if its channels agree."""
     found, waiting = {}, None
     for key, value in state.items():
-        if value.ndim == 4:
+        if value.ndim > 3:
             waiting = key
         elif waiting and key.endswith("weight") and key[: -len("weight")] + "running_mean" in state:
             if len(value) == len(state[waiting]):

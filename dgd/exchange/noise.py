@@ -28,5 +28,5 @@ def within(state: State, options: Noise, *, epoch: int, generator: torch.Generat
     for key, weight in conv_weights(state, options.layers).items():
         drawn = torch.randn(weight.shape, generator=generator) * options.base ** (epoch - 1)
         weak = weight.float().abs().flatten(1).sum(1) < options.gamma
-        new[key] = weight + drawn.to(weight) * weak.view(-1, 1, 1, 1)
+        new[key] = weight + drawn.to(weight) * weak.view(-1, *[1] * (weight.ndim - 1))
     return new

@@ -1,6 +1,7 @@
 """Make a frozen network cheaper to run: fold batch norms into convolutions, fuse blocks, cast weights once."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -15,7 +16,8 @@ def freeze(net: nn.Module, example: Tensor, precision: str = "fp32", fuse: bool 
     """Return a copy of a network for inference only: in eval mode, without gradients, and folded where possible.
 
     Which batch norm follows which convolution is found in one forward pass, so this works on any network. A change that fails,
-    or that changes the logits by more than rounding (because something else reads the convolution's output), is not made.
+    or that changes the logits by more than rounding (because something else reads the convolution's output), is not made; the
+    others are.
 
     Args:
         net: A trained network; it is not changed.
@@ -27,12 +29,28 @@ def freeze(net: nn.Module, example: Tensor, precision: str = "fp32", fuse: bool 
     Returns:
         A network whose float32 logits differ from the given one's by rounding: at most `TOLERANCE` of their largest.
     """
-    chosen = copy.deepcopy(net).eval().requires_grad_(False)
-    for attempt in (_fold, _fuse)[: 1 + fuse]:
-        changed = attempt(copy.deepcopy(chosen), example)
+    plain = copy.deepcopy(net).eval().requires_grad_(False)
+    chosen = _folded(plain, plain, _pairs(plain, example), example, precision)
+    if fuse:
+        changed = _fuse(copy.deepcopy(chosen), example)
         if _agree(chosen, changed, example, precision):
             chosen = changed
     return _cast(chosen) if precision == "bf16" else chosen
+
+
+def _folded(
+    plain: nn.Module, chosen: nn.Module, pairs: Sequence[tuple[str, str]], example: Tensor, precision: str
+) -> nn.Module:
+    """Return a network with those of some pairs folded that leave its logits as they are; halves are tried where all do not."""
+    if not pairs:
+        return chosen
+    changed = _fold(copy.deepcopy(chosen), pairs)
+    if _agree(plain, changed, example, precision):
+        return changed
+    half = len(pairs) // 2
+    for part in (pairs[:half], pairs[half:]) if half else ():
+        chosen = _folded(plain, chosen, part, example, precision)
+    return chosen
 
 
 def _agree(net: nn.Module, changed: nn.Module, example: Tensor, precision: str) -> bool:
@@ -96,19 +114,25 @@ def followers(net: nn.Module, example: Tensor) -> tuple[dict[nn.Module, nn.Modul
     return pairs, calls
 
 
-def _fold(net: nn.Module, example: Tensor) -> nn.Module:
-    """Fold every batch norm whose input is a convolution's output into that convolution."""
+def _pairs(net: nn.Module, example: Tensor) -> list[tuple[str, str]]:
+    """Return the names of the convolutions and batch norms that can be folded: the norm's input is the convolution's output."""
     names = {module: name for name, module in net.named_modules()}
     pairs, calls = followers(net, example)
-    for norm, conv in pairs.items():
-        if calls[norm] > 1 or calls[conv] > 1 or norm.running_mean is None or type(conv) is not nn.Conv2d:
-            continue
-        if type(norm) is BatchNormAct2d:
-            rest = nn.Sequential(norm.drop, norm.act)
-        elif type(norm) is nn.BatchNorm2d:
-            rest = nn.Identity()
-        else:
-            continue
-        net.set_submodule(names[conv], fuse_conv_bn_eval(conv, norm))
-        net.set_submodule(names[norm], rest)
+    return [
+        (names[conv], names[norm])
+        for norm, conv in pairs.items()
+        if calls[norm] == calls[conv] == 1
+        and norm.running_mean is not None
+        and type(conv) is nn.Conv2d
+        and type(norm) in (nn.BatchNorm2d, BatchNormAct2d)
+    ]
+
+
+def _fold(net: nn.Module, pairs: Sequence[tuple[str, str]]) -> nn.Module:
+    """Fold batch norms into convolutions, in place."""
+    for name, follower in pairs:
+        conv, norm = net.get_submodule(name), net.get_submodule(follower)
+        rest = nn.Sequential(norm.drop, norm.act) if type(norm) is BatchNormAct2d else nn.Identity()
+        net.set_submodule(name, fuse_conv_bn_eval(conv, norm))
+        net.set_submodule(follower, rest)
     return net

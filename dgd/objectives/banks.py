@@ -180,7 +180,7 @@ class BankTerm(Term):
 
     name = ""
     status = "deviates"
-    requires = Requires(teacher="eval", features=True, indices=True, task="classification", draws=True)
+    requires = Requires(teacher="eval", features=True, pooled=True, indices=True, task="classification", draws=True)
 
     def __init__(self, dim: int, negatives: int, temperature: float, momentum: float):
         super().__init__()

@@ -71,7 +71,7 @@ class CompositionalContrastive(Term):
         "A feature of another width than the teacher's is brought to it by a linear layer, trained with the network; the "
         "code's widths are equal.",
     )
-    requires = Requires(teacher="eval", features=True, task="classification")
+    requires = Requires(teacher="eval", features=True, pooled=True, task="classification")
 
     def __init__(
         self,

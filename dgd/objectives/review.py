@@ -31,7 +31,7 @@ class KnowledgeReview(Term):
         "Stages that only the deeper one of two networks has are left out.",
         "A stem with a resolution of its own, as ImageNet networks have, counts as a stage.",
     )
-    requires = Requires(teacher="eval", features=True, teacher_before=True)
+    requires = Requires(teacher="eval", features=True, pooled=True, teacher_before=True)
 
     def __init__(self, warmup: float = 20, mid: int = 512, student: str = "post", teacher: str = "eval"):
         super().__init__()

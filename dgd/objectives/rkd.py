@@ -26,7 +26,7 @@ class RelationalDistillation(Term):
         "Features are taken as they are, as RepDistiller does; the authors' classification script divides them by their norm.",
         "Images whose features coincide have distance 0 and no direction; the codes give them 1e-6 and a huge gradient.",
     )
-    requires = Requires(teacher="eval", features=True)
+    requires = Requires(teacher="eval", features=True, pooled=True)
 
     def __init__(self, distance: float = 25.0, angle: float = 50.0):
         super().__init__()

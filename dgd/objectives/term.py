@@ -19,9 +19,10 @@ class Output:
         logits: (B, K), of a network that classifies.
         value: (B,), of a network that predicts a number.
         raw: (B, ...), of any other network.
-        stages: Feature maps (B, C, H, W), shallow to deep: the last one of each resolution. Empty where no term reads features.
+        stages: Feature maps (B, C, H, W), shallow to deep: the last one of each resolution, or those that a
+            pair's `out_indices` choose. Empty where no term reads features.
         before: The same maps before the stage's last activation; the stage's output itself where no activation ends it.
-        pooled: (B, C), the input of the classifier.
+        pooled: (B, C), the input of the classifier; None where the network has no single one.
         heads: Outputs of sub-networks by name.
     """
 
@@ -108,7 +109,7 @@ class Setting:
     takes: str = "image"
 
 
-WORDS = {"heads": "sub-nets", "draws": "random numbers"}
+WORDS = {"pooled": "pooled features", "heads": "sub-nets", "draws": "random numbers"}
 """Requirements that are called otherwise in a text."""
 
 
@@ -121,7 +122,7 @@ class Requires:
         peers: Whether the term needs the group's other networks, and in which order the networks learn. `own`: in turn, each on
             a batch of its own; `turns`: in turn, all on the same batch; `together`: all on the same batch, from outputs that
             were computed before the step; "": no peers.
-        features: The term needs `stages` and `pooled` of every network.
+        features: The term reads `stages` of every network.
         before: The term needs `before` of the network that learns.
         teacher_before: The term needs `before` of the teachers.
         indices: The term keeps state for each training image, so one process must see all of them.
@@ -133,6 +134,7 @@ class Requires:
         runs: The term runs networks itself, by `Batch.runs`: `peers` or `teachers`. All terms of an objective do, or none.
         teacher_features: The term needs `pooled` of the teachers.
         draws: The term draws random numbers from `Batch.generator`.
+        pooled: The term reads `pooled` of every network, which then has to have a single classifier.
     """
 
     teacher: str = ""
@@ -148,6 +150,7 @@ class Requires:
     runs: str = ""
     teacher_features: bool = False
     draws: bool = False
+    pooled: bool = False
 
     TEACHER: ClassVar[tuple[str, ...]] = ("", "eval", "train")
     PEERS: ClassVar[tuple[str, ...]] = ("", "own", "turns", "together")

@@ -254,8 +254,8 @@ def _rows(path: Path | None, metrics: Mapping, cell: Cell) -> list[dict]:
     """Return the rows of one cell, a network each, without the baseline-dependent filter columns."""
     metric = METRICS[cell.task]
     row = {name: getattr(cell, name) for name in LABELS} | {"dataset": cell.slug}
-    row |= {"teacher": cell.teacher if cell.teachers else None, "status": metrics["status"], "network": 0}
-    row |= {"networks": cell.networks, "teachers": len(cell.teachers)} | conditions(cell)
+    row |= {"teacher": cell.teacher if cell.taught else None, "status": metrics["status"], "network": 0}
+    row |= {"networks": cell.networks, "teachers": cell.taught} | conditions(cell)
     rows_of_teachers = [path.split("/")[3] for path in cell.teachers if path.count("/") == 4]  # of `Cell.path`
     row["taught_by"] = next((name for name in rows_of_teachers[:1] if name != BASELINE), None)
     row |= {"protocol": cell.protocol, "metric": metric.name} | ({"subnet": None} if cell.subnets else {})

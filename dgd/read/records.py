@@ -69,7 +69,7 @@ def faults(folder: Path, cell: Cell, metrics: Mapping) -> Iterator[str]:
 def _about(folder: Path, cell: Cell, metrics: Mapping) -> Iterator[str]:
     """Yield where metrics.json and provenance.json are not of the cell of config.yaml."""
     own = {name: getattr(cell, name) for name in ("benchmark", "dataset", "model", "method", "seed", "student", "teacher")}
-    own |= {"teachers": len(cell.teachers), "networks": cell.networks, "protocol": cell.protocol, "task": cell.task}
+    own |= {"teachers": cell.taught, "networks": cell.networks, "protocol": cell.protocol, "task": cell.task}
     for name, said in metrics["cell"].items():
         place = own if name in own else vars(cell.recipe) if hasattr(cell.recipe, name) else vars(cell.data)
         wanted = place.get(name, said)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dgd import data as datasets
 from dgd import files, identity, json_files, keys, seals
-from dgd.cell import IMAGE, PER_PROCESS, Cell
+from dgd.cell import IMAGE, PER_PROCESS, Cell, TeacherFile
 from dgd.data.loader import EVALUATION_BATCH
 from dgd.json_files import Value
 from dgd.models.nested import plain_parameters, plain_state
@@ -202,7 +202,9 @@ def _train_locked(
     try:
         if "failed" in dataset.manifest:
             raise NoImages(dataset.manifest["failed"])
-        teachers = [load_network(folder, dataset.of(cell.teacher_input), cell) for folder in folders]
+        taught = dataset.of(cell.teacher_input)
+        teachers = [load_network(folder, taught, cell, cell.teacher_options) for folder in folders]
+        teachers += [load_file(cell.teacher_file, taught, cell)] if cell.teacher_file else []
         group = Group(cell, dataset, teachers, device, processes)
         made_from["started"] = datetime.now(UTC).isoformat(timespec="microseconds")
         result = yield from _fit(group, dataset, out, stamp, turns, live)
@@ -362,13 +364,42 @@ def _timings(group: Group, turns: _Turns, images: int, how: str) -> dict:
     }
 
 
-def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
+def load_file(file: TeacherFile, dataset, cell: Cell) -> nn.Module:
+    """Return a teacher whose weights are in a file.
+
+    Raises:
+        ValueError: The file is not there, is not what the cell was planned with, or holds the weights of another network.
+    """
+    path = Path(file.path).expanduser()
+    weights = checkpoint.load_any(path)
+    if (found := files.hash_if_there(path)) != file.sha256:
+        raise ValueError(f"{path}: its SHA-256 is {found}, and the cell is of {file.sha256 or 'none'}; plan the cell again")
+    network = create(cell.teacher, dataset, cell, cell.teacher_options)
+    own = network.state_dict()
+    odd = [
+        *(f"lacks {key}" for key in own if key not in weights),
+        *(f"has {key}, which the network does not" for key in weights if key not in own),
+        *(
+            f"has {key} of shape {tuple(weights[key].shape)}, which is {tuple(value.shape)} in the network"
+            for key, value in own.items()
+            if key in weights and weights[key].shape != value.shape
+        ),
+    ]
+    if odd:
+        more = f", and {len(odd) - 3} more" if len(odd) > 3 else ""
+        raise ValueError(f"{path}: no weights of {cell.teacher} for these images and classes: it {'; '.join(odd[:3])}{more}")
+    network.load_state_dict(weights)
+    return network
+
+
+def load_network(folder: Path, dataset, cell: Cell, options: Mapping | None = None) -> nn.Module:
     """Return the first network of a finished cell, at its last epoch: a teacher of `cell`, or the cell's own.
 
     Args:
         folder: Its folder.
         dataset: The data set, as the examples of the network's input.
         cell: The cell, whose task and stem the network has.
+        options: Options of the model itself.
 
     Raises:
         NoTeacher: The cell in `folder` has no result.
@@ -388,7 +419,7 @@ def load_network(folder: Path, dataset, cell: Cell) -> nn.Module:
         raise NoTeacher(f"the teacher in {folder} has no result: {record.get('error', record['status'])}")
     if cell.teacher_input == IMAGE:
         _check_constants(folder, cell)
-    network = create(record["cell"]["student"], dataset, replace(cell, task=record["cell"].get("task", cell.task)))
+    network = create(record["cell"]["student"], dataset, replace(cell, task=record["cell"].get("task", cell.task)), options)
     weights = {key[2:]: value for key, value in checkpoint.load_weights(path).items() if key.startswith("0.")}
     for key, own in network.state_dict().items():
         if key in weights:

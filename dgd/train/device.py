@@ -32,8 +32,12 @@ class Arithmetic:
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a network to the device and into the memory layout, and return it."""
-        layout = torch.channels_last if self.channels_last else torch.preserve_format
-        return module.to(self.device, memory_format=layout)
+        module = module.to(self.device)
+        if self.channels_last:
+            for tensor in (*module.parameters(), *module.buffers()):
+                if tensor.ndim == 4:  # a Conv3d's weight has no such layout
+                    tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+        return module
 
 
 def arithmetic(recipe: Recipe, device: torch.device) -> Arithmetic:

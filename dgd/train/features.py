@@ -28,13 +28,21 @@ class Reader:
     `before` is the input of the activation whose output is the stage's map, determined in a forward pass as well. It is cloned
     where the activation works in place (timm, torchvision), because otherwise it would be overwritten by the output.
 
+    A stage that no activation module ends may be activated all the same: by a function, or before maps are concatenated or
+    scaled. Then each channel has a smallest value that many pixels share. `ends` says of each stage `module`, `activated` or
+    `not activated`.
+
+    `units`, a factor and a summand (C, 1, 1), bring images to what the network was trained on; None leaves them as they are.
+
     `heads` are the outputs of the network's sub-nets (`dgd.models.nested`), read in the same way.
 
     Args:
         network: The network; it is not changed.
         example: Inputs by name, or images (B, C, H, W), on the network's device to try it on.
-        features: Read `stages` and `pooled`; otherwise the network is only called.
+        features: Read `stages`, and `pooled` where the network has a single classifier; otherwise the network is only called.
+        pooled: It must have one.
         before: Read `before` too.
+        out_indices: Which of the network's maps are its stages; by default the last of each resolution.
         task: The network's task.
         input: Name of the input that the network takes.
 
@@ -48,13 +56,17 @@ class Reader:
         example: Mapping[str, Tensor] | Tensor,
         *,
         features: bool = False,
+        pooled: bool = False,
         before: bool = False,
+        out_indices: Sequence[int] = (),
         task: Task = TASKS["classification"],
         input: str = "image",
     ):
-        self.network, self.features, self.last_acts, self.taps = network, features or before, [], []
-        self.task, self.input = task, input
-        options = {"features": features, "before": before, "task": task, "input": input}
+        self.network, self.features = network, features or pooled or before
+        self.last_acts, self.taps, self.ends = [], [], []
+        self.task, self.input, self.out_indices = task, input, out_indices
+        self.units: tuple[Tensor, Tensor] | None = None
+        options = {"features": features, "pooled": pooled, "before": before, "task": task, "input": input}
         self.heads = {name: Reader(subnet, example, **options) for name, subnet in subnets(network).items()}
         if not self.features:
             return
@@ -64,9 +76,11 @@ class Reader:
         with torch.no_grad():
             self.taps, self.classifier = ([], network.get_classifier()) if _is_timms(network) else self._find(example)
             if not isinstance(self.classifier, nn.Module):
-                raise ValueError(
-                    f"{self.name} has no single classifier, whose input is the pooled feature; take another network"
-                )
+                self.classifier = None
+                if pooled:
+                    raise ValueError(
+                        f"{self.name} has no single classifier, whose input is the pooled feature; take another network"
+                    )
             made = self._try(example)
         network.train(training)
         if before:
@@ -81,6 +95,8 @@ class Reader:
 
     def _read(self, inputs: Mapping[str, Tensor] | Tensor) -> Output:
         images = inputs if isinstance(inputs, Tensor) else inputs[self.input]
+        if self.units:
+            images = images * self.units[0] + self.units[1]
         if not self.features:
             return self._output(self.network(images))
         held: dict[nn.Module, Tensor] = {}
@@ -89,22 +105,30 @@ class Reader:
             held[module] = inputs[0].clone() if getattr(module, "inplace", False) else inputs[0]
 
         returned: dict[nn.Module, Tensor] = {}
-        watched = {self.classifier, *filter(None, self.last_acts)}
+        watched = {*filter(None, (self.classifier, *self.last_acts))}
         hooks = [module.register_forward_pre_hook(hold) for module in watched]
         hooks += [tap.register_forward_hook(lambda module, _, output: returned.update({module: output})) for tap in self.taps]
         try:
             if self.taps:
                 logits = self.network(images)
                 stages = [returned[tap] for tap in self.taps]
+                stages = self._chosen(stages) if self.out_indices else stages
             else:
                 final, maps = self.network.forward_intermediates(images)
-                stages = last_of_each_size(maps)
+                stages = self._chosen(maps) if self.out_indices else last_of_each_size(maps)
                 logits = self.network.forward_head(final)
         finally:
             for hook in hooks:
                 hook.remove()
         before = [stage if act is None else held[act] for stage, act in zip(stages, self.last_acts)]
-        return self._output(logits, stages=stages, before=before, pooled=held[self.classifier].flatten(1))
+        pooled = held[self.classifier].flatten(1) if self.classifier else None
+        return self._output(logits, stages=stages, before=before, pooled=pooled)
+
+    def _chosen(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the maps of `out_indices`."""
+        if odd := [i for i in self.out_indices if not 0 <= i < len(maps)]:
+            raise ValueError(f"out_indices has {odd[0]}; {self.name} gives {len(maps)} maps, 0 to {len(maps) - 1}")
+        return [maps[i] for i in self.out_indices]
 
     def _find(self, example: Mapping[str, Tensor] | Tensor) -> tuple[list[nn.Module], nn.Module | None]:
         """Return the modules that give the last map of each resolution, and the last linear layer that runs."""
@@ -145,7 +169,10 @@ class Reader:
         plain = self.task.read(self.network(example if isinstance(example, Tensor) else example[self.input]))
         if any(stage.ndim != 4 for stage in output.stages) or not torch.equal(output.answer, plain):
             raise ValueError(f"the features of {self.name} cannot be read: they are no maps, or not those that give its answer")
-        return [next((act for act, made in reversed(outputs) if _same(made, stage)), None) for stage in output.stages]
+        found = [next((act for act, made in reversed(outputs) if _same(made, stage)), None) for stage in output.stages]
+        plain = ("activated" if _is_activated(stage) else "not activated" for stage in output.stages)
+        self.ends = ["module" if act else end for act, end in zip(found, plain)]
+        return found
 
 
 def _is_timms(network: nn.Module) -> bool:
@@ -166,6 +193,15 @@ def _is_map(x, images: Tensor) -> bool:
         and x.ndim == 4
         and abs(x.shape[2] * images.shape[3] - x.shape[3] * images.shape[2]) < max(images.shape[2:])
     )
+
+
+def _is_activated(x: Tensor) -> bool:
+    """Return whether maps (B, C, H, W) end as after a ReLU: at zero, or each channel at a value that several pixels share."""
+    values = x.transpose(0, 1).flatten(1)
+    low, high = values.aminmax(dim=1)
+    floors = (values == low[:, None]).sum(1) > 1
+    varied = high > low
+    return bool(varied.any()) and bool(low.min() == 0 or floors[varied].float().mean() > 0.5)
 
 
 def _same(one, other: Tensor) -> bool:

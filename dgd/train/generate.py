@@ -98,7 +98,7 @@ class _Maker:
         self.ratio = ratio[0] if ratio else None
         self.code = LabelCode(real.tensors["train_labels"], real.num_classes)
         example = torch.zeros(2, real.in_chans, real.image_size, real.image_size, device=device)
-        self.reader = Reader(self.teacher, example, features=True)
+        self.reader = Reader(self.teacher, example, features=True, pooled=True)
 
     def _cell(self, folder: Path) -> Cell:
         cell = identity.cell_of(folder)
@@ -107,7 +107,7 @@ class _Maker:
         return cell
 
     def _load(self, folder: Path, cell: Cell) -> nn.Module:
-        return load_network(folder, self.real, cell).to(self.device).eval().requires_grad_(False)
+        return load_network(folder, self.real, cell, cell.options).to(self.device).eval().requires_grad_(False)
 
     @torch.no_grad()
     def all(self) -> tuple[Tensor, Tensor, dict]:

@@ -20,7 +20,7 @@ from dgd.train.device import Arithmetic, arithmetic
 from dgd.train.exchanging import make_rule
 from dgd.train.features import Reader
 from dgd.train.member import make_member, make_optimisers, make_reader, momentum_of
-from dgd.train.outcomes import CannotExchange
+from dgd.train.outcomes import CannotExchange, NotApplicable
 from dgd.train.schedule import learning_rates
 from dgd.train.step import Plan
 from dgd.train.streams import generator
@@ -85,6 +85,9 @@ class Group:
         self.example = {input: _example(dataset.of(input)).to(device) for input in self.inputs}
         try:
             self.teachers = [self._frozen(self.arithmetic.place(teacher)) for teacher in teachers]
+            if cell.teacher_file:
+                for reader in self.teachers:
+                    reader.units = units(cell, dataset.of(cell.teacher_input), device)
             self.frozen = [Frozen(reader, self.arithmetic) for reader in self.teachers]
             self.task = TASKS[cell.task].bound(self.frozen, dataset)
             setting = dataset, self.example, self.teachers, self.arithmetic
@@ -135,8 +138,9 @@ class Group:
             )
         else:
             teacher = teacher.eval().requires_grad_(False)
-        features = needs.features or needs.teacher_features
-        options = {"input": self.cell.teacher_input, "features": features, "before": needs.teacher_before}
+        pooled = needs.pooled or needs.teacher_features
+        wanted = {"features": needs.features, "pooled": pooled, "before": needs.teacher_before}
+        options = {"input": self.cell.teacher_input, "out_indices": self.cell.teacher_out_indices, **wanted}
         return make_reader(teacher, self.example, self.cell, self.arithmetic, **options)
 
     def momentum(self, k: int) -> dict[str, torch.Tensor]:
@@ -149,7 +153,13 @@ class Group:
         exchanged = exchange.standing(self.cell.exchange.name) if self.cell.exchange else []
         parts = [*member.objective.terms.values(), *exchanged]
         deviations = [text for part in parts for text in part.deviations]
-        if self.requires.teacher_before and any(act is None for act in self.teachers[0].last_acts):
+        ends = self.teachers[0].ends if self.requires.teacher_before else []
+        if "activated" in ends:
+            deviations.append(
+                "the teacher's stages end after an activation that is no module of its own (a function, or one before maps are "
+                "concatenated or scaled) and are read after it"
+            )
+        if "not activated" in ends:
             deviations.append("the teacher's stages end without an activation and are read as they are")
         return {"status": least_faithful(parts), "deviations": deviations}
 
@@ -176,6 +186,24 @@ class Group:
         if self.recipe.weight_average != "none":
             for i, average in zip(self.ranks.mine, self.eval_networks):
                 average.load_state_dict(states[i]["average"])
+
+
+def units(cell: Cell, dataset, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return factor and summand (C, 1, 1) that turn normalised images into those that a teacher from a file was trained on.
+
+    Raises:
+        NotApplicable: Its constants are not of as many channels.
+    """
+    file, usual = cell.teacher_file, models.constants(cell.teacher)
+    mean, std = file.mean or usual[0], file.std or usual[1]
+    if not len(mean) == len(std) == dataset.in_chans:
+        raise NotApplicable(
+            f"teacher.mean and std of {cell.teacher} are of {len(mean)} and {len(std)} channels, and the images have "
+            f"{dataset.in_chans}; give them for each channel"
+        )
+    of = [torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (dataset.mean, dataset.std, mean, std)]
+    factor, summand = of[1] / of[3], (of[0] - of[2]) / of[3]
+    return factor.float().to(device), summand.float().to(device)
 
 
 def _example(dataset) -> torch.Tensor:

@@ -14,7 +14,7 @@ from dgd.task import TASKS
 from dgd.train.averages import frozen_batch_norm_stats
 from dgd.train.device import Arithmetic
 from dgd.train.features import Reader
-from dgd.train.outcomes import NotApplicable
+from dgd.train.outcomes import NotApplicable, OutOfMemory
 from dgd.train.streams import stream
 
 
@@ -68,18 +68,28 @@ class Member(nn.Module):
                 parameter.requires_grad_(True)
 
 
-def create(name: str, dataset, cell: Cell) -> nn.Module:
-    """Build a network for the images and the task of a data set, with fresh weights."""
+def create(name: str, dataset, cell: Cell, options: Mapping | None = None) -> nn.Module:
+    """Build a network for the images and the task of a data set, with fresh weights and options of its own.
+
+    Raises:
+        NotApplicable: The network cannot be built for such images.
+    """
     task, channels, size = TASKS[cell.task], dataset.in_chans, dataset.image_size
     if task.features:
         channels, size = models.feature_width(cell.teacher, channels, size, cell.adapt_stem), 1
-    network = models.create(
-        name,
-        num_classes=task.width(dataset.num_classes),
-        in_chans=channels,
-        image_size=size,
-        adapt_stem=cell.adapt_stem,
-    )
+    try:
+        network = models.create(
+            name,
+            num_classes=task.width(dataset.num_classes),
+            in_chans=channels,
+            image_size=size,
+            adapt_stem=cell.adapt_stem,
+            options=options,
+        )
+    except models.CannotBuild as error:
+        if OutOfMemory.of(error, cell.path):
+            raise
+        raise NotApplicable(str(error)) from None
     if hasattr(network, "set_units"):  # it makes images: as normalised as those of the data set
         network.set_units(dataset.mean, dataset.std)
     return network
@@ -93,7 +103,9 @@ def make_reader(
     *,
     input: str,
     features: bool = False,
+    pooled: bool = False,
     before: bool = False,
+    out_indices: Sequence[int] = (),
 ) -> Reader:
     """Return the reader of a network, tried on an example of its input.
 
@@ -103,7 +115,8 @@ def make_reader(
     try:
         with arithmetic.autocast():
             task, takes = TASKS[cell.task], models.takes(network, input)
-            return Reader(network, example, features=features, before=before, task=task, input=takes)
+            wanted = {"features": features, "pooled": pooled, "before": before, "out_indices": out_indices}
+            return Reader(network, example, **wanted, task=task, input=takes)
     except ValueError as error:
         raise NotApplicable(f"{cell.method!r}: {error}") from None
 
@@ -127,7 +140,8 @@ def make_member(
         NotApplicable: A term is not defined for these networks.
     """
     torch.manual_seed(stream(cell.seed, "init", number))
-    network = create([cell.student, *cell.partners][max(0, number + 1 - cell.evaluated)], dataset, cell)
+    partner = max(0, number + 1 - cell.evaluated)
+    network = create([cell.student, *cell.partners][partner], dataset, cell, {} if partner else cell.options)
     if cell.subnets:
         inner = {name: create(name, dataset, cell) for name in cell.subnets}
         shared = {"batch_norm": cell.subnet_batch_norm, "classifier": cell.subnet_classifier}
@@ -143,7 +157,8 @@ def make_member(
     torch.manual_seed(stream(cell.seed, "init", "objective", number))
     objective = Objective(cell.objective, arithmetic.autocast)
     needs = objective.requires
-    options = {"input": cell.input, "features": needs.features, "before": needs.before}
+    options = {"input": cell.input, "features": needs.features, "pooled": needs.pooled, "before": needs.before}
+    options["out_indices"] = cell.out_indices
     reader = make_reader(network, example, cell, arithmetic, **options)
     member = Member(network, objective, arithmetic, reader, surgery)
     own, teachers_outputs = Output(), []

@@ -7,6 +7,8 @@ hold their activations at the same time. The memory of a term is given by `Term.
 are not counted.
 """
 
+import json
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
@@ -29,7 +31,9 @@ KERNELS = 128 * MIB  # cuBLAS's workspaces of the forward and of the backward th
 HEADROOM = 1.5  # factor for fragmentation: the same cell has taken half as much again in another run
 
 
-def footprint(model: str, num_classes: int, in_chans: int, image_size: int, adapt_stem: bool) -> tuple[int, int, int]:
+def footprint(
+    model: str, num_classes: int, in_chans: int, image_size: int, adapt_stem: bool, options: Mapping | None = None
+) -> tuple[int, int, int]:
     """Measure the memory of a network in float32 without allocating it.
 
     Returns:
@@ -39,7 +43,7 @@ def footprint(model: str, num_classes: int, in_chans: int, image_size: int, adap
     Raises:
         ValueError: The model cannot take such images.
     """
-    found = _footprint(model, num_classes, in_chans, image_size, adapt_stem)
+    found = _footprint(model, num_classes, in_chans, image_size, adapt_stem, json.dumps(dict(options or {}), sort_keys=True))
     if isinstance(found, ValueError):
         raise found
     return found
@@ -47,18 +51,20 @@ def footprint(model: str, num_classes: int, in_chans: int, image_size: int, adap
 
 @lru_cache(None)
 def _footprint(
-    model: str, num_classes: int, in_chans: int, image_size: int, adapt_stem: bool
+    model: str, num_classes: int, in_chans: int, image_size: int, adapt_stem: bool, options: str
 ) -> tuple[int, int, int] | ValueError:
     try:
-        return _measure(model, num_classes, in_chans, image_size, adapt_stem)
+        return _measure(model, num_classes, in_chans, image_size, adapt_stem, json.loads(options))
     except ValueError as error:  # returned, so that the cache keeps it too: a benchmark asks again for each of its cells
         return error
 
 
-def _measure(model: str, num_classes: int, in_chans: int, image_size: int, adapt_stem: bool) -> tuple[int, int, int]:
+def _measure(
+    model: str, num_classes: int, in_chans: int, image_size: int, adapt_stem: bool, options: Mapping
+) -> tuple[int, int, int]:
     shape = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size, "adapt_stem": adapt_stem}
     with torch.device("meta"):
-        net = models.create(model, **shape).train()
+        net = models.create(model, **shape, options=options).train()
         images = models.example(net, 2, in_chans, image_size)
     weights = sum(t.numel() * t.element_size() for t in net.state_dict().values())
     own = {t.untyped_storage()._cdata for t in (*net.parameters(), *net.buffers())}
@@ -124,7 +130,7 @@ def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
         held = (cell.input, cell.teacher_input) if cell.paired else (cell.input,)
         images = sum(_images(*source.shape_of(input)[1:], cell, input) for input in held)
         training = _training(training, cell, cell.input)
-    weights, kept, largest = footprint(cell.student, *own)
+    weights, kept, largest = footprint(cell.student, *own, cell.options)
     partners = [footprint(name, *own) for name in cell.partners]
     together = 1 if recipe.ranks_per_network else cell.networks
     batch = -(-recipe.batch_size // (recipe.ranks_per_network or 1))
@@ -143,11 +149,11 @@ def estimate(cell: Cell, cuda: bool = False) -> dict[str, int]:
         step += batch * footprint(name, *own)[1] // half * (together if objective.requires.peers == "together" else 1)
     if objective.requires.runs:  # real and generated images in one step, and the networks that they come from and go to
         step = 2 * batch * (kept + sum(each for _, each, _ in partners)) // half
-    if cell.teachers:
+    if cell.taught:
         theirs = source.shape_of(cell.teacher_input)
         theirs = (*theirs[:3], cell.adapt_stem) if theirs else shape
-        t_weights, _, t_largest = footprint(cell.teacher, *theirs)  # a generator among them is no larger
-        group += len(cell.teachers) * 2 * t_weights
+        t_weights, _, t_largest = footprint(cell.teacher, *theirs, cell.teacher_options)  # a generator among them is no larger
+        group += cell.taught * 2 * t_weights
         step += 4 * batch * t_largest // half
     evaluation = 4 * EVALUATION_BATCH * largest // half
     # Each CUDA graph keeps its memory; otherwise one follows the other.

@@ -25,7 +25,7 @@ class CannotExchange(NoResult):
 
 
 class NotApplicable(NoResult):
-    """A method that is not defined for these networks."""
+    """A method that is not defined for these networks, or a network that cannot be built for these images."""
 
     status = "not applicable"
 

@@ -176,7 +176,7 @@ def prune_cell(folder: str | Path, prepared: str | Path, shares: Sequence[float]
     if metrics["status"] == "finished" and metrics["conv_filters"]:
         set_up(recipe)
         device, dataset = pick_device(recipe.device), data.load(prepared).under(recipe).of(cell.input)
-        model = arithmetic(recipe, device).place(load_network(folder, dataset, cell))
+        model = arithmetic(recipe, device).place(load_network(folder, dataset, cell, cell.options))
         loader = dataset.loader(
             "test",
             batch_size=EVALUATION_BATCH,

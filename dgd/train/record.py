@@ -163,7 +163,7 @@ def write_failure(out: Path, cell: Cell, facts: Mapping, error: NoResult) -> dic
 def about(cell: Cell) -> dict:
     """Return what metrics.json says about its cell; config.yaml has all of it."""
     found = {key: getattr(cell, key) for key in ("benchmark", "dataset", "model", "method", "seed", "student", "teacher")}
-    found |= {"teachers": len(cell.teachers), "networks": cell.networks}
+    found |= {"teachers": cell.taught, "networks": cell.networks}
     found |= {key: getattr(cell.recipe, key) for key in REPORTED}
     return found | {"protocol": cell.protocol, "task": cell.task, "train_images": cell.data.train_images}
 

@@ -37,7 +37,7 @@ from dgd.metrics import MAKERS
 from pipeline import planning
 from pipeline.config import one_of, resolve
 from pipeline.generate import Images
-from pipeline.jobs import gpus, launcher, mem_mb, threads
+from pipeline.jobs import gpus, launcher, mem_mb, said, threads
 from pipeline.prepare import Prepared
 
 os.environ.pop("DGD_NETWORKS", None)

@@ -59,7 +59,7 @@ rule train:
         mem_mb=lambda wildcards: mem_mb(CELLS[wildcards.cell]),
     params:
         # Functions of the output too: Snakemake does not take their values for a reason to train again.
-        why=lambda wildcards, output: f"\n{STALE.get(wildcards.cell) or ''}".rstrip(),
+        why=lambda wildcards, output: f"\n{said(CELLS[wildcards.cell], STALE.get(wildcards.cell))}".rstrip(),
         launcher=lambda wildcards, output: launcher(CELLS[wildcards.cell]),
         asked=lambda wildcards, output: asked_of(wildcards),
         results=lambda wildcards, output: output.metrics.split(wildcards.cell)[0],
@@ -106,7 +106,7 @@ rule train_together:
         mem_mb=lambda wildcards: mem_mb(*cells_of(wildcards)),
     params:
         why=lambda wildcards, output: "".join(
-            f"\n{cell.path} {STALE.get(cell.path) or ''}".rstrip()
+            f"\n{cell.path} {said(cell, STALE.get(cell.path))}".rstrip()
             for cell in cells_of(wildcards)
         ),
         launcher=lambda wildcards, output: launcher(cells_of(wildcards)[0]),

@@ -26,7 +26,7 @@ def cost_table(benchmark: Benchmark) -> Table:
     for found in benchmark.cells.values():
         cell = found.cell
         if found.finished:
-            groups.setdefault((cell.slug, cell.student, cell.teacher if cell.teachers else "", cell.method), []).append(found)
+            groups.setdefault((cell.slug, cell.student, cell.teacher if cell.taught else "", cell.method), []).append(found)
     rows = [dict(zip(COLUMNS, (*key, *_cost(cells)), strict=True)) for key, cells in groups.items()]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     text = pd.DataFrame([_text(row) for row in frame.itertuples()], columns=list(HEADERS))

@@ -156,7 +156,7 @@ class Cells:
         self.over = {(one.cell.slug, one.cell.student, one.cell.method): one.cell.baseline for one in benchmark.cells.values()}
         for path, found in benchmark.cells.items():
             cell, one = found.cell, (found.cell.seed, path, found.status)
-            teacher = cell.teacher if cell.teachers else ""
+            teacher = cell.teacher if cell.taught else ""
             self.groups.setdefault((cell.slug, cell.student, teacher, cell.method), []).append(one)
             if cell.generated:
                 self.images.setdefault(cell.data_slug, []).append(one)
