@@ -241,7 +241,7 @@ def _twice(items: Iterable, inner: Any) -> list:
     for item in items:
         if isinstance(item, Mapping) and not is_dataclass(inner):
             continue
-        mark = json.dumps(item, sort_keys=True) if isinstance(item, Mapping) else item
+        mark = json.dumps(item, sort_keys=True, default=str) if isinstance(item, Mapping | list) else item
         if mark in seen:
             found.append(item)
         seen.add(mark)

@@ -167,7 +167,7 @@ def test_a_cell_that_cannot_be_trained_leaves_the_others_alone(benchmark, capsys
     given = yaml.safe_load(benchmark.read_text()) | {"seeds": [0], "methods": ["baseline"]}
     benchmark.write_text(yaml.safe_dump(given | {"pairs": [{"student": name} for name in ("vgg11_bn", "cifar_resnet8")]}))
     assert train(benchmark, "results", "--together", "1") == 1
-    assert "baseline/seed0: failed: model 'vgg11_bn' does not work on 1x8x8 images" in capsys.readouterr().err
+    assert "baseline/seed0: not applicable: the network: model 'vgg11_bn' does not work on 1x8x8 images" in capsys.readouterr().err
     assert list(left(benchmark.parent / "results")) == ["t/digits/cifar_resnet8/baseline/seed0"]
 
 

@@ -161,7 +161,7 @@ def test_review_pairs_from_the_deepest_and_leaves_out_maps_of_one_pixel():
 def test_review_reads_the_features_that_its_options_name():
     own, teacher = output([(4, 8, 8)], 4, grad=True), output([(5, 8, 8)], 5)
     post, pre = built("review", own, teacher), built("review", own, teacher, student="pre")
-    assert post.requires == Requires(teacher="eval", features=True, teacher_before=True)
+    assert post.requires == Requires(teacher="eval", features=True, pooled=True, teacher_before=True)
     assert pre.requires == replace(post.requires, before=True)
     assert TERMS["review"](teacher="train").requires == replace(post.requires, teacher="train")
     assert len(TERMS["review"](teacher="train").deviations) == len(post.deviations) - 1

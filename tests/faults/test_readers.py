@@ -93,7 +93,7 @@ def bounded() -> Iterator[None]:
 
 def forget() -> None:
     """Forget what readers keep of files while size and time do not change: here they change faster than a clock."""
-    for kept in (seals._parsed, identity._parsed, identity._hashed):
+    for kept in (seals._parsed, identity._parsed, files._hashed):
         kept.cache_clear()
 
 
