@@ -171,11 +171,11 @@ def blocked(differences: Sequence[float], typical: float = math.nan, confidence:
 
     The weight is fixed. An empirical Bayes estimate of it (as in limma, G. K. Smyth 2004) is more precise where the rows'
     variances are alike, and is not valid here: all differences of a setting share the noise of the row they are held against,
-    so that they look alike although none is known. Measured by tests/test_statistics.py on normal data of 8 methods without any
-    gain: coverage of the 95 % interval and share of tables with an adjusted p (`holm`) of at most 0.05, in %; the width is over that
-    of the plain paired interval and, in brackets, of Welch's. rho is the correlation that a shared seed gives each pair of rows;
-    mixed: 0.95 between half of them, 0.05 for the others. Spread: all equal, the baseline's three times that of the methods (3 : 1),
-    or lognormal with 30 % between rows.
+    so that they look alike although none is known. Measured by tests/test_blocked.py on normal data of 8 methods without any
+    gain: coverage of the 95 % interval, and share of tables with an adjusted p (`holm`) of at most 0.05, in %; the width is
+    over that of the plain paired interval and, in brackets, of Welch's. rho is the correlation that a shared seed gives each
+    pair of rows; mixed: 0.95 between half of them, 0.05 for the others. Spread: all equal, the baseline's three times that of
+    the methods (3 : 1), or lognormal with 30 % between rows.
 
     | spread  | rho   | 3 seeds: coverage | any p | width       | 5 seeds: coverage | any p | width       |
     |---------|-------|-------------------|-------|-------------|-------------------|-------|-------------|
