@@ -134,7 +134,7 @@ def test_controls_words_are_said_as_often_as_stated(row):
     assert near(found, [float(value) for value in (left, explained, reverse, open_)])
     seen = (low[:, 0] > 0).mean()
     assert found[1] / seen == pytest.approx(float(of_seen), abs=6)
-    if explains == "nothing":  # 'explained' is said wrongly in 2.5 % of those whose gain is seen, whatever the baseline's spread
+    if explains == "nothing":  # wrongly 'explained', whatever the baseline's spread
         assert float(of_seen) <= 2.5
 
 

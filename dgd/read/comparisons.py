@@ -1,7 +1,8 @@
 """Hold one row of a table against another: every gain, interval, p-value and verdict of the tables rests on what is made here.
 
 Samples go by seed: {seed: result}. The primary analysis is `dgd.read.statistics.blocked` on the seeds that both rows have;
-Welch's of all seeds of both stands beside it, and in its place where the rows share fewer than two seeds. A benchmark's
+Welch's of all seeds of both stands beside it, and in its place where the rows share fewer than two seeds, or differ by the
+same in each and nothing says how much differences vary. A benchmark's
 distinct comparisons are one `Family`, over which p-values are adjusted once; a table is a `Draft` until that is done.
 """
 
@@ -35,6 +36,7 @@ DECIMALS = 9
 """To how many decimals differences are taken: what two equal floats less two others differ by is no spread."""
 
 NOTHING = Difference(math.nan, math.nan, math.nan, math.nan)
+EQUAL = Difference(0.0, math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,14 @@ class Comparison:
         """Return `BLOCKED`, `WELCH` or `SAME`; "" where a side has no result."""
         if not self.own or not self.other:
             return ""
-        if len(self.differences) < 2:
-            return WELCH
-        return BLOCKED if any(self.differences) else SAME
+        if len(self.differences) > 1 and not any(self.differences):
+            return SAME
+        return BLOCKED if self.moments[0] > 0 else WELCH
 
     @property
     def moments(self) -> tuple[float, float]:
-        """Return the variance of the differences, moderated, and its degrees of freedom; NaN unless the analysis is blocked."""
-        if self.analysis != BLOCKED:
+        """Return the variance of the differences, moderated, and its degrees of freedom; NaN of fewer than two."""
+        if len(self.differences) < 2:
             return math.nan, math.nan
         spread = float(np.var(self.differences, ddof=1)) if np.ptp(self.differences) else 0.0
         return moderated(spread, len(self.differences), self.typical)
@@ -89,18 +91,22 @@ class Comparison:
         """Return the true gain that the primary analysis would have shown in 80 % of cases; NaN where it cannot test."""
         if self.analysis == WELCH:
             return detectable_between(self.own, self.other)
+        if self.analysis != BLOCKED:
+            return math.nan
         variance, freedom = self.moments
-        return detectable(math.sqrt(variance / len(self.differences)), freedom) if variance > 0 else math.nan
+        return detectable(math.sqrt(variance / len(self.differences)), freedom)
 
     def at(self, confidence: float = 0.95) -> Difference:
-        """Return the gain with its interval and p by the primary analysis; NaN of two rows that are the same."""
+        """Return the gain with its interval and p by the primary analysis; two rows that are the same have neither."""
         if self.analysis in ("", SAME):
-            return NOTHING
+            return EQUAL if self.analysis else NOTHING
         return blocked(self.differences, self.typical, confidence) if self.analysis == BLOCKED else self.welch_at(confidence)
 
     def welch_at(self, confidence: float = 0.95) -> Difference:
         """Return the same by Welch's, of all seeds of both."""
-        return NOTHING if self.analysis in ("", SAME) else difference(self.own, self.other, confidence)
+        if self.analysis in ("", SAME):
+            return EQUAL if self.analysis else NOTHING
+        return difference(self.own, self.other, confidence)
 
     def columns(self, name: str = "gain", bare: bool = False) -> dict[str, float | str]:
         """Return the columns of a table that say all of this.
@@ -288,9 +294,10 @@ def footnote(size: int) -> str:
         "their initial weights and the order and augmentation of images. Their variance is moderated by the one that is "
         "typical of the setting's rows (docs/reading-tables.md). Where Welch's interval, of all seeds of both as "
         "independent samples, would give another word, it stands in brackets; the CSV has it for every row. Rows that share "
-        f"fewer than two seeds are compared by Welch's alone. p is adjusted by Holm over the {count}distinct comparisons of "
-        "all tables of this benchmark. A row that is another one's own network has the same result in every seed, as the "
-        "first of networks that learn apart: there is nothing to compare, and the methods table has their best and ensemble."
+        "fewer than two seeds, or differ by the same in each, are compared by Welch's alone. p is adjusted by Holm over the "
+        f"{count}distinct comparisons of all tables of this benchmark. A row that is another one's own network has the same "
+        "result in every seed, as the first of networks that learn apart: there is nothing to compare, and the methods "
+        "table has their best and ensemble."
     )
 
 

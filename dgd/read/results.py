@@ -9,6 +9,7 @@ from dgd.benchmark import BASELINE
 from dgd.metrics import Metric, metric_named
 from dgd.read.cells import baseline_of, grouped, is_baseline, members, metric_of, outcomes, precisions, reported, taught_by
 from dgd.read.comparisons import (
+    BLOCKED,
     CONDITIONAL,
     NONE,
     SAME,
@@ -166,7 +167,7 @@ def _pooled(cells: pd.DataFrame, report: str, settings: Settings) -> dict[str, d
         for method, ours in values.items():
             one = setting.of(ours, values.get(over[method], {})) if over[method] != method else NONE
             variance, freedom = one.moments
-            if variance > 0:
+            if one.analysis == BLOCKED:
                 found = one.primary.difference, (variance / len(one.differences)) ** 0.5, freedom
                 parts.setdefault(metric.name, {}).setdefault(method, []).append(found)
     return {
@@ -203,7 +204,8 @@ def _ours(
         one = setting.of(by_seed(first), by_seed(base))
         row |= one.columns("gain") | {"minimum_detectable_effect": one.minimum_detectable_effect}
         held = one if column == "last" else _of_column(settings, group, first, base, column)
-        row |= {name: value for name, value in held.columns("held").items() if name in COLUMNS}
+        row |= {"held_gain": held.primary.difference, "held_low": held.primary.low, "held_high": held.primary.high}
+        row |= {"held_welch_low": held.welch.low, "held_welch_high": held.welch.high}
     row["best_on_test"] = mean(first["best_on_test"])
     row["validation_selected"] = mean(first["validation_selected"])
     row["mean_of_networks"] = mean(members(group).loc[group["status"] == "finished", "last"])
