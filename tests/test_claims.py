@@ -87,7 +87,7 @@ def test_a_row_holds_what_was_claimed_measured_and_judged(tmp_path):
     assert {name: row[name] for name in COLUMNS if name not in TEXT} == pytest.approx(numbers)
     missing, there = judge(path, cells.assign(student="cifar_resnet8")).to_dict("records")
     assert {name for name in TEXT if not missing[name]} == {
-        *("teacher", "benchmark", "row", "over_row", "scale", "analysis", "welch_verdict", "counts", "remark"),
+        *("teacher", "benchmark", "row", "over_row", "scale", "analysis", "counts", "remark"),
         *("seeds", "over_seeds", "folders", "over_folders"),
     }
     assert (missing["student"], missing["published_ids"], missing["published"]) == (R56, "graft base", 1)

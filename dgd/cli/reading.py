@@ -144,6 +144,30 @@ def controls(
 
 
 @app.command(rich_help_panel=PANEL)
+def plan(
+    folder: ResultsFolder,
+    half_width: Annotated[
+        float, typer.Option(help="Of the 95 % interval, to either side of the gain, in the metric's unit.")
+    ] = 0.5,
+    as_json: AsJson = False,
+) -> None:
+    """Print how many seeds make the interval of each gain that narrow, with finished cells as a pilot.
+
+    Example: dgd-bench plan results/zoo-small --half-width 1
+    """
+    from dgd.read import asked
+    from dgd.read.cells import predicting
+    from dgd.read.plan import plan as planned
+    from dgd.read.results import results
+    from dgd.read.table import markdown
+
+    there = asked.results(folder)
+    report = there.benchmark.report if there.benchmark else "first"
+    found = planned(results(predicting(there.frame(standing=False)), [], report), half_width)
+    show(_content(found), markdown(found), as_json)
+
+
+@app.command(rich_help_panel=PANEL)
 def filters(
     path: Annotated[
         str, typer.Argument(metavar="NETWORK", help="A cell's folder, weights (.safetensors, .pt, .pth), or a timm name.")

@@ -116,9 +116,10 @@ def judged(
                 chosen[place] = row
         for row in chosen.values():
             row["counts"] = "yes"
+        unrun = {"verdict": NOT_RUN, "welch_verdict": NOT_RUN, "n": 0, "over_n": 0}
         for place, setting in enumerate(claim.settings):
             if place not in chosen:
-                found.append(_describe(claim, setting) | {"place": place, "verdict": NOT_RUN, "n": 0, "over_n": 0})
+                found.append(_describe(claim, setting) | unrun | {"place": place})
         values, said = [row["values"] for row in chosen.values()], {}
         for start, by in (("", Comparison.at), ("welch_", Comparison.welch_at)):
             elsewhere = [row[f"{start}verdict"] for row in found if row["place"] is None]
@@ -138,6 +139,7 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
         # Of a file's column of one seed each and nothing else, pandas makes floats.
         return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
+    table = table.reindex(columns=list(COLUMNS))  # a file of an older version has fewer
     columns = {name: table[name].astype(object).map(text) if name in TEXT else table[name].astype(float) for name in COLUMNS}
     return pd.DataFrame(columns, columns=list(COLUMNS))
 

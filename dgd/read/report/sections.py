@@ -515,7 +515,7 @@ def _claims(benchmark: Benchmark) -> Iterable[Section]:
     if "claims" not in benchmark.tables or not len(benchmark.tables["claims"].frame):
         return
     run, unrun, left_out = rows.claims_shown(benchmark)
-    texts = ["What the papers claim, held against the cells of this benchmark, with Welch's 95 % intervals."]
+    texts = ["What the papers claim, held against the cells of this benchmark, with 95 % intervals."]
     if not run.rows:
         texts = ["No claim of the papers has cells in this benchmark."]
     if left_out:
