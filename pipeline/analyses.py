@@ -18,7 +18,7 @@ from dgd.metrics import metric_named
 from dgd.read import asked, claims
 from dgd.read.comparisons import Draft
 from dgd.read.table import gain, number, pair
-from dgd.read.tables import drafts
+from dgd.read.tables import asked_drafts
 from pipeline import script
 
 MARKERS = "<!-- analyses -->", "<!-- end of analyses -->"
@@ -72,9 +72,7 @@ def listed(folders: Sequence[str | Path]) -> str:
             continue
         there = asked.results(folder)
         cells = there.frame(standing=False)
-        papers = [shipped.PAPERS / f"{name}.yaml" for name in there.benchmark.papers]
-        made = drafts(cells, folder, papers, there.benchmark.report, there.benchmark.controls)
-        rows += changed(folder.name, made)
+        rows += changed(folder.name, asked_drafts(there, cells))
         benchmarks.append((cells, folder))
     judged = claims.evaluate(claims.read(shipped.papers()), benchmarks)
     return f"{_markdown(HEADERS, rows)}\n\n{_markdown(CLAIM_HEADERS, concluded(judged))}\n"

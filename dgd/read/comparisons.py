@@ -201,8 +201,7 @@ class Settings:
             part, nested = self._parts.get(place[:2]), self._nested.get(place[:2])
             rows = {}
             if part is not None:
-                groups = part.groupby(["teacher", "method"], sort=False)
-                rows |= {name: by_seed(reported(group, self.report)[0], column) for name, group in groups}
+                rows |= self._reported(part, column)
             if nested is not None:
                 first = nested[nested["status"] == "finished"].drop_duplicates(["student", "teacher", "method", "seed"])
                 groups = first.groupby(["student", "teacher", "method"], sort=False)
@@ -211,6 +210,14 @@ class Settings:
             sign = metric_of(there).sign if there is not None else 1
             self._found[place] = Setting((self.benchmark, dataset, network), rows, sign)
         return self._found[place]
+
+    def _reported(self, part: pd.DataFrame, column: str) -> dict[Hashable, Sample]:
+        """Return the sample of each row; which network is the best is asked of each row by itself."""
+        if self.report == "best":
+            groups = part.groupby(["teacher", "method"], sort=False)
+            return {name: by_seed(reported(group, self.report)[0], column) for name, group in groups}
+        there = reported(part, self.report)[0][["teacher", "method", "seed", column]]
+        return {name: by_seed(group, column) for name, group in there.groupby(["teacher", "method"], sort=False)}
 
 
 def by_seed(rows: pd.DataFrame, column: str = "last") -> dict[int, float]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dgd import frozen
+from dgd import frozen, plugins, shipped
 from dgd.read import claims
+from dgd.read.asked import Asked
 from dgd.read.cells import predicting
 from dgd.read.comparisons import Draft, Family, Settings
 from dgd.read.controls import held
@@ -47,6 +48,20 @@ def drafts(
         "claims": claims.draft(claims.read(papers), [(cells, folder)]),
         "subnets": subnets(cells, first),
     }
+
+
+def asked_drafts(there: Asked, found: pd.DataFrame) -> dict[str, Draft]:
+    """Return the drafts of a folder of results, by what was asked for there.
+
+    Args:
+        there: The folder.
+        found: Its cells.
+    """
+    if there.benchmark is None:
+        return drafts(found, there.folder, [], "first", {})
+    files = [plugins.PAPERS.get(name, shipped.PAPERS / f"{name}.yaml") for name in there.benchmark.papers]
+    papers = [path for path in files if Path(path).is_file()]
+    return drafts(found, there.folder, papers, there.benchmark.report, there.benchmark.controls)
 
 
 def tables(

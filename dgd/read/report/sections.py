@@ -10,6 +10,7 @@ import yaml
 from markupsafe import Markup
 
 from dgd.metrics import metric_named
+from dgd.read.comparisons import beside
 from dgd.read.figures import style
 from dgd.read.figures.material import Material
 from dgd.read.report import answer, charts, cost, found, rows
@@ -251,11 +252,12 @@ def _controls(benchmark: Benchmark) -> Section | None:
         domain = charts.span(part[["gain", "low", "high"]].to_numpy().ravel())
         widest = int(part["control"].str.len().max())
         for (dataset, student, teacher, method), group in part.groupby(["dataset", "student", "teacher", "method"], sort=False):
+            words = [beside(*both) for both in zip(group["what"], group.get("welch_what", group["what"]))]
             spec = charts.forest(
                 pd.DataFrame(
                     {
                         "name": group["control"],
-                        **{"value": group["gain"], "low": group["low"], "high": group["high"], "text": group["what"]},
+                        **{"value": group["gain"], "low": group["low"], "high": group["high"], "text": words},
                         "href": [f"#row/{benchmark.name}/controls/{row}" for row in group["row"]],
                     }
                 ),
