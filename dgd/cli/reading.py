@@ -31,16 +31,19 @@ def table(
     from dgd import frozen, shipped
     from dgd.read import asked
     from dgd.read.cells import predicting
+    from dgd.read.comparisons import Family
     from dgd.read.filter_sets import filters_table
     from dgd.read.papers import read_papers
-    from dgd.read.results import results_table
+    from dgd.read.results import results
     from dgd.read.table import markdown
+    from dgd.read.tables import asked_drafts
 
     there = asked.results(folder)
     frame = there.frame()
     cells, published = predicting(frame), read_papers(shipped.papers() if papers is None else papers)
     report = there.benchmark.report if there.benchmark else "first"
-    tables = {"results": results_table(cells, published, report), "filters": filters_table(cells, published)}
+    family = Family(asked_drafts(there, frame).values())
+    tables = {"results": results(cells, published, report).table(family), "filters": filters_table(cells, published)}
     remarks = there.remarks + [f"Frozen: {frozen.sentence(row)}." for row in frozen.made_by(folder)]
     stale = frame[frame["standing"].fillna("").str.startswith("stale")].drop_duplicates("folder")
     remarks += [f"{there.folder.name}/{row.folder} is {row.standing}." for row in stale.itertuples()]
@@ -88,6 +91,7 @@ def claims(
     from dgd.read import asked
     from dgd.read import claims as reading
     from dgd.read.cells import refuse_twice
+    from dgd.read.tables import asked_drafts
 
     files = shipped.papers(papers)
     if paper:
@@ -104,7 +108,8 @@ def claims(
     wanted = reading.read(files)
     if not wanted:
         raise ValueError(f"{papers or files[0].parent}: none of its files has claims; give other papers")
-    found = reading.evaluate(wanted, [(frame, folder) for frame, folder in cells if len(frame)])
+    others = [draft for one, (frame, _) in zip(there, cells) if len(frame) for draft in asked_drafts(one, frame).values()]
+    found = reading.evaluate(wanted, [(frame, folder) for frame, folder in cells if len(frame)], others)
     if csv:
         print(found.to_csv(index=False, float_format="%.8g").rstrip())
     else:
@@ -132,14 +137,41 @@ def controls(
     """
     from dgd import config
     from dgd.read import asked
-    from dgd.read.controls import controls_table
+    from dgd.read.comparisons import Family
+    from dgd.read.controls import held
     from dgd.read.table import markdown
+    from dgd.read.tables import asked_drafts
 
     there = asked.results(folder, config.load(path) if path else None)
-    benchmark = there.benchmark
+    benchmark, frame = there.benchmark, there.frame(standing=False)
     if benchmark is None:
         raise ValueError(f"{folder}: no {config.ASKED} in it, which names the controls; give the benchmark by --config")
-    found = controls_table(there.frame(standing=False), benchmark.controls, benchmark.report)
+    family = Family(asked_drafts(there, frame).values())
+    found = held(frame, benchmark.controls, benchmark.report).table(family)
+    show(_content(found), markdown(found), as_json)
+
+
+@app.command(rich_help_panel=PANEL)
+def plan(
+    folder: ResultsFolder,
+    half_width: Annotated[
+        float, typer.Option(help="Of the 95 % interval, to either side of the gain, in the metric's unit.")
+    ] = 0.5,
+    as_json: AsJson = False,
+) -> None:
+    """Print how many seeds make the interval of each gain that narrow, with finished cells as a pilot.
+
+    Example: dgd-bench plan results/zoo-small --half-width 1
+    """
+    from dgd.read import asked
+    from dgd.read.cells import predicting
+    from dgd.read.plan import plan as planned
+    from dgd.read.results import results
+    from dgd.read.table import markdown
+
+    there = asked.results(folder)
+    report = there.benchmark.report if there.benchmark else "first"
+    found = planned(results(predicting(there.frame(standing=False)), [], report), half_width)
     show(_content(found), markdown(found), as_json)
 
 

@@ -1,8 +1,7 @@
 """Make the methods table: every method of a benchmark, alone and with grafting, its cost, and how it stands to its source.
 
 A row is a method; its combination with grafting (`dgd.methods.grafted`) stands in the same row and has none of its own. Gains
-are over the baseline of the same student, and of the combination over its method, each with Welch's interval, for which seeds
-are not paired; p-values are corrected by Holm over all gains of the table.
+are over the baseline of the same student, and of the combination over its method.
 """
 
 import math
@@ -14,12 +13,13 @@ import pandas as pd
 from dgd.methods import grafted
 from dgd.metrics import Metric, metric_named
 from dgd.read.cells import baseline_of, is_baseline, metric_of, outcomes, reported
-from dgd.read.results import gain_over, metrics_in, whose_words
-from dgd.read.statistics import holm, mean_interval
+from dgd.read.comparisons import CONDITIONAL, NONE, SAME, Comparison, Draft, Settings, by_seed, footnote, own_network
+from dgd.read.results import metrics_in, whose_words
+from dgd.read.statistics import mean_interval
 from dgd.read.table import PAIR, Table, gain, interval, number, p_value, pair
 
 SIDE = ("networks", "seeds", "n", "mean", "sd", "low", "high", "gain", "gain_low", "gain_high", "gain_p", "gain_p_holm")
-SIDE += ("cost", "images")
+SIDE += ("gain_welch_low", "gain_welch_high", "gain_welch_p", "gain_analysis", "gain_over", "cost", "images")
 """What stands of a method, and with `grafted_` before it of its combination with grafting."""
 
 COLUMNS = (
@@ -33,6 +33,11 @@ ABOUT = ("method_status", "deviations")
 
 
 def methods_table(cells: pd.DataFrame, report: str = "first") -> Table:
+    """Return the table of `methods`, its p-values adjusted over its own comparisons."""
+    return methods(cells, report).table()
+
+
+def methods(cells: pd.DataFrame, report: str = "first", settings: Settings | None = None) -> Draft:
     """Set every method beside its combination with grafting, one row a data set, student, teacher and method.
 
     Methods come in the order of the cells. A combination without its method is a row like any other. `grafted` names the
@@ -42,11 +47,13 @@ def methods_table(cells: pd.DataFrame, report: str = "first") -> Table:
     Args:
         cells: From `dgd.read.cells.collect`, or its CSV.
         report: Which network of a group is the headline; see `dgd.read.cells.reported`.
+        settings: Those of the cells, where other tables use them too.
 
     Raises:
         ValueError: Another `report`.
     """
-    rows = []
+    rows, gains, grafted_gains = [], [], []
+    settings = settings or Settings(cells, report)
     cells = cells.assign(**{name: cells[name].fillna("") for name in ("teacher", *ABOUT)})
     students = set(cells.loc[~is_baseline(cells), "student"])
     for (dataset, student), part in cells.groupby(["dataset", "student"], sort=False):
@@ -60,31 +67,42 @@ def methods_table(cells: pd.DataFrame, report: str = "first") -> Table:
             row: dict[str, Any] = {"dataset": dataset, "student": student, "teacher": teacher, "role": role, "method": method}
             row |= {"teachers": int(own.iloc[0]["teachers"]), "metric": metric.name, "report": reported(own, report)[1]}
             base = part[part["method"] == baseline_of(own)]
-            row |= _side(own, base if method != baseline_of(own) else None, base, report) | _group(own)
+            side, one = _side(own, base if method != baseline_of(own) else None, base, report, settings)
+            row |= side | _group(own)
+            gains.append(one)
             both = groups.get((teacher, grafted(method)))
             if both is not None:
                 row["grafted"] = grafted(method)
-                row |= {f"grafted_{name}": value for name, value in _side(both, own, base, report).items()}
+                side, one = _side(both, own, base, report, settings)
+                row |= {f"grafted_{name}": value for name, value in side.items()}
+            grafted_gains.append(NONE if both is None else one)
             rows.append(row | _about(own, both))
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    p = ["gain_p", "grafted_gain_p"]
-    frame[[f"{name}_holm" for name in p]] = holm(frame[p].astype(float).to_numpy().ravel()).reshape(-1, 2)
-    frame = frame.assign(**{name: frame[name].fillna("") for name in ("grafted", "grafted_seeds", "group_best_by")})
+    texts = ("grafted", "grafted_seeds", "group_best_by")
+    texts += tuple(f"{start}gain_{end}" for start in ("", "grafted_") for end in ("analysis", "over"))
+    frame = frame.assign(**{name: frame[name].fillna("") for name in texts})
+    return Draft(frame, {"gain_p_holm": gains, "grafted_gain_p_holm": grafted_gains}, _table)
+
+
+def _table(frame: pd.DataFrame, size: int) -> Table:
     text = pd.DataFrame([_text(row) for row in frame.to_dict("records")], columns=HEADERS)
-    return Table(frame, text, tuple(_footnotes(frame)))
+    return Table(frame, text, tuple(_footnotes(frame, size)))
 
 
-def _side(rows: pd.DataFrame, over: pd.DataFrame | None, base: pd.DataFrame, report: str) -> dict[str, Any]:
-    """Return one method's results, its gain `over` another one (None: it has none), and what it costs."""
-    values = _values(rows, report)
-    first, side = rows.iloc[0], {"seeds": outcomes(rows)} | mean_interval(values)._asdict()
+def _side(
+    rows: pd.DataFrame, over: pd.DataFrame | None, base: pd.DataFrame, report: str, settings: Settings
+) -> tuple[dict[str, Any], Comparison]:
+    """Return one method's results, its gain `over` another one (None: it has none), and what it costs; and that gain."""
+    values = by_seed(reported(rows, report)[0])
+    first, one = rows.iloc[0], NONE
+    side = {"seeds": outcomes(rows)} | mean_interval(list(values.values()))._asdict()
     if over is not None:
-        found = gain_over(values, _values(over, report), metric_of(rows))
-        side |= dict(zip(("gain", "gain_low", "gain_high", "gain_p"), found, strict=True))
+        one = settings.of(first["dataset"], first["student"]).of(values, by_seed(reported(over, report)[0]))
+        side |= one.columns("gain") | {"gain_over": over.iloc[0]["method"] if len(over) else ""}
     side["networks"] = int(first["networks"])
     side["cost"] = _work(rows) / _work(base)
     side["images"] = first["networks"] * first["epochs"] / base.iloc[0]["epochs"] if len(base) else math.nan
-    return side
+    return side, one
 
 
 def _values(rows: pd.DataFrame, report: str, column: str = "last") -> list[float]:
@@ -141,6 +159,8 @@ def _text(row: dict[str, Any]) -> dict[str, str]:
         return text + interval(row[f"{prefix}low"], row[f"{prefix}high"], form)
 
     def gained(prefix: str) -> str:
+        if row[f"{prefix}gain_analysis"] == SAME:
+            return own_network(row[f"{prefix}gain_over"])
         return gain(*(row[f"{prefix}gain{end}"] for end in ("", "_low", "_high")), form)
 
     def both(name: str, form: str) -> str:
@@ -167,8 +187,8 @@ def _best(frame: pd.DataFrame, metric: Metric) -> list[str]:
     return [text for by, text in words.items() if (frame["group_best_by"] == by).any()]
 
 
-def _footnotes(frame: pd.DataFrame) -> list[str]:
-    """Return the footnotes of the table."""
+def _footnotes(frame: pd.DataFrame, size: int) -> list[str]:
+    """Return the footnotes of the table, of a family of so many comparisons."""
     parts = [(metric, frame[frame["metric"] == metric.name]) for metric in metrics_in(frame)]
     found = [
         f"Last epoch: {metric.label} on the test split{metric.words.removeprefix(metric.label)}, "
@@ -178,8 +198,9 @@ def _footnotes(frame: pd.DataFrame) -> list[str]:
     ]
     found += [
         "Gain: over the baseline of the same student, positive where the method is better. Grafting's gain: of the method with "
-        "grafting over the method. Both with Welch's 95 % interval. No interval is corrected for their number; p is, by Holm "
-        "over all gains of this table.",
+        "grafting over the method. Both with their 95 % interval. No interval is corrected for their number; p is.",
+        footnote(size),
+        CONDITIONAL,
         "With grafting: the same terms in a group of at least two networks that are grafted. It is called grafting for "
         "baseline, dgd for kd, and else has +graft after the name; it has no row of its own.",
     ]

@@ -8,21 +8,25 @@ import pandas as pd
 from dgd.benchmark import BASELINE
 from dgd.metrics import Metric, metric_named
 from dgd.read.cells import baseline_of, grouped, is_baseline, members, metric_of, outcomes, precisions, reported, taught_by
+from dgd.read.comparisons import (
+    BLOCKED,
+    CONDITIONAL,
+    NONE,
+    SAME,
+    Comparison,
+    Draft,
+    Setting,
+    Settings,
+    beside,
+    by_seed,
+    footnote,
+    own_network,
+)
 from dgd.read.departures import PUBLISHED, of_cells, render, size_counts
 from dgd.read.matching import Published
 from dgd.read.matching import is_baseline as is_published_baseline
 from dgd.read.papers import BEST, LAST, read_papers, source_text, value_text
-from dgd.read.statistics import (
-    Difference,
-    Pooled,
-    detectable_between,
-    difference,
-    holm,
-    mean_interval,
-    prediction_interval,
-    stratified_bootstrap,
-    verdict,
-)
+from dgd.read.statistics import Pooled, mean_interval, pooled_gain, prediction_interval, verdict
 from dgd.read.table import PAIR, Table, gain, interval, number, p_value, pair
 from dgd.read.thresholds import mean
 
@@ -33,8 +37,10 @@ COLUMNS = (
     *("dataset", "student", "teacher", "method", "role", "networks", "teachers", "epochs", "protocol", "metric", "report"),
     *("paper", "paper_mean", "paper_sd", "paper_n", "paper_source", "paper_others"),
     *("mean", "sd", "n", "low", "high", "predict_low", "predict_high", "paper_within"),
-    *("gain", "gain_low", "gain_high", "gain_p", "gain_p_holm", "minimum_detectable_effect"),
-    *("paper_reported", "paper_gain", "held_gain", "held_low", "held_high", "paper_baseline", "verdict"),
+    *("gain", "gain_low", "gain_high", "gain_p", "gain_p_holm"),
+    *("gain_welch_low", "gain_welch_high", "gain_welch_p", "gain_analysis", "minimum_detectable_effect"),
+    *("paper_reported", "paper_gain", "held_gain", "held_low", "held_high", "held_welch_low", "held_welch_high"),
+    *("paper_baseline", "verdict", "welch_verdict"),
     *("pooled_gain", "pooled_low", "pooled_high", "pooled_settings"),
     *("best_on_test", "validation_selected", "mean_of_networks", "status", "precision", "scale"),
 )
@@ -44,38 +50,48 @@ OVER = "over"
 
 TEXT = (
     *("dataset", "student", "teacher", "method", "role", "protocol", "metric", "report", "paper", "paper_source"),
-    *("paper_others", "paper_within", "paper_reported", "paper_baseline", "verdict", "status", "precision", "scale", "over"),
+    *("paper_others", "paper_within", "paper_reported", "paper_baseline", "gain_analysis", "verdict", "welch_verdict"),
+    *("status", "precision", "scale", "over"),
 )
 """The columns that hold text; all others hold numbers."""
 
 
 def results_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable, report: str = "first") -> Table:
+    """Return the table of `results`, its p-values adjusted over its own comparisons."""
+    return results(cells, papers, report).table()
+
+
+def results(
+    cells: pd.DataFrame, papers: pd.DataFrame | Iterable, report: str = "first", settings: Settings | None = None
+) -> Draft:
     """Set our results beside the published ones, with gains and verdicts.
 
     One row a dataset, student, teacher and method, the teachers' own baselines included (`role`). The mean, its 95 %
     t-interval, `gain` and `verdict` are those of the reported network at the last epoch (the column `report` says which it
     is); `mean_of_networks` averages the whole group. `gain` is over the baseline of the same dataset and student, positive
-    where the method is better, with Welch's interval; `gain_p_holm` is corrected over the rows of the table, the verdicts are
-    not. `minimum_detectable_effect` is the true gain that the two sides' seeds would have shown in 80 % of cases, by their
-    pooled standard deviation. `pooled_gain` and its interval are the method's gain averaged over the table's settings (dataset
-    and student, all its teachers together, as these share a baseline) that have two seeds on both sides; NaN with fewer than
-    two of them. `paper_gain` is over the baseline of the same published table, or the paper's first one where that table has
-    none (`paper_baseline` says which). Only a row that is as published has it, or one that departs in nothing but what was
-    shown to be immaterial to such a gain, and can be reproduced; `scale` says in which conditions it departs. Where the
-    published numbers are of each run's best epoch on the test set (`paper_reported`), what they are held against is our gain
-    of the same (`held_gain` and its interval). `paper_within` says, of such a row, if the published value lies in the 95 %
-    prediction interval of one further run of ours, of the same epoch.
+    where the method is better, by the primary analysis (`dgd.read.comparisons`), of which `gain_analysis` says which it is,
+    with Welch's beside it; `gain_p_holm` is adjusted over the family, the verdicts are not. `minimum_detectable_effect` is the
+    true gain that the seeds would have shown in 80 % of cases. `pooled_gain` and its interval are the method's gain averaged
+    over the table's settings (dataset and student, all its teachers together, as these share a baseline) that have an
+    interval; NaN with fewer than two of them. `paper_gain` is over the baseline of the same published table, or the paper's
+    first one where that table has none (`paper_baseline` says which). Only a row that is as published has it, or one that
+    departs in nothing but what was shown to be immaterial to such a gain, and can be reproduced; `scale` says in which
+    conditions it departs. Where the published numbers are of each run's best epoch on the test set (`paper_reported`), what
+    they are held against is our gain of the same (`held_gain` and its interval). `paper_within` says, of such a row, if the
+    published value lies in the 95 % prediction interval of one further run of ours, of the same epoch.
 
     Args:
         cells: From `dgd.read.cells.collect`, or its CSV.
         papers: From `read_papers`, or what that takes. A cell's first value is the `paper` column, the others `paper_others`.
         report: Which network of a group is the headline: "first", "mean" or "best"; see `dgd.read.cells.reported`.
+        settings: Those of the cells, where other tables use them too.
 
     Raises:
         ValueError: Finished seeds of one row were trained for different numbers of epochs or by different protocols, or
             `report` is none of the three.
     """
-    rows = []
+    rows, compared = [], []
+    settings = settings or Settings(cells, report)
     published = Published(papers if isinstance(papers, pd.DataFrame) else read_papers(papers))
     cells = cells.assign(teacher=cells["teacher"].fillna(""))
     teachers = set(cells["teacher"]) - {""}
@@ -90,31 +106,40 @@ def results_table(cells: pd.DataFrame, papers: pd.DataFrame | Iterable, report: 
             role = " and ".join(roles) if method == baseline_of(group) and roles else "student"
             row = {"dataset": dataset, "student": student, "teacher": teacher, "method": method, "role": role}
             theirs = _theirs(group, base, taught, published)
-            rows.append(row | _ours(group, base, report, theirs.get("paper_reported")) | theirs)
-    pooled = _pooled(cells, report)
+            ours, one = _ours(group, base, report, theirs.get("paper_reported"), settings)
+            rows.append(row | ours | theirs)
+            compared.append(one)
+    pooled = _pooled(cells, report, settings)
     for row in rows:
         if row["method"] in pooled.get(row["metric"], {}):
             found = pooled[row["metric"]][row["method"]]
             row |= {f"pooled_{name}": value for name, value in found._asdict().items()}
     frame = _judged(_with_types(pd.DataFrame(rows, columns=[*COLUMNS, OVER])))
     frame = frame.drop(columns=OVER) if (frame[OVER] == BASELINE).all() else frame
-    return Table(frame, pd.DataFrame([_text(row) for row in frame.itertuples()]), tuple(_footnotes(frame)))
+    return Draft(frame, {"gain_p_holm": compared}, _table)
+
+
+def _table(frame: pd.DataFrame, size: int) -> Table:
+    return Table(frame, pd.DataFrame([_text(row) for row in frame.itertuples()]), tuple(_footnotes(frame, size)))
 
 
 def _judged(frame: pd.DataFrame) -> pd.DataFrame:
-    """Fill in what is judged: verdicts, p-values over the whole table, and what a further run could be."""
+    """Fill in what is judged: verdicts, and what a further run could be."""
     inside = (frame["predict_low"] <= frame["paper_mean"]) & (frame["paper_mean"] <= frame["predict_high"])
     frame["paper_within"] = inside.map({True: "yes", False: "no"})
     frame.loc[frame[["predict_low", "paper_mean"]].isna().any(axis=1) | (frame["scale"] != PUBLISHED), "paper_within"] = ""
-    frame["gain_p_holm"] = holm(frame["gain_p"])
-    frame["verdict"] = [
-        ""
-        if row.over == row.method
-        else verdict((row.gain_low, row.gain_high), None)
-        if pd.isna(row.paper_gain)
-        else verdict((row.held_low, row.held_high), float(row.paper_gain))
-        for row in frame.itertuples()
-    ]
+    for start in ("", "welch_"):
+        of = [frame[f"{kind}_{start}{end}"] for kind in ("gain", "held") for end in ("low", "high")]
+        frame[f"{start}verdict"] = [
+            ""
+            if over == method or analysis == SAME
+            else verdict((low, high), None)
+            if pd.isna(paper)
+            else verdict((held_low, held_high), float(paper))
+            for over, method, analysis, paper, low, high, held_low, held_high in zip(
+                frame["over"], frame["method"], frame["gain_analysis"], frame["paper_gain"], *of, strict=True
+            )
+        ]
     return frame
 
 
@@ -129,32 +154,35 @@ def with_gain(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["method"] != frame.get(OVER, BASELINE)]
 
 
-def gain_over(values: Iterable[float], base: Iterable[float], metric: Metric) -> Difference:
-    """Return the gain of one sample over another, positive where it is better, with Welch's interval."""
-    return difference(values, base) if metric.higher else difference(base, values)
-
-
-def _pooled(cells: pd.DataFrame, report: str) -> dict[str, dict[str, Pooled]]:
+def _pooled(cells: pd.DataFrame, report: str, settings: Settings) -> dict[str, dict[str, Pooled]]:
     """Return the gain of each method over all its settings of one metric, where there are two or more: metric -> method."""
-    settings: dict[str, dict[str, list]] = {}
-    for _, part in cells.groupby(["dataset", "student"], sort=False):
-        metric = metric_of(part)
+    parts: dict[str, dict[str, list]] = {}
+    if cells.groupby("method")[["dataset", "student"]].nunique().max(axis=None) < 2:
+        return {}
+    for (dataset, student), part in cells.groupby(["dataset", "student"], sort=False):
+        metric, setting = metric_of(part), settings.of(dataset, student)
         groups = part.groupby("method", sort=False)
-        values = {method: reported(group, report)[0]["last"].astype(float) for method, group in groups}
+        values = {method: by_seed(reported(group, report)[0]) for method, group in groups}
         over = {method: baseline_of(group) for method, group in groups}
         for method, ours in values.items():
-            base = values.get(over[method], ())
-            if over[method] != method and min(len(ours), len(base)) > 1:
-                both = (ours, base) if metric.higher else (base, ours)
-                settings.setdefault(metric.name, {}).setdefault(method, []).append(both)
+            one = setting.of(ours, values.get(over[method], {})) if over[method] != method else NONE
+            variance, freedom = one.moments
+            if one.analysis == BLOCKED:
+                found = one.primary.difference, (variance / len(one.differences)) ** 0.5, freedom
+                parts.setdefault(metric.name, {}).setdefault(method, []).append(found)
     return {
-        metric: {method: stratified_bootstrap(both) for method, both in found.items() if len(both) > 1}
-        for metric, found in settings.items()
+        metric: {method: pooled_gain(several) for method, several in found.items() if len(several) > 1}
+        for metric, found in parts.items()
     }
 
 
-def _ours(group: pd.DataFrame, base: pd.DataFrame, report: str, epoch: str | None) -> dict[str, Any]:
-    """Return our side of a row; `epoch` says which one the published numbers are of, see `dgd.read.papers.REPORTED`."""
+def _ours(
+    group: pd.DataFrame, base: pd.DataFrame, report: str, epoch: str | None, settings: Settings
+) -> tuple[dict[str, Any], Comparison]:
+    """Return our side of a row, and its gain.
+
+    `epoch` says which one the published numbers are of, see `dgd.read.papers.REPORTED`.
+    """
     (first, how), (base, _) = reported(group, report), reported(base, report)
     name = " ".join(group.iloc[0][["dataset", "model", "method"]])
     metric = metric_of(group)
@@ -170,18 +198,24 @@ def _ours(group: pd.DataFrame, base: pd.DataFrame, report: str, epoch: str | Non
     same = first[column].dropna().astype(float)
     row["predict_low"], row["predict_high"] = prediction_interval(same)
     row["precision"], row["over"] = precisions(group), baseline_of(group)
+    one = NONE
     if group.iloc[0]["method"] != row["over"]:
-        others = base["last"].astype(float)
-        found = gain_over(last, others, metric)
-        row |= {"gain": found.difference, "gain_low": found.low, "gain_high": found.high, "gain_p": found.p}
-        held = gain_over(same, base[column].dropna().astype(float), metric)
-        row |= {"held_gain": held.difference, "held_low": held.low, "held_high": held.high}
-        row["minimum_detectable_effect"] = detectable_between(last, others)
+        setting = settings.of(*group.iloc[0][["dataset", "student"]])
+        one = setting.of(by_seed(first), by_seed(base))
+        row |= one.columns("gain") | {"minimum_detectable_effect": one.minimum_detectable_effect}
+        held = one if column == "last" else _of_column(settings, group, first, base, column)
+        row |= {"held_gain": held.primary.difference, "held_low": held.primary.low, "held_high": held.primary.high}
+        row |= {"held_welch_low": held.welch.low, "held_welch_high": held.welch.high}
     row["best_on_test"] = mean(first["best_on_test"])
     row["validation_selected"] = mean(first["validation_selected"])
     row["mean_of_networks"] = mean(members(group).loc[group["status"] == "finished", "last"])
     row["status"] = outcomes(group)
-    return row
+    return row, one
+
+
+def _of_column(settings: Settings, group: pd.DataFrame, first: pd.DataFrame, base: pd.DataFrame, column: str) -> Comparison:
+    setting: Setting = settings.of(*group.iloc[0][["dataset", "student"]], column)
+    return setting.of(by_seed(first, column), by_seed(base, column))
 
 
 def _theirs(group: pd.DataFrame, base: pd.DataFrame, taught: pd.DataFrame, published: Published) -> dict[str, Any]:
@@ -222,13 +256,15 @@ def _text(row: Any) -> dict[str, str]:
         "method": row.method,
         "paper": row.paper,
         "ours, last epoch": ours,
-        "gain": gain(row.gain, row.gain_low, row.gain_high, metric.form),
+        "gain": own_network(getattr(row, OVER, BASELINE))
+        if row.gain_analysis == SAME
+        else gain(row.gain, row.gain_low, row.gain_high, metric.form),
         "minimum detectable effect": number(row.minimum_detectable_effect, metric.form),
         "paper gain": number(row.paper_gain, f"+{metric.form}"),
         "departs in": row.scale,
         "precision": row.precision,
         "p (Holm)": p_value(row.gain_p_holm),
-        "verdict": row.verdict,
+        "verdict": beside(row.verdict, row.welch_verdict),
         "validation-selected": number(row.validation_selected, metric.form),
         "best on test": number(row.best_on_test, metric.form),
         "seeds": row.status,
@@ -263,8 +299,8 @@ def _names(rows: pd.DataFrame) -> str:
     return ", ".join(dict.fromkeys(f"{pair(row.student, row.teacher)} {row.method}" for row in rows.itertuples()))
 
 
-def _footnotes(frame: pd.DataFrame) -> Iterable[str]:
-    """Yield the footnotes of the table."""
+def _footnotes(frame: pd.DataFrame, size: int) -> Iterable[str]:
+    """Yield the footnotes of the table, of a family of so many comparisons."""
     for metric in metrics_in(frame):
         part = frame[frame["metric"] == metric.name]
         best = "maximum" if metric.higher else "minimum"
@@ -276,11 +312,12 @@ def _footnotes(frame: pd.DataFrame) -> Iterable[str]:
             "it, never instead."
         )
     yield (
-        "Gain: over the baseline of the same student, positive where the method is better, with Welch's 95 % interval; p: "
-        "Welch's test, Holm-corrected over the rows of this table. Minimum detectable effect: the smallest true gain that so "
-        "many seeds with such a spread (the two sides' pooled) would have shown in 80 % of cases, by a t-test at 5 %; Welch's "
-        "shows it in 70 % at three seeds a side. Paper gain: over the baseline of the same published table, where there is one."
+        "Gain: over the baseline of the same student, positive where the method is better, with its 95 % interval. Minimum "
+        "detectable effect: the smallest true gain that so many seeds with such a spread would have shown in 80 % of cases, by "
+        "the same analysis. Paper gain: over the baseline of the same published table, where there is one."
     )
+    yield footnote(size)
+    yield CONDITIONAL
     yield (
         "Verdict, with [lo, hi] the interval of the gain and g the published gain: reproduced if lo > 0 and hi ≥ g; "
         "direction only if lo > 0 and hi < g, or if lo > 0 and no gain was published for this cell; not reproduced if "
@@ -308,8 +345,8 @@ def _pooled_footnotes(frame: pd.DataFrame) -> Iterable[str]:
                 for row in pooled.itertuples()
             )
             yield (
-                f"Gain averaged over settings (data set and student, each counted once): {gains}. The interval is a stratified "
-                "bootstrap's, nominally 95 %, about 91 % for two settings of three seeds; it says nothing about other settings."
+                f"Gain averaged over settings (data set and student, each counted once): {gains}. The interval is "
+                "Satterthwaite's, by each setting's own variance; it says nothing about other settings."
             )
 
 

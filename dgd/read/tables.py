@@ -6,25 +6,27 @@ from pathlib import Path
 
 import pandas as pd
 
-from dgd import frozen
+from dgd import frozen, plugins, shipped
 from dgd.read import claims
+from dgd.read.asked import Asked
 from dgd.read.cells import predicting
-from dgd.read.controls import controls_table
+from dgd.read.comparisons import Draft, Family, Settings
+from dgd.read.controls import held
 from dgd.read.density import density_table
 from dgd.read.filter_sets import filters_table
 from dgd.read.generated import generated_table
-from dgd.read.methods import methods_table
+from dgd.read.methods import methods
 from dgd.read.papers import read_papers
-from dgd.read.results import results_table
+from dgd.read.results import results
 from dgd.read.retrieval import retrieval_table
-from dgd.read.subnets import subnets_table
+from dgd.read.subnets import subnets
 from dgd.read.table import Table
 
 
-def tables(
+def drafts(
     found: pd.DataFrame, folder: str | Path, papers: Sequence[str | Path], report: str, controls: Mapping[str, Sequence[str]]
-) -> dict[str, Table]:
-    """Return name -> table, as the folder tables/ of a benchmark's results has them.
+) -> dict[str, Draft]:
+    """Return name -> draft of each table that compares rows: together they are the family of the benchmark.
 
     Args:
         found: Its cells.csv.
@@ -37,16 +39,52 @@ def tables(
         ValueError: A file of a cell is damaged or was changed.
     """
     cells, published = predicting(found), read_papers(papers)
+    settings = Settings(cells, report)
+    first = settings if report == "first" else Settings(cells)
+    return {
+        "results": results(cells, published, report, settings),
+        "methods": methods(cells, report, settings),
+        "controls": held(cells, controls, report, settings),
+        "claims": claims.draft(claims.read(papers), [(cells, folder)]),
+        "subnets": subnets(cells, first),
+    }
+
+
+def asked_drafts(there: Asked, found: pd.DataFrame) -> dict[str, Draft]:
+    """Return the drafts of a folder of results, by what was asked for there.
+
+    Args:
+        there: The folder.
+        found: Its cells.
+    """
+    if there.benchmark is None:
+        return drafts(found, there.folder, [], "first", {})
+    files = [plugins.PAPERS.get(name, shipped.PAPERS / f"{name}.yaml") for name in there.benchmark.papers]
+    papers = [path for path in files if Path(path).is_file()]
+    return drafts(found, there.folder, papers, there.benchmark.report, there.benchmark.controls)
+
+
+def tables(
+    found: pd.DataFrame, folder: str | Path, papers: Sequence[str | Path], report: str, controls: Mapping[str, Sequence[str]]
+) -> dict[str, Table]:
+    """Return name -> table, as the folder tables/ of a benchmark's results has them; the arguments are those of `drafts`.
+
+    Raises:
+        ValueError: A file of a cell is damaged or was changed.
+    """
+    cells = predicting(found)
+    compared = drafts(found, folder, papers, report, controls)
+    family = Family(compared.values())
+    there = {name: draft.table(family) for name, draft in compared.items()}
     made = {
-        "results": results_table(cells, published, report),
-        "methods": methods_table(cells, report),
-        "filters": filters_table(cells, published),
-        "controls": controls_table(cells, controls, report),
+        **{name: there[name] for name in ("results", "methods")},
+        "filters": filters_table(cells, read_papers(papers)),
+        "controls": there["controls"],
         "density": density_table(cells, folder),
-        "claims": claims.table(claims.evaluate(claims.read(papers), [(cells, folder)])),
+        "claims": there["claims"],
     }
     special = {
-        "subnets": subnets_table(cells),
+        "subnets": there["subnets"],
         "retrieval": retrieval_table(cells, folder),
         "generated": generated_table(found, folder),
     }

@@ -33,6 +33,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dgd import cli, config, data, filters, frozen, identity, methods, running, seals, source_files
+from dgd import files as dgd_files
 from dgd.cell import Cell
 from dgd.metrics import METRICS
 from dgd.read import claims, files
@@ -93,7 +94,7 @@ def bounded() -> Iterator[None]:
 
 def forget() -> None:
     """Forget what readers keep of files while size and time do not change: here they change faster than a clock."""
-    for kept in (seals._parsed, identity._parsed, files._hashed):
+    for kept in (seals._parsed, identity._parsed, dgd_files._hashed):
         kept.cache_clear()
 
 

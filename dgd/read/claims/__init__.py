@@ -16,8 +16,41 @@ All numbers are those of network 0, which is the one the papers report ("always 
 judgement turns the sign. Nothing here needs torch.
 """
 
-from dgd.read.claims.judge import COLUMNS, evaluate, overall, typed
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dgd.read.claims.judge import COLUMNS, judged, overall, typed
 from dgd.read.claims.schema import Claim, read
 from dgd.read.claims.text import listing, row_text, shown, summary, table
+from dgd.read.comparisons import Draft, Family
 
-__all__ = ["COLUMNS", "Claim", "evaluate", "listing", "overall", "read", "row_text", "shown", "summary", "table", "typed"]
+__all__ = [
+    "COLUMNS",
+    "Claim",
+    "draft",
+    "evaluate",
+    "listing",
+    "overall",
+    "read",
+    "row_text",
+    "shown",
+    "summary",
+    "table",
+    "typed",
+]
+
+
+def draft(claims: Sequence[Claim], benchmarks: Iterable[tuple[pd.DataFrame, str | Path | None]]) -> Draft:
+    """Return the table of claims held against the cells of benchmarks; see `dgd.read.claims.judge.judged`."""
+    frame, compared = judged(claims, benchmarks)
+    return Draft(frame, {"p_holm": compared}, table)
+
+
+def evaluate(
+    claims: Sequence[Claim], benchmarks: Iterable[tuple[pd.DataFrame, str | Path | None]], others: Iterable[Draft] = ()
+) -> pd.DataFrame:
+    """Return the numbers of that table, its p-values adjusted over one family with the benchmarks' other tables."""
+    found = draft(claims, benchmarks)
+    return found.table(Family([found, *others])).frame

@@ -1,6 +1,6 @@
 """Judge claims by the cells of benchmarks, setting by setting and as a whole."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -10,21 +10,24 @@ import pandas as pd
 
 from dgd.read.claims.measure import Benchmark, Where, has_best
 from dgd.read.claims.schema import KINDS, Claim, Setting
+from dgd.read.comparisons import NONE, Comparison
 from dgd.read.departures import PUBLISHED, Departure, departures, render, size_counts, together, with_evidence
 from dgd.read.papers import BEST, Conditions
-from dgd.read.statistics import VERDICTS, difference, holm, mean_interval, verdict
+from dgd.read.statistics import VERDICTS, Difference, mean_interval, verdict
 from dgd.read.table import NOT_RUN
 
 TEXT = (
-    *("paper", "claim", "sentence", "source", "reproduced_if", "note", "overall"),
+    *("paper", "claim", "sentence", "source", "reproduced_if", "note", "overall", "welch_overall"),
     *("metric", "better", "method", "over", "dataset", "student", "teacher", "benchmark", "row", "over_row", "scale"),
-    *("published_ids", "verdict", "counts", "remark", "seeds", "over_seeds", "folders", "over_folders", "form"),
+    *("published_ids", "analysis", "verdict", "welch_verdict", "counts", "remark", "seeds", "over_seeds", "folders"),
+    *("over_folders", "form"),
 )
 """The columns of claims.csv that hold text."""
 
 COLUMNS = (
     *TEXT[: TEXT.index("published_ids")],
-    *("mean", "sd", "n", "over_mean", "over_sd", "over_n", "difference", "low", "high", "p", "p_holm", "published"),
+    *("mean", "sd", "n", "over_mean", "over_sd", "over_n", "difference", "low", "high", "p", "p_holm"),
+    *("welch_low", "welch_high", "welch_p", "published"),
     *TEXT[TEXT.index("published_ids") :],
 )
 """The columns of claims.csv. `overall` is the same in all rows of a claim, `counts` says which rows it rests on; `method` and
@@ -84,7 +87,9 @@ def _less(one: Departure) -> bool:
     return one.key in ("train_images", "validation_images") and bool(one.ours)
 
 
-def evaluate(claims: Sequence[Claim], benchmarks: Iterable[tuple[pd.DataFrame, str | Path | None]]) -> pd.DataFrame:
+def judged(
+    claims: Sequence[Claim], benchmarks: Iterable[tuple[pd.DataFrame, str | Path | None]]
+) -> tuple[pd.DataFrame, list[Comparison]]:
     """Hold claims against the cells of benchmarks.
 
     Args:
@@ -93,9 +98,10 @@ def evaluate(claims: Sequence[Claim], benchmarks: Iterable[tuple[pd.DataFrame, s
             the cells' history.csv and filters.npz are read if a claim needs them. Without a folder such claims have no values.
 
     Returns:
-        Frame with `COLUMNS`, in the claims' order. Each published setting has a row, 'not run' if nothing measured it; each
-        pair of rows that a benchmark has at another scale has one more. `difference` has Welch's 95 % interval, `p_holm` is
-        corrected over the rows; verdicts are not, `overall` is (see there).
+        The frame with `COLUMNS`, without adjusted p-values, and the comparison of each row. The rows are in the claims' order.
+        Each published setting has a row, 'not run' if nothing measured it; each pair of rows that a benchmark has at another
+        scale has one more. `difference` has its 95 % interval, with Welch's beside it; verdicts are not corrected for their
+        number, `overall` is (see there).
     """
     wanted = {setting.measure for claim in claims for setting in claim.settings}
     sources = [Benchmark(cells, folder, wanted) for cells, folder in benchmarks]
@@ -110,17 +116,18 @@ def evaluate(claims: Sequence[Claim], benchmarks: Iterable[tuple[pd.DataFrame, s
                 chosen[place] = row
         for row in chosen.values():
             row["counts"] = "yes"
+        unrun = {"verdict": NOT_RUN, "welch_verdict": NOT_RUN, "n": 0, "over_n": 0}
         for place, setting in enumerate(claim.settings):
             if place not in chosen:
-                found.append(_describe(claim, setting) | {"place": place, "verdict": NOT_RUN, "n": 0, "over_n": 0})
-        said = overall([row["values"] for row in chosen.values()], len(claim.settings))
-        elsewhere = [row["verdict"] for row in found if row["place"] is None]
+                found.append(_describe(claim, setting) | unrun | {"place": place})
+        values, said = [row["values"] for row in chosen.values()], {}
+        for start, by in (("", Comparison.at), ("welch_", Comparison.welch_at)):
+            elsewhere = [row[f"{start}verdict"] for row in found if row["place"] is None]
+            word = overall(values, len(claim.settings), by)
+            said[f"{start}overall"] = _overall_text(word, len(chosen), len(claim.settings), elsewhere)
         order = {None: len(claim.settings)}
-        for row in sorted(found, key=lambda row: order.get(row["place"], row["place"])):
-            rows.append(row | {"overall": _overall_text(said, len(chosen), len(claim.settings), elsewhere)})
-    table = typed(pd.DataFrame(rows, columns=list(COLUMNS)))
-    table["p_holm"] = holm(table["p"])
-    return table
+        rows += [row | said for row in sorted(found, key=lambda row: order.get(row["place"], row["place"]))]
+    return typed(pd.DataFrame(rows, columns=list(COLUMNS))), [row.get("comparison", NONE) for row in rows]
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
@@ -132,11 +139,16 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
         # Of a file's column of one seed each and nothing else, pandas makes floats.
         return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
+    table = table.reindex(columns=list(COLUMNS))  # a file of an older version has fewer
     columns = {name: table[name].astype(object).map(text) if name in TEXT else table[name].astype(float) for name in COLUMNS}
     return pd.DataFrame(columns, columns=list(COLUMNS))
 
 
-def overall(settings: Sequence[tuple[Sequence[float], Sequence[float], float | None]], published: int) -> str:
+def overall(
+    settings: Sequence[tuple[Comparison, float | None]],
+    published: int,
+    by: Callable[[Comparison, float], Difference] = Comparison.at,
+) -> str:
     """Put the published settings of a claim together.
 
     | no setting was run                                                            | not run        |
@@ -149,32 +161,33 @@ def overall(settings: Sequence[tuple[Sequence[float], Sequence[float], float | N
     correction. 'Not reproduced' is said for one failure among many, so there the intervals are widened (Bonferroni: it takes an
     interval for each, which Holm's steps do not give).
 
-    Error rates, measured by tests/test_claims.py as in `dgd.read.statistics.verdict`: equal sd s, a claimed gain of 2 s in each
-    setting, five seeds (reproduced / direction only / not reproduced / inconclusive, in %):
+    Error rates, measured by tests/test_error_rates.py as in `dgd.read.statistics.verdict`: equal sd s, a claimed gain of 2 s
+    in each setting, five seeds (reproduced / direction only / not reproduced / inconclusive, in %):
 
     | settings | true gain           | reproduced | direction only | not reproduced | inconclusive |
     |----------|---------------------|------------|----------------|----------------|--------------|
-    | 3        | 0                   | 0          | 0              | 90             | 10           |
-    | 3        | 2 s                 | 45         | 1              | 2              | 53           |
-    | 3        | 2 s, and 0 in one   | 1          | 0              | 53             | 46           |
-    | 8        | 0                   | 0          | 0              | 96             | 4            |
-    | 8        | 2 s                 | 12         | 0              | 2              | 86           |
-    | 8        | 2 s, and 0 in one   | 0          | 0              | 34             | 66           |
+    | 3        | 0                   | 0          | 0              | 87             | 13           |
+    | 3        | 2 s                 | 39         | 1              | 1              | 58           |
+    | 3        | 2 s, and 0 in one   | 1          | 0              | 50             | 49           |
+    | 8        | 0                   | 0          | 0              | 94             | 6            |
+    | 8        | 2 s                 | 8          | 0              | 1              | 90           |
+    | 8        | 2 s, and 0 in one   | 0          | 0              | 29             | 71           |
 
     So five seeds mostly leave a claim of many settings open, also a true one.
 
     Args:
-        settings: (values of the method, values of the other, claimed gain) of each setting that was run as published, one value
-            a seed. The sign is such that the claim is a gain above 0; None: no size was published.
+        settings: (method over the other, claimed gain) of each setting that was run as published. The sign is such that the
+            claim is a gain above 0; None: no size was published.
         published: How many settings the claim has.
+        by: Which analysis: `Comparison.at`, the primary one, or `Comparison.welch_at`.
 
     Returns:
         One of `dgd.read.statistics.VERDICTS`, or 'not run'.
     """
     if not settings:
         return NOT_RUN
-    plain = [_verdict(a, b, claimed) for a, b, claimed in settings]
-    wide = [_verdict(a, b, claimed, 1 - 0.05 / len(settings)) for a, b, claimed in settings]
+    plain = [_verdict(by(one, 0.95), claimed) for one, claimed in settings]
+    wide = [_verdict(by(one, 1 - 0.05 / len(settings)), claimed) for one, claimed in settings]
     if "not reproduced" in wide:
         return "not reproduced"
     if len(settings) < published or not set(plain) <= {"reproduced", "direction only"}:
@@ -182,8 +195,7 @@ def overall(settings: Sequence[tuple[Sequence[float], Sequence[float], float | N
     return "direction only" if "direction only" in plain else "reproduced"
 
 
-def _verdict(a: Sequence[float], b: Sequence[float], claimed: float | None, confidence: float = 0.95) -> str:
-    gain = difference(a, b, confidence)
+def _verdict(gain: Difference, claimed: float | None) -> str:
     return verdict((gain.low, gain.high), claimed)
 
 
@@ -240,8 +252,9 @@ def _rows(claim: Claim, source: Benchmark) -> Iterable[dict]:
                 continue
             row = _describe(claim, setting) | dict(zip(("dataset", "student", "teacher"), where))
             row |= {"benchmark": source.name, "row": ours[0]["method"], "over_row": theirs[0]["method"], "scale": str(scale)}
-            row |= _judged(setting, values, others, scale) | {"place": place if scale.published else None}
             best = [epoch == BEST and has_best(setting.measure, side) for epoch, side in zip(epochs, setting.sides)]
+            one = source.compared((ours, theirs), (values, others), setting.measure, setting.sides, best[1])
+            row |= _judged(setting, values, others, scale, one) | {"place": place if scale.published else None}
             remarks = (BEST_WORDS[tuple(best)], missing, others_missing)
             row["remark"] = "; ".join(dict.fromkeys(text for text in remarks if text))
             for prefix, cells in (("", ours), ("over_", theirs)):
@@ -278,15 +291,18 @@ def _closest(pairs: Iterable[_Pair]) -> Iterable[_Pair]:
             yield pair
 
 
-def _judged(setting: Setting, values: list[float], others: list[float], scale: Scale) -> dict:
-    """Return the numbers and the verdict of a row."""
-    sign = 1 if setting.better == "higher" else -1
-    gain, side, other = difference(values, others), mean_interval(values), mean_interval(others)
+def _judged(
+    setting: Setting, values: Mapping[int, float], others: Mapping[int, float], scale: Scale, found: Comparison
+) -> dict:
+    """Return the numbers and the verdict of a row; the difference is plain, and the verdict's sign that of the claim."""
+    plain = found if found.sign > 0 else found.turned()
+    claimed = plain if setting.better == "higher" else plain.turned()
+    size = None if not scale.published else setting.gain if setting.better == "higher" else -setting.gain
+    side, other = (mean_interval([*sample.values()]) for sample in (values, others))
     row: dict = {"mean": side.mean, "sd": side.sd, "n": side.n, "over_mean": other.mean, "over_sd": other.sd, "over_n": other.n}
-    row |= {"difference": gain.difference, "low": gain.low, "high": gain.high, "p": gain.p, "seen": min(side.n, other.n)}
-    signed = [sign * value for value in values], [sign * value for value in others]
-    size = sign * setting.gain if scale.published else None
-    row |= {"verdict": _verdict(*signed, size), "values": (*signed, size)}
+    row |= plain.columns("difference", bare=True) | {"values": (claimed, size), "comparison": found}
+    row |= {"verdict": _verdict(claimed.primary, size), "welch_verdict": _verdict(claimed.welch, size)}
+    row["seen"] = min(side.n, other.n)
     return row if scale.published else row | {"published": None, "published_ids": ""}
 
 

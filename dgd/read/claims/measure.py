@@ -14,6 +14,7 @@ from dgd.cell import Data, Recipe
 from dgd.metrics import metric_named
 from dgd.read.cells import CONDITIONS
 from dgd.read.claims.schema import ENSEMBLE, KINDS, Claim, Kind, Measure, Side
+from dgd.read.comparisons import Comparison, Setting, Settings
 from dgd.read.departures import departures
 from dgd.read.files import AGAIN, has, read_entropies, read_filters, read_history
 from dgd.read.matching import composition_of
@@ -58,6 +59,7 @@ class Benchmark:
             where = dataset, cell["student"], cell["teacher"]
             self.rows.setdefault((cell["method"], where), []).append(cell)
         self._assigned: dict[int, dict[str, list[tuple[str, Where]]]] = {}
+        self._settings, self._measured = Settings(cells), {}
         self._history = cache(self._read_history)
         self._filters = cache(self._read_filters)
 
@@ -96,8 +98,8 @@ class Benchmark:
 
     def values(
         self, cells: list[dict], measure: Measure, side: Side, reported: str | None = None
-    ) -> tuple[list[float] | None, str]:
-        """Return one value a cell that has one, and a remark on those that have none; None if no layer is meant.
+    ) -> tuple[dict[int, float] | None, str]:
+        """Return one value a seed that has one, and a remark on those that have none; None if no layer is meant.
 
         Args:
             cells: Of one side.
@@ -106,13 +108,19 @@ class Benchmark:
             reported: Of which epoch the published number is, where ours is to be of the same; see `dgd.read.papers.REPORTED`.
         """
         best = reported == BEST and has_best(measure, side)
-        found = [_number(cell.get(AS_REPORTED[BEST])) if best else self._value(cell, measure, side) for cell in cells]
-        if any(value is None for value in found):
+        ensemble = side.reading.how == ENSEMBLE
+        found = {
+            int(cell["seed"]): _number(cell.get(AS_REPORTED[BEST] if best else "ensemble"))
+            if best or ensemble
+            else self._value(cell, measure)
+            for cell in cells
+        }
+        if any(value is None for value in found.values()):
             return None, ""
-        values = [value for value in found if math.isfinite(value)]
+        values = {seed: value for seed, value in found.items() if math.isfinite(value)}
         if len(values) == len(found):
             return values, ""
-        if side.reading.how == ENSEMBLE:
+        if ensemble:
             why = "no ensemble recorded"
         elif measure.epoch is not None:
             why = f"no {metric_named(KINDS[measure.kind].metric).label} of that epoch"
@@ -120,9 +128,47 @@ class Benchmark:
             why = "the baseline has no such filter" if KINDS[measure.kind].by_baseline else "not recorded"
         return values, f"{len(found) - len(values)} of {len(found)} cells of {side.reading.method} without a value: {why}"
 
-    def _value(self, cell: dict, measure: Measure, side: Side) -> float | None:
-        if side.reading.how == ENSEMBLE:
-            return _number(cell.get("ensemble"))
+    def compared(
+        self,
+        cells: tuple[list[dict], list[dict]],
+        values: tuple[dict, dict],
+        measure: Measure,
+        sides: tuple[Side, Side],
+        best: bool,
+    ) -> Comparison:
+        """Return the values of one side over those of the other.
+
+        Args:
+            cells: Of either side.
+            values: From `values`, of either side.
+            measure: What is measured.
+            sides: Which sides.
+            best: The other side is read at its best epoch on the test set.
+        """
+        first = cells[1][0]
+        reading = (first["teacher"], first["method"]) if sides[1].reading.how == ENSEMBLE else None
+        column = KINDS[measure.kind].column
+        if column == AS_REPORTED[LAST] and file_of(measure) == "cells.csv":
+            setting = self._settings.of(first["dataset"], first["student"], AS_REPORTED[BEST] if best else column)
+        else:
+            setting = self._setting(first["dataset"], first["student"], measure)
+        return setting.of(*values, reading)
+
+    def _setting(self, dataset: str, student: str, measure: Measure) -> Setting:
+        """Return the setting of a measure that is no result of a network: all rows that have it."""
+        place = dataset, student, measure
+        if place not in self._measured:
+            rows = {}
+            for (method, where), cells in self.rows.items():
+                if (cells[0]["dataset"], where[1]) == (dataset, student):
+                    found = {int(cell["seed"]): self._value(cell, measure) for cell in cells}
+                    rows[where[2], method] = {
+                        seed: value for seed, value in found.items() if value is not None and math.isfinite(value)
+                    }
+            self._measured[place] = Setting((self.name, dataset, student, str(measure)), rows)
+        return self._measured[place]
+
+    def _value(self, cell: dict, measure: Measure) -> float | None:
         kind = KINDS[measure.kind]
         match file_of(measure):
             case "history.csv":

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from dgd.read.claims.judge import COLUMNS
+from dgd.read.comparisons import CONDITIONAL, SAME, beside, footnote, own_network
 from dgd.read.table import NOT_RUN, Table, gain, number, pair
 
 LISTED = 1000
@@ -16,11 +17,12 @@ HEADERS = (
 )
 
 
-def table(judged: pd.DataFrame) -> Table:
+def table(judged: pd.DataFrame, size: int = 0) -> Table:
     """Return judged claims as a table: the rows of `shown`, and one for each claim that has none of them.
 
     Args:
         judged: From `evaluate`, or its CSV as `typed` returns it.
+        size: How many distinct comparisons the family has, where that is known.
     """
     rows = []
     measured = dict(list(_by_claim(shown(judged))))
@@ -30,15 +32,15 @@ def table(judged: pd.DataFrame) -> Table:
             first = {
                 "claim": f"{row['claim']}: {row['sentence']}",
                 "source": f"{row['paper']}, {row['source']}",
-                "all settings": row["overall"],
+                "all settings": beside(row["overall"], row["welch_overall"]),
             }
             rows.append((first if place == 0 else dict.fromkeys(first, "")) | row_text(row))
-    return Table(judged[list(COLUMNS)], pd.DataFrame(rows, columns=list(HEADERS)), tuple(_footnotes(judged)))
+    return Table(judged[list(COLUMNS)], pd.DataFrame(rows, columns=list(HEADERS)), tuple(_footnotes(judged, size)))
 
 
 def summary(judged: pd.DataFrame) -> pd.DataFrame:
     """Return one row a claim, in order, with what is the same in all rows of it."""
-    columns = ["paper", "claim", "sentence", "source", "reproduced_if", "note", "overall"]
+    columns = ["paper", "claim", "sentence", "source", "reproduced_if", "note", "overall", "welch_overall"]
     return judged[columns].drop_duplicates("claim").reset_index(drop=True)
 
 
@@ -63,9 +65,11 @@ def row_text(row: Mapping) -> dict[str, str]:
         "where": f"{row['dataset']}, {pair(row['student'], row['teacher'])} ({row['benchmark']})",
         "scale": row["scale"],
         "ours": f"{side('')} over {side('over_')}",
-        "difference": gain(row["difference"], row["low"], row["high"], form),
+        "difference": own_network(row["over_row"])
+        if row["analysis"] == SAME
+        else gain(row["difference"], row["low"], row["high"], form),
         "published": number(row["published"], f"+{form}"),
-        "verdict": row["verdict"] + (f" ({row['remark']})" if row["remark"] else ""),
+        "verdict": beside(row["verdict"], row["welch_verdict"]) + (f" ({row['remark']})" if row["remark"] else ""),
         "seeds": f"{int(row['n'])}, {int(row['over_n'])}",
     }
 
@@ -79,14 +83,16 @@ def _compared(row: Mapping) -> str:
     return f"{named(row['method'], row['row'])} over {named(row['over'], row['over_row'])}"
 
 
-def _footnotes(judged: pd.DataFrame) -> Iterable[str]:
+def _footnotes(judged: pd.DataFrame, size: int) -> Iterable[str]:
     hidden = (judged["verdict"] != NOT_RUN).sum() - len(shown(judged))
     if hidden:
         yield f"{hidden:,} rows that no claim's verdict rests on are only in claims.csv."
     yield (
         "Network 0, the one that the papers report. Ours: mean ± standard deviation over seeds, of the method and of what it "
-        "is held against. Difference: with Welch's 95 % interval. Seeds: of each side."
+        "is held against. Difference: with its 95 % interval. Seeds: of each side."
     )
+    yield footnote(size)
+    yield CONDITIONAL
     yield (
         "Verdict, as published: as in the results table, with g the published difference (where less is claimed, after "
         "changing all signs). At another scale no size is claimed: direction only if the interval lies on the claimed side of "
@@ -104,7 +110,10 @@ def listing(judged: pd.DataFrame) -> str:
     lines = []
     for _, group in _by_claim(judged):
         row = group.iloc[0]
-        lines += [f"{row['claim']} ({row['paper']}, {row['source']}): {row['overall']}", f"    {row['sentence']}"]
+        lines += [
+            f"{row['claim']} ({row['paper']}, {row['source']}): {beside(row['overall'], row['welch_overall'])}",
+            f"    {row['sentence']}",
+        ]
         lines.append(f"    reproduced if {row['reproduced_if']}")
         lines += [f"    note: {row['note']}"] if row["note"] else []
         for row in group[group["verdict"] != NOT_RUN].to_dict("records"):

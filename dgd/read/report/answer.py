@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from dgd.metrics import metric_named
 from dgd.read import claims
+from dgd.read.comparisons import SAME
 from dgd.read.departures import PUBLISHED
 from dgd.read.report import charts, cost
 from dgd.read.report.found import Benchmark
@@ -50,7 +51,7 @@ def gains(benchmark: Benchmark) -> list[Gain]:
     found = []
     frame = benchmark.tables["results"].frame
     for place, row in enumerate(frame.itertuples()):
-        if pd.notna(row.gain):
+        if pd.notna(row.gain) and getattr(row, "gain_analysis", "") != SAME:
             text = gain(row.gain, row.gain_low, row.gain_high, metric_named(row.metric).form)
             teacher = row.teacher if isinstance(row.teacher, str) else ""
             numbers = (row.metric, row.gain, row.gain_low, row.gain_high)

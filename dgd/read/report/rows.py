@@ -10,6 +10,7 @@ import pandas as pd
 from dgd.benchmark import BASELINE
 from dgd.metrics import MAKERS, METRICS
 from dgd.read import claims
+from dgd.read.comparisons import beside
 from dgd.read.readings import Reading
 from dgd.read.report.found import Benchmark, Found
 from dgd.read.table import NOT_RUN, PAIR, Table
@@ -204,8 +205,12 @@ def claims_shown(benchmark: Benchmark) -> tuple[Shown, Shown, int]:
             paths = [f"{row['benchmark']}/{folder}" for folder in row[folders].split()]
             cells = [(int(seed), path, "finished") for seed, path in zip(row[seeds].split(), paths)]
             groups.append(Group(name, tuple(cells)))
-        texts = (row["sentence"], row["verdict"], *(text[name] for name in ("difference", "published", "ours", "compared")))
-        texts += (text["where"], row["scale"], row["overall"])
+        texts = (
+            row["sentence"],
+            beside(row["verdict"], row["welch_verdict"]),
+            *(text[name] for name in ("difference", "published", "ours", "compared")),
+        )
+        texts += (text["where"], row["scale"], beside(row["overall"], row["welch_overall"]))
         about = [f"{row['paper']}, {row['source']} ({row['claim']}). Reproduced if {row['reproduced_if']}."]
         about += [row["note"]] if row["note"] else []
         rows.append(Row(f"row/{benchmark.name}/claims/{number}", texts, tuple(groups), notes={"claim": about}))

@@ -10,6 +10,7 @@ import yaml
 from markupsafe import Markup
 
 from dgd.metrics import metric_named
+from dgd.read.comparisons import beside
 from dgd.read.figures import style
 from dgd.read.figures.material import Material
 from dgd.read.report import answer, charts, cost, found, rows
@@ -251,11 +252,12 @@ def _controls(benchmark: Benchmark) -> Section | None:
         domain = charts.span(part[["gain", "low", "high"]].to_numpy().ravel())
         widest = int(part["control"].str.len().max())
         for (dataset, student, teacher, method), group in part.groupby(["dataset", "student", "teacher", "method"], sort=False):
+            words = [beside(*both) for both in zip(group["what"], group.get("welch_what", group["what"]))]
             spec = charts.forest(
                 pd.DataFrame(
                     {
                         "name": group["control"],
-                        **{"value": group["gain"], "low": group["low"], "high": group["high"], "text": group["what"]},
+                        **{"value": group["gain"], "low": group["low"], "high": group["high"], "text": words},
                         "href": [f"#row/{benchmark.name}/controls/{row}" for row in group["row"]],
                     }
                 ),
@@ -515,7 +517,7 @@ def _claims(benchmark: Benchmark) -> Iterable[Section]:
     if "claims" not in benchmark.tables or not len(benchmark.tables["claims"].frame):
         return
     run, unrun, left_out = rows.claims_shown(benchmark)
-    texts = ["What the papers claim, held against the cells of this benchmark, with Welch's 95 % intervals."]
+    texts = ["What the papers claim, held against the cells of this benchmark, with 95 % intervals."]
     if not run.rows:
         texts = ["No claim of the papers has cells in this benchmark."]
     if left_out:
