@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from dgd import bundles, cli, running
-from dgd.cell import Cell
+from dgd.cell import Cell, Normalise
 from dgd.train import memory
 from pipeline import train as script
 from pipeline.jobs import mem_mb
@@ -167,7 +167,7 @@ def test_a_cell_that_cannot_be_trained_leaves_the_others_alone(benchmark, capsys
     given = yaml.safe_load(benchmark.read_text()) | {"seeds": [0], "methods": ["baseline"]}
     benchmark.write_text(yaml.safe_dump(given | {"pairs": [{"student": name} for name in ("vgg11_bn", "cifar_resnet8")]}))
     assert train(benchmark, "results", "--together", "1") == 1
-    assert "baseline/seed0: not applicable: the network: model 'vgg11_bn' does not work on 1x8x8 images" in capsys.readouterr().err
+    assert "baseline/seed0: not applicable: model 'vgg11_bn' does not work on 1x8x8 images" in capsys.readouterr().err
     assert list(left(benchmark.parent / "results")) == ["t/digits/cifar_resnet8/baseline/seed0"]
 
 
@@ -180,13 +180,14 @@ def test_what_no_bundle_is_made_by_is_refused(benchmark, capsys):
 
 
 def test_a_job_takes_over_trains_and_writes_down_what_fails(benchmark, capsys, monkeypatch):
-    """`pipeline.train`, with three cells: one is another benchmark's too, one cannot be trained."""
+    """`pipeline.train`, with three cells: one is another benchmark's too, one has constants that its images do not take."""
     monkeypatch.chdir(benchmark.parent)
-    names = "cifar_resnet8", "vgg11_bn", "cifar_resnet14"
+    names = "cifar_resnet8", "cifar_resnet20", "cifar_resnet14"
     given = yaml.safe_load(benchmark.read_text())
     given |= {"methods": ["baseline"], "pairs": [{"student": name} for name in names]}
     assert train(benchmark, "results", "*/cifar_resnet8/baseline/*") == 0
     own = cells_of(given | {"benchmark": "u"})
+    own[1] = replace(own[1], recipe=replace(own[1].recipe, normalise=Normalise((0.5,) * 3, (0.5,) * 3)))
     folders = [running.prepared(cell, "results") for cell in own]
     told = [word for cell, folder in zip(own, folders) for word in ("--cell", json.dumps(cell.plain()), "--data", str(folder))]
     Path("log").touch()
@@ -200,7 +201,9 @@ def test_a_job_takes_over_trains_and_writes_down_what_fails(benchmark, capsys, m
     assert "1 of 3 cells are left after 0 s; the same command goes on" in captured.err
     script.main(command)
     (line,) = Path("failed").read_text().splitlines()
-    assert line.startswith("u/digits/vgg11_bn/baseline/seed0: ValueError: model 'vgg11_bn' does not work on 1x8x8 images")
+    assert line.startswith(
+        "u/digits/cifar_resnet20/baseline/seed0: ValueError: recipe.normalise.mean has 3 numbers, and images"
+    )
     captured = capsys.readouterr()
     assert "u/digits/cifar_resnet8/baseline/seed0: already there" in captured.err
     assert f"{line.split(': ')[0]}: FAILED: ValueError" in captured.out

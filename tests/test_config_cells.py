@@ -97,7 +97,7 @@ def shrunk(cell: Cell) -> Cell:
         student=SMALL.get(cell.student, cell.student),
         teachers=tuple(f"teachers/{k}" for k in range(len(cell.teachers))),
         data=Data(image_size=size, loader="memory", workers=0),
-        recipe=replace(recipe, evaluate_every=1, filters_every=1, step_epochs=1, milestones=()),
+        recipe=replace(recipe, evaluate_every=1, filters_every=1, step_epochs=1, milestones=(), normalise=None),
     )
 
 

@@ -32,12 +32,13 @@ class Arithmetic:
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a network to the device and into the memory layout, and return it."""
-        module = module.to(self.device)
-        if self.channels_last:
-            for tensor in (*module.parameters(), *module.buffers()):
-                if tensor.ndim == 4:  # a Conv3d's weight has no such layout
-                    tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
-        return module
+        if not self.channels_last or all(tensor.ndim < 5 for tensor in (*module.parameters(), *module.buffers())):
+            return module.to(self.device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
+
+        def last(tensor: torch.Tensor) -> torch.Tensor:  # a Conv3d's weight has no such layout
+            return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+        return module.to(self.device)._apply(last)
 
 
 def arithmetic(recipe: Recipe, device: torch.device) -> Arithmetic:
