@@ -163,7 +163,7 @@ def blocked(differences: Sequence[float], typical: float = math.nan, confidence:
 
     Seeds are blocks: network 0 of each row starts from the same weights, and sees the same images in the same order. How much
     of a run's result that decides differs by method: in controls-small the correlation with the baseline is 0.99 for a longer
-    baseline, 0.94 for KD, and between grafted rows 0.09. So each comparison is a paired one. With two or four degrees of
+    baseline, 0.94 for KD, and -0.13 between grafted rows. So each comparison is a paired one. With two or four degrees of
     freedom its variance is hardly known; it is moderated by the typical one of the setting (`typical_variance` of all rows over
     the same other row), which counts as `PRIOR` degrees of freedom for each of its own:
 
