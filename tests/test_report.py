@@ -124,7 +124,7 @@ def test_the_answer_says_what_the_tables_say():
     said = " ".join(answer.answers(benchmark))
     frame = benchmark.tables["results"].frame
     gain = frame[frame["gain_low"] > 0]
-    assert f"{len(gain)} of {frame['gain'].notna().sum()} gain" in said
+    assert f"{len(gain)} of {frame['gain_low'].notna().sum()} gain" in said
     best = frame.loc[frame["gain"].idxmax()]
     assert f"{best['method']} {best['gain']:+.2f} [{best['gain_low']:+.2f}, {best['gain_high']:+.2f}]" in said
     words = benchmark.tables["controls"].frame["what"].value_counts()
