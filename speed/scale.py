@@ -132,7 +132,15 @@ def steps(papers: list[str]) -> dict[str, list[str]]:
         "plan": ["snakemake", "-n", "--quiet", "host", "--configfile", "scale.yaml"],
         "collect": ["pipeline.collect", "--config", config, "--out", f"{out}/cells.csv"],
         "tabulate": ["pipeline.tabulate", "--cells", f"{out}/cells.csv", "--papers", *papers, "--out", f"{out}/tables"],
-        "plot": ["pipeline.plot", "--folder", out, "--out", f"{out}/figures"],
+        "plot": [
+            "pipeline.plot",
+            "--folder",
+            out,
+            "--out",
+            f"{out}/figures",
+            "--processes",
+            str(min(4, len(os.sched_getaffinity(0)))),
+        ],
         "report": ["pipeline.report", "--folder", out, "--out", f"{out}/report.html"],
     }
 
