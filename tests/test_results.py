@@ -7,7 +7,7 @@ import pytest
 
 from dgd import config, frozen, keys
 from dgd.read.cells import collect
-from pipeline import tabulate
+from pipeline import committed, tabulate
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = sorted(path.parent for path in (ROOT / "results").glob("*/cells.csv") if (path.parent / "tables").is_dir())
@@ -42,3 +42,12 @@ def test_the_readme_shows_a_table(folder):
     paths = [folder / "tables" / f"{name}.md" for name in ("results", "methods", "subnets")]
     found = [path.read_text().split("\n\n")[0] for path in paths if path.is_file()]
     assert any(table in (ROOT / "results" / "README.md").read_text() for table in found)
+
+
+def test_the_page_has_the_tables_as_they_are():
+    text = committed.README.read_text()
+    assert committed.render(text) == text
+    changed = text.replace("| kd ", "| xx ", 1)
+    assert committed.render(changed) == text
+    with pytest.raises(ValueError, match="none has the columns"):
+        committed.render("## ddnn\n\n| a | b |\n|:--|:--|\n| 1 | 2 |\n")
