@@ -38,10 +38,6 @@ INSIDE = {
     "generated": ("generated.<name>.", Generated),
 }
 
-PUBLISHED_START = (
-    "# Published numbers beside it, and what it departs in (`python -m pipeline.reference`, `dgd-bench list published`):"
-)
-PUBLISHED_END = "# End of published numbers."
 # Keys that hold keys of a kind, in those.
 WITHIN = {"teacher": Teacher, "normalise": Normalise, "augment": Augment}
 

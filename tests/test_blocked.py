@@ -5,10 +5,11 @@ import re
 
 import numpy as np
 import pytest
-from scipy import special, stats
+from scipy import stats
 
 from dgd.read import statistics
 from dgd.read.statistics import PRIOR, blocked, difference, typical_variance
+from tests.simulated import blocks, interval, p_values
 
 METHODS = 8
 
@@ -58,14 +59,13 @@ def drawn(count: int, n: int, rho: float | str, spread: str) -> np.ndarray:
 def halves(y: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return gains over row 0, the half widths of our interval, the paired and Welch's, and our p: (count, methods) each."""
     n = y.shape[2]
-    f, d, parts = n - 1, y[:, 1:] - y[:, :1], y.var(2, ddof=1) / n
-    own, (base, theirs) = d.var(2, ddof=1), (parts[:, :1], parts[:, 1:])
-    typical = np.exp(np.log(own).mean(1) - special.digamma(f / 2) + math.log(f / 2))[:, None]
-    error = np.sqrt((own + PRIOR * typical) / (1 + PRIOR) / n)
-    ours = stats.t.ppf(0.975, (1 + PRIOR) * f) * error
-    paired = stats.t.ppf(0.975, f) * np.sqrt(own / n)
+    f, parts = n - 1, y.var(2, ddof=1) / n
+    base, theirs = parts[:, :1], parts[:, 1:]
+    gain, error, freedom = blocks(y[:, 1:], y[:, 0])
+    ours = interval(0, error, freedom)[1]
+    paired = stats.t.ppf(0.975, f) * np.sqrt((y[:, 1:] - y[:, :1]).var(2, ddof=1) / n)
     welch = stats.t.ppf(0.975, (base + theirs) ** 2 / ((base**2 + theirs**2) / f)) * np.sqrt(base + theirs)
-    return d.mean(2), ours, paired, welch, 2 * stats.t.sf(abs(d.mean(2)) / error, (1 + PRIOR) * f)
+    return gain, ours, paired, welch, p_values(gain, error, freedom)
 
 
 def test_simulated_comparisons_are_ours():

@@ -138,16 +138,14 @@ def controls(
     from dgd import config
     from dgd.read import asked
     from dgd.read.comparisons import Family
-    from dgd.read.controls import held
     from dgd.read.table import markdown
     from dgd.read.tables import asked_drafts
 
     there = asked.results(folder, config.load(path) if path else None)
-    benchmark, frame = there.benchmark, there.frame(standing=False)
-    if benchmark is None:
+    if there.benchmark is None:
         raise ValueError(f"{folder}: no {config.ASKED} in it, which names the controls; give the benchmark by --config")
-    family = Family(asked_drafts(there, frame).values())
-    found = held(frame, benchmark.controls, benchmark.report).table(family)
+    drafts = asked_drafts(there, there.frame(standing=False))
+    found = drafts["controls"].table(Family(drafts.values()))
     show(_content(found), markdown(found), as_json)
 
 

@@ -2,8 +2,8 @@
 
 Samples go by seed: {seed: result}. The primary analysis is `dgd.read.statistics.blocked` on the seeds that both rows have;
 Welch's of all seeds of both stands beside it, and in its place where the rows share fewer than two seeds, or differ by the
-same in each and nothing says how much differences vary. A benchmark's
-distinct comparisons are one `Family`, over which p-values are adjusted once; a table is a `Draft` until that is done.
+same in each and nothing says how much differences vary. A benchmark's distinct comparisons are one `Family`, over which
+p-values are adjusted once; a table is a `Draft` until that is done.
 """
 
 import math

@@ -24,8 +24,8 @@ POINTS = 200
 def joined(seeds: Iterable[pd.Series]) -> pd.DataFrame:
     """Return one column a seed, with the rows that all seeds have."""
     seeds = list(seeds)
-    index = seeds[0].index if seeds else pd.Index([])
-    if seeds and all(one.index.equals(index) for one in seeds) and index.is_monotonic_increasing:
+    index = seeds[0].index
+    if index.is_monotonic_increasing and all(one.index.equals(index) for one in seeds):
         return pd.DataFrame(np.column_stack(seeds), index=index)  # a tenth of the time of what follows
     return pd.concat(seeds, axis=1, join="inner").sort_index()
 
